@@ -1,0 +1,45 @@
+"""What every test may ask for: the checkout, a scratch copy of it, and the promise that it is left as it was."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints"
+)
+
+
+def copy_checkout(to: Path) -> Path:
+    "Copy the checkout, but for what `LEFT_OUT` names."
+    return Path(shutil.copytree(ROOT, to, ignore=LEFT_OUT))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    "A copy of the checkout that a test may change."
+    return copy_checkout(tmp_path / "copy")
+
+
+def state(folder: Path) -> dict[Path, tuple[int, int]]:
+    "Size and time of last change of every file under `folder`, but for what `LEFT_OUT` names."
+    found = {}
+    for path in folder.iterdir():
+        if LEFT_OUT(None, [path.name]):
+            continue
+        if path.is_dir():
+            found |= state(path)
+        else:
+            found[path] = (path.stat().st_size, path.stat().st_mtime_ns)
+    return found
+
+
+@pytest.fixture
+def untouched() -> None:
+    "Fails a test that writes, changes or deletes a file of the checkout."
+    before = state(ROOT)
+    yield
+    after = state(ROOT)
+    touched = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    assert not touched, f"the test changed the checkout: {sorted(map(str, touched))}"

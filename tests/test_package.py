@@ -1,0 +1,133 @@
+"""What is installed: requirements named alike everywhere, a README made from its notebook, a wheel that stands alone."""
+
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, copy_checkout
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEVELOP = PROJECT["optional-dependencies"]["dev"]
+COMMANDS = [
+    'python -m pip install -e ".[dev]" && papermill nbs/train.ipynb out.ipynb',
+    'python -m pip install -e ".[dev]" && pytest',
+]
+README = "jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb"
+OFFLINE_RUN = """
+import importlib, importlib.util, pkgutil, sys
+import npt
+assert npt.__file__.startswith(sys.prefix), npt.__file__
+for tool in "nbdev", "fastcore", "execnb", "IPython", "papermill", "pytest":
+    assert importlib.util.find_spec(tool) is None, tool
+for module in pkgutil.iter_modules(npt.__path__):
+    importlib.import_module(f"npt.{module.name}")
+
+from npt.clip import load_clip
+from npt.data import load_dataset
+from npt.evaluation import evaluate
+from npt.prompts import build_learner
+from npt.training import fit
+data = load_dataset("world/shapes", shots=1, seed=1)
+learner = build_learner("coop", load_clip("world"), data.base.classnames)
+fit(learner, data.base.train, objective="npt", epochs=1, seed=1)
+metrics = evaluate(learner, data.base.test)
+assert 0 <= metrics["accuracy"] <= 100, metrics
+"""
+
+
+def test_conda_and_pip_get_the_same_requirements():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    by_pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))
+    assert sorted(by_pip) == sorted([*PROJECT["dependencies"], *DEVELOP, "-e ."])
+    assert f"python{PROJECT['requires-python']}" in environment
+
+
+def test_readme_is_what_the_index_notebook_makes(copy: Path):
+    made = (copy / "README.md").read_text()
+    assert README in made
+    (copy / "README.md").unlink()
+    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(README, shell=True, cwd=copy, env={**os.environ, "PATH": here}, check=True)
+    assert (copy / "README.md").read_text() == made, f"run {README}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_names_the_commands_that_ci_runs(command: str):
+    assert f"```sh\n{command}\n```" in (ROOT / "README.md").read_text()
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert [line for line in lines if line.removesuffix(" || exit") == command]
+
+
+def test_readme_maps_every_notebook_and_module():
+    table = re.findall(r"^\| `(\w+)\.ipynb` \| (?:`npt\.(\w+)` )?\|", (ROOT / "README.md").read_text(), re.M)
+    notebooks = {path.stem for path in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
+    modules = {path.stem for path in (ROOT / "npt").glob("*.py") if not path.stem.startswith("_")}
+    assert {notebook for notebook, _ in table} == notebooks
+    assert {module for _, module in table if module} == modules
+
+
+@pytest.mark.parametrize("pattern", ["*.md", "*.toml", "*.yml", "data_prep/*", "nbs/*.ipynb", "npt/*.py"])
+def test_nobody_is_sent_to_another_projects_package(pattern: str):
+    "`npt` on the package index is someone else's."
+    files = [path for path in ROOT.glob(pattern) if path.is_file()]
+    assert files
+    assert not [path.name for path in files if re.search(r"pip3? install (-\S+ )*npt\b(?!-)", path.read_text())]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "Built from a copy, with the setuptools that is installed, so that nothing is downloaded."
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run(build, cwd=copy_checkout(folder / "source"), check=True)
+    return next(folder.glob("npt_clip-*.whl"))
+
+
+def test_wheel_holds_the_library_and_its_weights_and_nothing_else(wheel: Path):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == {f"npt/{path.name}" for path in (ROOT / "npt").iterdir() if path.is_file()}
+    assert "npt/world.safetensors" in names
+    assert wheel.stat().st_size < 7e6
+
+
+def needed(requirements: list[str]) -> set[str]:
+    "The names of the distributions that these requirements bring along."
+    found, ahead = set(), [Requirement(text) for text in requirements]
+    while ahead:
+        requirement = ahead.pop()
+        for extra in {"", *requirement.extras} - {extra for name, extra in found if name == requirement.name}:
+            found.add((requirement.name, extra))
+            further = map(Requirement, metadata.requires(requirement.name) or [])
+            ahead += [r for r in further if r.marker is None or r.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+def test_wheel_runs_alone(wheel: Path, tmp_path: Path):
+    """In a new environment with the wheel and what it requires, and none of the developers' tools.
+
+    The requirements are linked from this environment, since downloading them again takes gigabytes.
+    """
+    venv.create(tmp_path / "venv")
+    packages = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    for name in needed(PROJECT["dependencies"]):
+        distribution = metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(distribution.locate_file(top))
+    python = str(tmp_path / "venv" / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", str(wheel)], check=True)
+    subprocess.run([python, "-I", "-c", OFFLINE_RUN], cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True)
