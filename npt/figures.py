@@ -7,10 +7,9 @@ __all__ = ['COLORS', 'TERM_COLORS', 'CLASS_COLORS', 'COSINE_SCALE', 'TEMPLATE', 
            'image_sheet', 'training_curves', 'collapse_curves', 'cosine_matrices', 'feature_projection',
            'accuracy_by_shots', 'results_table', 'save_figure']
 
-# %% ../nbs/13_figures.ipynb #b7e773f9
+# %% ../nbs/13_figures.ipynb #9b474302
 import base64
 import io
-import os
 import textwrap
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from .files import write_bytes, write_text
 from .show import figure_png
 
-# %% ../nbs/13_figures.ipynb #5ed064d3
+# %% ../nbs/13_figures.ipynb #a15f9300
 COLORS = dict(
     zero_shot="#8A8F98", learned="#D55E00",
     base="#0072B2", novel="#E69F00",
@@ -36,7 +36,8 @@ COLORS = dict(
 TERM_COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8F98", "#222222"
 CLASS_COLORS = "#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#17BECF"
 COSINE_SCALE = [
-    [0.0, "#08306B"], [0.25, "#3787C0"], [0.5, "#FFFFFF"], [0.65, "#FED976"], [0.8, "#FD8D3C"], [0.9, "#E31A1C"], [1.0, "#67000D"],
+    [0.0, "#08306B"], [0.25, "#3787C0"], [0.5, "#FFFFFF"], [0.65, "#FED976"],
+    [0.8, "#FD8D3C"], [0.9, "#E31A1C"], [1.0, "#67000D"],
 ]  # fmt: skip
 
 pio.templates["npt"] = go.layout.Template(
@@ -52,7 +53,7 @@ pio.templates["npt"] = go.layout.Template(
 )
 TEMPLATE = "plotly_white+npt"
 
-# %% ../nbs/13_figures.ipynb #465bde10
+# %% ../nbs/13_figures.ipynb #4fe89c83
 def _class_axis(
     classnames: list[str],  # one a position, starting at 0
     pixels: float,  # length of the axis in the picture
@@ -61,7 +62,8 @@ def _class_axis(
     room = pixels / len(classnames)
     ticks = list(range(0, len(classnames), int(np.ceil(8 / room))))
     size = max(7, min(11, int(room * 0.9)))
-    return dict(tickvals=ticks, ticktext=[classnames[i] for i in ticks], tickfont_size=size, showgrid=False, zeroline=False)
+    names = [classnames[i] for i in ticks]
+    return dict(tickvals=ticks, ticktext=names, tickfont_size=size, showgrid=False, zeroline=False)
 
 
 def _value_axis(
@@ -80,7 +82,7 @@ def _signed(value: float, form: str) -> str:
     "A number with a true minus sign."
     return format(value, form).replace("-", "−")
 
-# %% ../nbs/13_figures.ipynb #6ac5049e
+# %% ../nbs/13_figures.ipynb #efa8f136
 _TILE, _GAP = 128, 14  # pixels of the raster: the longer side of an image, and the space between two
 
 
@@ -107,7 +109,7 @@ def image_sheet(
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images need as many captions, not {len(captions)}.")
     if images.min() < 0 or images.max() > 1:
-        raise ValueError(f"Image values go from {images.min():.2f} to {images.max():.2f}; undo the normalisation to [0, 1].")
+        raise ValueError(f"Image values go from {images.min():.2f} to {images.max():.2f}; undo their normalisation.")
     tiles = _fit_tile(images.detach().cpu().float())
     height, width = tiles.shape[-2:]
     columns = min(columns, len(tiles))
@@ -124,8 +126,9 @@ def image_sheet(
     shrunk = max(images.shape[-2:]) > _TILE
     file = io.BytesIO()
     pixels = sheet.mul(255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(file, **(dict(format="JPEG", quality=88) if shrunk else dict(format="PNG", optimize=True)))
-    source = f"data:image/{'jpeg' if shrunk else 'png'};base64," + base64.b64encode(file.getvalue()).decode()
+    form = "jpeg" if shrunk else "png"
+    Image.fromarray(pixels).save(file, format=form, quality=88)
+    source = f"data:image/{form};base64," + base64.b64encode(file.getvalue()).decode()
     fig = go.Figure(go.Image(source=source, hoverinfo="skip"))
     for caption, (top, left) in zip(captions, corners):
         fig.add_annotation(
@@ -137,7 +140,7 @@ def image_sheet(
         margin=dict(l=24, r=24, t=52, b=12), xaxis=hidden, yaxis=hidden | dict(scaleanchor="x"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #61416f85
+# %% ../nbs/13_figures.ipynb #affa780e
 def _epoch_lines(history: pd.DataFrame, column: str, name: str, color: str, **settings) -> go.Scatter:
     "One column of the history against the epoch, left out where it was not measured."
     known = history[["epoch", column]].dropna()
@@ -153,7 +156,8 @@ def training_curves(
     if missing := {"epoch", "loss", "accuracy"} - set(history):
         raise ValueError(f"The history has no column {sorted(missing)}; it has {list(history)}.")
     terms = [column for column in history if column.startswith("term_")]
-    fig = make_subplots(1, 2, subplot_titles=("loss on training batches", "accuracy on training batches"), horizontal_spacing=0.12)
+    titles = "loss on training batches", "accuracy on training batches"
+    fig = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.12)
     fig.update_annotations(font_size=13)
     fig.add_trace(_epoch_lines(history, "loss", "total", "#222222", line=dict(width=3)), 1, 1)
     for color, column in zip(TERM_COLORS * len(terms), terms):
@@ -169,7 +173,7 @@ def training_curves(
         legend=dict(orientation="h", x=0, y=-0.2, yanchor="top"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #4f4a3851
+# %% ../nbs/13_figures.ipynb #44f049d2
 COLLAPSE_TITLES = dict(
     nc1="<b>NC1</b> spread in classes<br>tr(Σ<sub>W</sub> Σ<sub>B</sub><sup>+</sup>)/K, 0 is perfect",
     cdnv="<b>CDNV</b> spread of class pairs<br>variance / distance², 0 is perfect",
@@ -210,7 +214,7 @@ def collapse_curves(
         legend=dict(orientation="h", x=1, xanchor="right", y=1.0, yref="container", yanchor="top"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #a0eb38c2
+# %% ../nbs/13_figures.ipynb #532745d0
 @torch.no_grad()
 def cosine_matrices(
     before: torch.Tensor,  # (K, d) text features
@@ -218,9 +222,10 @@ def cosine_matrices(
     classnames: list[str],  # K names
     titles: tuple[str, str] = ("zero-shot", "learned"),
 ) -> go.Figure:
-    """Cosines between all pairs of class vectors, before and after, in one range; of more than 200 classes, 200 are drawn.
+    """Cosines between all pairs of class vectors, before and after, in one range.
 
-    The means and the range are those of all classes. Raises `ValueError` on other shapes."""
+    Of more than 200 classes 200 are drawn; the means and the range are those of all. Raises `ValueError` on other
+    shapes."""
     if not len(before) == len(after) == len(classnames) or len(classnames) < 2:
         raise ValueError(f"{len(before)} and {len(after)} text features do not go with {len(classnames)} class names.")
     count = len(classnames)
@@ -233,16 +238,20 @@ def cosine_matrices(
     reach = max(-low, high)  # equal strength of colour for equal distance from 0
     shades = sample_colorscale(COSINE_SCALE, [(1 + value / reach) / 2 for value in np.linspace(low, high, 33)])
     step = 0.1 if high - low < 0.8 else 0.2
-    ticks = [tick for tick in np.arange(-5, 6) * step if low <= tick <= high and abs(tick - target) > 0.05 * (high - low)]
-    subtitles = [f"{title}: mean cosine of two classes {_signed(mean, '.3f')}" for title, mean in zip(titles, others.mean(1))]
+    ticks = [tick for tick in np.arange(-5, 6) * step if low <= tick <= high]
+    ticks = [tick for tick in ticks if abs(tick - target) > 0.05 * (high - low)]  # leave room for the mark
+    means = [_signed(mean, ".3f") for mean in others.mean(1)]
+    subtitles = [f"{title}: mean cosine of two classes {mean}" for title, mean in zip(titles, means)]
     shown = torch.linspace(0, count - 1, min(count, 200)).round().long()
     fig = make_subplots(1, 2, subplot_titles=subtitles, horizontal_spacing=0.03)
     for column, matrix in enumerate(cosines, start=1):
         hover = "%{x}<br>%{y}<br>cosine %{z:.3f}<extra></extra>"
-        fig.add_trace(go.Heatmap(z=matrix[shown][:, shown].numpy().round(4), coloraxis="coloraxis", hovertemplate=hover), 1, column)
+        drawn = matrix[shown][:, shown].numpy().round(4)
+        fig.add_trace(go.Heatmap(z=drawn, coloraxis="coloraxis", hovertemplate=hover), 1, column)
     colorbar = dict(
         title=dict(text="cosine", side="top"), thickness=14, len=1, y=0.5, x=1.015, outlinewidth=0,
-        tickvals=[*ticks, target], ticktext=[*(_signed(tick, ".1f") for tick in ticks), f"<b>−1/(K−1) = {_signed(target, '.3f')}</b>"],
+        tickvals=[*ticks, target],
+        ticktext=[*(_signed(tick, ".1f") for tick in ticks), f"<b>−1/(K−1) = {_signed(target, '.3f')}</b>"],
     )  # fmt: skip
     names = _class_axis([classnames[i] for i in shown], 372)
     fig.update_xaxes(**names, tickangle=-90, constrain="domain")
@@ -252,11 +261,11 @@ def cosine_matrices(
     which = f"{count} classes" + (f", {len(shown)} of them drawn" if len(shown) < count else "")
     return fig.update_layout(
         template=TEMPLATE, width=1060, height=600, margin=dict(l=140, r=150, t=84, b=140), plot_bgcolor="#BBBBBB",
-        title=f"Cosines between the text features of {which} (colours from {_signed(low, '.2f')} to {high:.2f} in both)",
+        title=f"Cosines of the text features of {which} (colours from {_signed(low, '.2f')} to {high:.2f} in both)",
         coloraxis=dict(colorscale=shades, cmin=low, cmax=high, colorbar=colorbar),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #748ad524
+# %% ../nbs/13_figures.ipynb #26faec4d
 def _centred(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     "Vectors seen from the mean of the reference, where the reference has root mean square length 1."
     mean = reference.mean(0)
@@ -291,34 +300,33 @@ def feature_projection(
     plane = directions[:2].T
     share = 100 * singular[:2].square() / singular.square().sum()
     text, images, etf = text @ plane, images @ plane, etf @ plane
-    symbols = dict(star=dict(symbol="star", size=15), diamond=dict(symbol="diamond-open", size=13, line_width=2))
+    star, diamond = dict(symbol="star", size=15), dict(symbol="diamond-open", size=13, line_width=2)
     fig = go.Figure()
     for i, (chosen_class, color) in enumerate(zip(chosen, CLASS_COLORS)):
         name = classnames[chosen_class]
         dots = images[members[:, i] > 0].numpy()
-        shared = dict(legendgroup=name, name=name, mode="markers", hovertemplate=f"{name}<extra></extra>")
-        fig.add_scatter(x=dots[:, 0], y=dots[:, 1], marker=dict(color=color, size=5, opacity=0.3), showlegend=False, **shared)
-        pair = torch.stack([text[i], etf[i]]).numpy()
-        fig.add_scatter(
-            x=pair[:, 0], y=pair[:, 1], line=dict(color=color, width=1.5, dash="dot"), showlegend=False,
-            **shared | dict(mode="lines"),
-        )  # fmt: skip
-        fig.add_scatter(x=pair[1:, 0], y=pair[1:, 1], marker=dict(color=color, **symbols["diamond"]), showlegend=False, **shared)
-        star = dict(color=color, line=dict(color="white", width=1), **symbols["star"])
-        fig.add_scatter(x=pair[:1, 0], y=pair[:1, 1], marker=star, **shared)
-    keys = ("text feature", symbols["star"]), ("nearest ETF", symbols["diamond"]), ("image", dict(symbol="circle", size=5))
-    for name, marker in keys:
+        text_x, text_y, etf_x, etf_y = *text[i].tolist(), *etf[i].tolist()
+        shared = dict(legendgroup=name, name=name, hovertemplate=f"{name}<extra></extra>", showlegend=False)
+        points = shared | dict(mode="markers")
+        fig.add_scatter(x=dots[:, 0], y=dots[:, 1], marker=dict(color=color, size=5, opacity=0.3), **points)
+        dotted = dict(color=color, width=1.5, dash="dot")
+        fig.add_scatter(x=[text_x, etf_x], y=[text_y, etf_y], line=dotted, **shared | dict(mode="lines"))
+        fig.add_scatter(x=[etf_x], y=[etf_y], marker=dict(color=color, **diamond), **points)
+        star_marker = dict(color=color, line=dict(color="white", width=1), **star)
+        fig.add_scatter(x=[text_x], y=[text_y], marker=star_marker, **points | dict(showlegend=True))
+    for name, marker in {"text feature": star, "nearest ETF": diamond, "image": dict(size=5)}.items():
         fig.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color="#555555", **marker))
     which = f"all {count} classes" if len(chosen) == count else f"{len(chosen)} of {count} classes"
     fig.update_xaxes(title=f"direction 1 ({share[0]:.0f} % of the variance)")
     fig.update_yaxes(title=f"direction 2 ({share[1]:.0f} %)", scaleanchor="x")
     return fig.update_layout(
         template=TEMPLATE, width=800, height=560,
-        title=f"Text and image features of {which}: this plane shows {share.sum():.0f} % of the variance of class vectors<br>"
+        title=f"Text and image features of {which}: "
+        f"this plane shows {share.sum():.0f} % of the variance of class vectors<br>"
         "<sup>each modality centred and scaled on its own class vectors; unit: their root mean square length</sup>",
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #0f9f3133
+# %% ../nbs/13_figures.ipynb #682a9fe2
 def accuracy_by_shots(
     per_class_accuracy: list[float],  # K, percent
     shots: list[int],  # K, training images of each class
@@ -326,9 +334,9 @@ def accuracy_by_shots(
     zero_shot: list[float] | None = None,  # K, percent, before learning
 ) -> go.Figure:
     "Accuracy of each class above its number of training images. Raises `ValueError` where the lengths differ."
-    lengths = {len(per_class_accuracy), len(shots), len(classnames), len(classnames if zero_shot is None else zero_shot)}
-    if len(lengths) > 1:
-        raise ValueError(f"Expected one accuracy, number of shots and name for each class, got lengths {sorted(lengths)}.")
+    lengths = [len(given) for given in (classnames, shots, per_class_accuracy, zero_shot) if given is not None]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"Class names, shots and accuracies must be equally many, but their lengths are {lengths}.")
     learned, shots = np.asarray(per_class_accuracy, float), np.asarray(shots)
     order = np.lexsort((-learned, -shots))
     fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.05)
@@ -344,19 +352,20 @@ def accuracy_by_shots(
     for key, values in series:
         name = f"{key.replace('_', '-')} (mean {values.mean():.1f} %)"
         hover = "%{text}: %{y:.1f} %<extra></extra>"
-        marker = dict(color=COLORS[key], size=9)
-        fig.add_scatter(x=places, y=values[order], text=names, hovertemplate=hover, mode="markers", name=name, marker=marker)
+        looks = dict(mode="markers", marker=dict(color=COLORS[key], size=9), hovertemplate=hover)
+        fig.add_scatter(x=places, y=values[order], text=names, name=name, **looks)
     hover = "%{customdata}: %{y} shots<extra></extra>"
     bars = dict(marker_color="#AEB4BD", customdata=names, hovertemplate=hover, showlegend=False)
     fig.add_bar(x=places, y=shots[order], row=2, col=1, **bars)
     fig.update_xaxes(**_class_axis(names, 780), tickangle=-90, range=[-0.7, len(order) - 0.3])
-    fig.update_yaxes(title="accuracy (%)", range=[-3, 103], row=1).update_yaxes(title="training images", rangemode="tozero", row=2)
+    fig.update_yaxes(title="accuracy (%)", range=[-3, 103], row=1)
+    fig.update_yaxes(title="training images", rangemode="tozero", row=2)
     return fig.update_layout(
         template=TEMPLATE, title="Accuracy of each class, most shots first", width=880, height=560, margin_b=130,
         legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #73675e54
+# %% ../nbs/13_figures.ipynb #d07bcefb
 RESULT_COLUMNS = dict(
     base="base", novel="novel", h="H", base_seen="base, seen", base_unseen="base, unseen",
     novel_seen="novel, seen", novel_unseen="novel, unseen",
@@ -366,30 +375,25 @@ RESULT_COLUMNS = dict(
 def results_table(
     metrics: dict,  # percent: base, novel, h, the same under "zero_shot", and optionally base_seen and its like
 ) -> go.Figure:
-    "Zero-shot, learned, and their difference, as a table in percent. Raises `KeyError` where base, novel or h is missing."
-    keys = [key for key in RESULT_COLUMNS if key in ("base", "novel", "h") or key in metrics and key in metrics["zero_shot"]]
+    "Zero-shot, learned, and their difference, in percent. Raises `KeyError` where base, novel or h is missing."
+    required = "base", "novel", "h"
+    keys = [key for key in RESULT_COLUMNS if key in required or key in metrics and key in metrics["zero_shot"]]
     zero_shot, learned = ([source[key] for key in keys] for source in (metrics["zero_shot"], metrics))
     cells = [[f"{a:.1f}", f"{b:.1f}", _signed(b - a, "+.1f")] for a, b in zip(zero_shot, learned)]
     heads = [COLORS["base"] if "base" in key else COLORS["novel"] if "novel" in key else "#444444" for key in keys]
     columns = dict(columnwidth=[1.1, *(1 for _ in keys)])
     style = dict(align=["left", *("right" for _ in keys)], height=30, line_color="#DDDDDD")
     ink = ["white", *("#222222" if "novel" in key else "white" for key in keys)]  # orange is too light for white
-    header = dict(values=["", *(RESULT_COLUMNS[key] for key in keys)], fill_color=["white", *heads], font=dict(color=ink, size=13))
+    titles = ["", *(RESULT_COLUMNS[key] for key in keys)]
+    header = dict(values=titles, fill_color=["white", *heads], font=dict(color=ink, size=13))
     body = dict(values=[["zero-shot", "learned", "difference"], *cells], fill_color="white", font_size=13)
     fig = go.Figure(go.Table(header=header | style, cells=body | style, **columns))
     return fig.update_layout(
-        template=TEMPLATE, title="Accuracy (%), difference in percentage points", width=140 + 110 * (1 + len(keys)), height=200,
-        margin=dict(l=24, r=24, t=56, b=12),
+        template=TEMPLATE, title="Accuracy (%), difference in percentage points",
+        width=140 + 110 * (1 + len(keys)), height=200, margin=dict(l=24, r=24, t=56, b=12),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #861ba32b
-def _write_whole(path: Path, content: bytes):
-    "Write a file beside its place and move it there, so that nobody ever reads half of it."
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
+# %% ../nbs/13_figures.ipynb #dafa45c7
 def save_figure(
     fig: go.Figure,
     folder: str | Path,  # made where it is not there
@@ -397,13 +401,12 @@ def save_figure(
 ) -> list[Path]:  # the figure's files: HTML, and PNG with a working Chrome
     "Save a figure as `name.html`, and as `name.png` where a Chrome is found. A Chrome that fails is only a warning."
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     script = folder / "plotly.min.js"
     if not script.exists():
-        _write_whole(script, get_plotlyjs().encode())
+        write_text(get_plotlyjs(), script)
     files = {folder / f"{name}.html": fig.to_html(include_plotlyjs="directory").encode()}
     if png := figure_png(fig):
         files[folder / f"{name}.png"] = png
     for path, content in files.items():
-        _write_whole(path, content)
+        write_bytes(content, path)
     return list(files)
