@@ -8,7 +8,7 @@ __all__ = ['PRECISIONS', 'end_of_text', 'trim', 'common_prefix', 'text_tower', '
            'why_not_shared', 'FrozenCLIP', 'check_device', 'uses_quick_gelu', 'check_tag', 'check_weights', 'fetch',
            'build_model', 'first_line', 'load_clip', 'split_features']
 
-# %% ../nbs/08_clip.ipynb #0bc96368
+# %% ../nbs/08_clip.ipynb #a3e170e9
 import os
 import pickle
 import warnings
@@ -27,7 +27,7 @@ from .names import known
 from .world import load_world_clip
 from .world import tokenizer as world_tokenizer
 
-# %% ../nbs/08_clip.ipynb #200ce342
+# %% ../nbs/08_clip.ipynb #58a7524b
 def end_of_text(
     tokens: Tensor,  # (K, L) int64, token numbers
 ) -> Tensor:  # (K,) int64, position of EOT in each row
@@ -49,7 +49,7 @@ def common_prefix(
     shared = (tokens == tokens[:1]).all(dim=0).cumprod(dim=0).sum()
     return int(torch.minimum(shared, end_of_text(tokens).min()))
 
-# %% ../nbs/08_clip.ipynb #8ad8bb2e
+# %% ../nbs/08_clip.ipynb #7dec1730
 def text_tower(
     model: nn.Module,  # an open_clip model
 ) -> nn.Module:  # what holds the text transformer: `model.text`, or the model itself for plain CLIP
@@ -88,7 +88,7 @@ def full_text_features(
     finally:
         hook.remove()
 
-# %% ../nbs/08_clip.ipynb #358c9838
+# %% ../nbs/08_clip.ipynb #a62c1395
 def project_qkv(
     block: ResidualAttentionBlock,
     x: Tensor,  # (B, T, w), the residual stream
@@ -125,7 +125,7 @@ def shared_block(
     all_values = torch.cat([values.expand(len(suffix), -1, -1, -1), own_values], dim=2)
     return attend(block, prefix, queries, keys, values), attend(block, suffix, own_queries, all_keys, all_values)
 
-# %% ../nbs/08_clip.ipynb #f162bd6a
+# %% ../nbs/08_clip.ipynb #87b725c3
 def project_text(
     tower: nn.Module,  # an open_clip text tower
     x: Tensor,  # (K, w), the residual stream at EOT after the last block
@@ -153,7 +153,7 @@ def shared_text_features(
         prefix, suffix = shared_block(block, prefix, suffix)
     return normalised(project_text(tower, suffix[torch.arange(len(suffix), device=last.device), last]))
 
-# %% ../nbs/08_clip.ipynb #269ebf1a
+# %% ../nbs/08_clip.ipynb #9e9077bc
 def why_not_shared(
     model: nn.Module,  # an open_clip model
 ) -> str | None:  # the reason in a sentence, or None where prompts may share their prefix
@@ -174,7 +174,7 @@ def why_not_shared(
         return f"The text tower has blocks of another kind: {', '.join(sorted(unknown_blocks))}."
     return None
 
-# %% ../nbs/08_clip.ipynb #b5095f2e
+# %% ../nbs/08_clip.ipynb #cc7a926a
 class FrozenCLIP:
     "An open_clip model in evaluation mode with all parameters frozen."
 
@@ -261,7 +261,7 @@ class FrozenCLIP:
         "Encode pictures."
         return normalised(self.model.encode_image(pixels.to(self.device, self.dtype)))
 
-# %% ../nbs/08_clip.ipynb #2378c306
+# %% ../nbs/08_clip.ipynb #690d12a4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -287,7 +287,7 @@ def check_device(
                 raise ValueError(f"The GPU {str(device)!r} does not support precision='bf16'. Use 'fp16' or 'fp32'.")
     return device, dtype
 
-# %% ../nbs/08_clip.ipynb #0a5a2712
+# %% ../nbs/08_clip.ipynb #43fd7420
 def uses_quick_gelu(backbone: str) -> bool:
     "Whether open_clip builds this backbone with QuickGELU."
     return bool(open_clip.get_model_config(backbone).get("quick_gelu"))
@@ -331,7 +331,7 @@ def check_weights(
         raise FileNotFoundError(f"There is no weights file {pretrained!r}: give its path, or a tag such as 'openai'.")
     return known(f"tag of weights for {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
 
-# %% ../nbs/08_clip.ipynb #c0177c63
+# %% ../nbs/08_clip.ipynb #f6002d34
 def fetch(
     backbone: str,  # an open_clip name
     pretrained: str | None,  # a tag, a file, or None
@@ -397,7 +397,7 @@ def load_clip(
     tokenizer = fetch(backbone, pretrained)
     return FrozenCLIP(build_model(backbone, pretrained), tokenizer, backbone, device, dtype)
 
-# %% ../nbs/08_clip.ipynb #eb7aa222
+# %% ../nbs/08_clip.ipynb #2b311130
 @torch.no_grad()
 def split_features(
     clip: FrozenCLIP,
