@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'Item', 'Split', 'Part', 'world_items', 'class_folders', 'check_image', 'folder_items', 'few_shot',
            'FewShotData', 'long_tail', 'load_dataset', 'open_image', 'make_transform', 'Images', 'make_loader']
 
-# %% ../nbs/07_data.ipynb #105ba94c
+# %% ../nbs/07_data.ipynb #5a5153b2
 import random
 import warnings
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .datasets import DatasetRecord, find_dataset
 from .imbalance import long_tail_counts, take_first
 from .world import LABEL_SETS, PER_CLASS, WorldImage, draw_images
 
-# %% ../nbs/07_data.ipynb #6b1e7b2f
+# %% ../nbs/07_data.ipynb #af8e257b
 class Item(NamedTuple):
     "One labelled image, not opened."
 
@@ -78,7 +78,7 @@ class Part:
         "The K class names in label order."
         return self.train.classnames
 
-# %% ../nbs/07_data.ipynb #0af3dac7
+# %% ../nbs/07_data.ipynb #d769def3
 SPLITS = "train", "val", "test"
 
 
@@ -96,9 +96,9 @@ def class_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"data_root {str(root)!r} is not a folder: give the folder that holds one folder a class")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(folders) < 2:
-        raise ValueError(f"data_root {str(root)!r} holds {len(folders)} folders: it needs one for each of at least two "
-                         "classes, with the class's images in it")
+    if len(folders) < 4:
+        raise ValueError(f"data_root {str(root)!r} holds {len(folders)} folders: it needs one for each class, with the "
+                         "class's images in it, and at least four classes, two base and two novel")
     return folders
 
 
@@ -128,7 +128,7 @@ def folder_items(record: DatasetRecord, root: Path) -> dict[str, Split]:
     names = tuple(folder.name for folder in folders)
     return {split: Split(tuple(items[split]), names, record) for split in SPLITS}
 
-# %% ../nbs/07_data.ipynb #cdd1e068
+# %% ../nbs/07_data.ipynb #bdd34521
 def few_shot(
     split: Split,  # the training items to pick from
     shots: int,  # images a class, at least 1
@@ -148,7 +148,7 @@ def few_shot(
     picks = [chance.sample(items, shots) if len(items) >= shots else items for items in by_class.values()]
     return replace(split, items=tuple(item for items in picks for item in items))
 
-# %% ../nbs/07_data.ipynb #26d5cd93
+# %% ../nbs/07_data.ipynb #aad3263a
 @dataclass(frozen=True)
 class FewShotData:
     "A dataset ready for prompt tuning."
@@ -162,7 +162,7 @@ class FewShotData:
 def long_tail(shots: Split, max_shots: int, tau: float, profile: str) -> Split:
     "Keep the first n_k shots of every class, n_k by the profile."
     counts = long_tail_counts(len(shots.classnames), max_shots, tau, profile)
-    return shots.take(take_first(shots.labels, counts).tolist())
+    return shots.take(take_first(shots.labels, [min(pair) for pair in zip(counts, shots.counts)]).tolist())
 
 
 def load_dataset(
@@ -192,7 +192,7 @@ def load_dataset(
 
     return FewShotData(record, part(0, middle), part(middle, num_classes), part(0, num_classes))
 
-# %% ../nbs/07_data.ipynb #6c5a7426
+# %% ../nbs/07_data.ipynb #33852d0b
 def open_image(path: Path) -> Image.Image:
     "Open an image file, turn it upright by its EXIF tag, and convert it to RGB; 16-bit grey is scaled to 8 bits."
     with Image.open(path) as image:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['unknown', 'known']
 
-# %% ../nbs/00_names.ipynb #d69b9010
+# %% ../nbs/00_names.ipynb #3d8852f2
 import difflib
 from collections.abc import Iterable
 
-# %% ../nbs/00_names.ipynb #89c80082
+# %% ../nbs/00_names.ipynb #d9b9afa7
 def unknown(
     kind: str,  # what is being named, such as "dataset"
     name: object,  # what was asked for
@@ -17,8 +17,10 @@ def unknown(
 ) -> ValueError:  # to be raised by the caller
     "Make the error for a name that does not exist: the name, the nearest known one, and at most forty of the list."
     names = sorted(names)
-    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
+    lower = {known.lower(): known for known in reversed(names)}
+    asked = str(name).lower()
+    near = sorted((n for n in lower if asked and n.startswith(asked)), key=len) or difflib.get_close_matches(asked, lower, n=1, cutoff=0.4)
+    guess = f" Did you mean {lower[near[0]]!r}?" if near else ""
     more = f" and {len(names) - 40} more" if len(names) > 40 else ""
     return ValueError(f"there is no {kind} {name!r}.{guess} Known: {', '.join(names[:40])}{more}.")
 

@@ -13,7 +13,7 @@ __all__ = ['COLOURS', 'TEXTURES', 'SHAPES', 'RELATIONS', 'PATTERN', 'IMAGE_SIZE'
            'caption_tokens', 'world_vocabulary', 'new_world_clip', 'pack_world_clip', 'load_world_clip', 'LabelSet',
            'half_unseen', 'two_halves', 'WorldImage', 'draw_images']
 
-# %% ../nbs/04_world.ipynb #cf5bac51
+# %% ../nbs/04_world.ipynb #ae76bfca
 import json
 import math
 import random
@@ -33,7 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# %% ../nbs/04_world.ipynb #5beaad02
+# %% ../nbs/04_world.ipynb #47a1dc82
 COLOURS = {  # red, green and blue in [0, 1]
     "red": (0.86, 0.10, 0.12), "green": (0.12, 0.65, 0.22), "blue": (0.13, 0.27, 0.85), "yellow": (0.95, 0.87, 0.12),
     "purple": (0.52, 0.14, 0.70), "orange": (0.97, 0.52, 0.07), "pink": (0.98, 0.55, 0.75), "brown": (0.48, 0.27, 0.10),
@@ -44,7 +44,7 @@ RELATIONS = "above", "left of"
 PATTERN = len(SHAPES)  # the shape index of a texture that fills the picture
 IMAGE_SIZE = 32  # pixels
 
-# %% ../nbs/04_world.ipynb #2bc6abac
+# %% ../nbs/04_world.ipynb #9914fb0c
 def mix(x: Tensor) -> Tensor:
     "Scramble 32-bit integers, held as int64: two rounds of xor-shift and multiply."
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -74,7 +74,7 @@ def between(keys: Tensor, name: str, low: float, high: float) -> Tensor:
     "Draw one number in [low, high) for each picture, (n, 1, 1), ready to be spread over its pixels."
     return low + (high - low) * uniform(keys, name, 1, 1)
 
-# %% ../nbs/04_world.ipynb #0efe14c1
+# %% ../nbs/04_world.ipynb #2b6cf254
 def circle(u, v):
     return torch.hypot(u, v) - 0.85
 
@@ -119,7 +119,7 @@ def pattern(u, v):
 
 DISTANCES: tuple[Callable, ...] = circle, square, triangle, star, cross, ring, heart, crescent, diamond, arrow, pattern
 
-# %% ../nbs/04_world.ipynb #bc43fcf2
+# %% ../nbs/04_world.ipynb #06767954
 def solid(x, y, period):
     return torch.ones_like(x)
 
@@ -144,7 +144,7 @@ def zigzag(x, y, period):
 
 FILLS: tuple[Callable, ...] = solid, striped, checkered, dotted, faded, zigzag
 
-# %% ../nbs/04_world.ipynb #8f052f52
+# %% ../nbs/04_world.ipynb #a4b0bb7c
 STYLES = "plain", "dark", "blurry", "grainy", "cluttered"
 
 
@@ -167,7 +167,9 @@ class Domain:
 
     radius: tuple[float, float] = (9.0, 14.0)  # of an object that is alone
     offset: float = 4.0  # how far an object may be from the centre
-    rotation: float = 0.35  # largest turn to either side
+    turn: float = 0.0  # by which every object is turned
+    rotation: float = 0.35  # largest further turn to either side
+    squash: float = 1.0  # width of an object over its height, area kept
     period: tuple[float, float] = (4.5, 7.0)  # of a texture
     hue: float = 0.06  # spread of an object's colour
     noise: float = 0.03  # largest standard deviation of the pixel noise
@@ -179,7 +181,7 @@ class Domain:
     invert: bool = False  # lightness turned over, hue kept
     sketch: bool = False  # coloured outline and marks on white paper
 
-# %% ../nbs/04_world.ipynb #19e3a63f
+# %% ../nbs/04_world.ipynb #c4c24acb
 PALETTE = torch.tensor(list(COLOURS.values()))
 
 
@@ -230,8 +232,9 @@ def paint(canvas: Tensor, scenes: Scenes, layer: int, domain: Domain) -> Tensor:
     cx, cy, radius = pose(scenes, layer, domain)
     x, y = grid[None, None, :] - cx, grid[None, :, None] - cy
     x, y = torch.broadcast_tensors(x, y)
-    turn = between(keys, f"{name} turn", -domain.rotation, domain.rotation)
-    u, v = (x * turn.cos() + y * turn.sin()) / radius, (y * turn.cos() - x * turn.sin()) / radius
+    turn = domain.turn + between(keys, f"{name} turn", -domain.rotation, domain.rotation)
+    wide, high = radius * domain.squash**0.5, radius / domain.squash**0.5
+    u, v = (x * turn.cos() + y * turn.sin()) / wide, (y * turn.cos() - x * turn.sin()) / high
     distance = by_kind(DISTANCES, shape, u, v) * radius
 
     period = between(keys, f"{name} period", *domain.period)
@@ -281,7 +284,7 @@ def render(
             canvas[there] = paint(canvas[there], part, layer, domain)
     return photograph(canvas, scenes, domain)
 
-# %% ../nbs/04_world.ipynb #2912afd2
+# %% ../nbs/04_world.ipynb #087a8d96
 class Thing(NamedTuple):
     "What a picture shows: one object, or two in a relation. Indices in the tables above; -1 in a scene stands for any."
 
@@ -323,7 +326,7 @@ def make_scenes(
     relation = torch.tensor([thing.relation for thing in things])
     return Scenes(objects, relation, torch.zeros_like(keys) if style is None else style, keys)
 
-# %% ../nbs/04_world.ipynb #7d0eec83
+# %% ../nbs/04_world.ipynb #4593ed32
 FRAMES = {
     "plain": ["a photo of", "a photo of", "a picture of", "an image of", "this is", "there is", "i see", ""],
     "dark": ["a dark photo of", "a picture at night of", "a photo in the dark of"],
@@ -379,7 +382,7 @@ def caption(
     frame = chance.choice(FRAMES[STYLES[style]] if chance.random() < 0.7 else FRAMES["plain"])
     return f"{frame} {what}".strip() + ("." if chance.random() < 0.5 else "")
 
-# %% ../nbs/04_world.ipynb #42b53803
+# %% ../nbs/04_world.ipynb #eb8f8e9b
 CONTEXT_LENGTH = 32
 
 
@@ -414,7 +417,7 @@ def world_vocabulary() -> Tensor:  # (V,) int64, ascending
     ids = {t for phrase in phrases for word in phrase.split() for t in word_tokens(word)}
     return torch.tensor(sorted(ids | {0, tokenizer().sot_token_id, tokenizer().eot_token_id}))
 
-# %% ../nbs/04_world.ipynb #29fd1fd5
+# %% ../nbs/04_world.ipynb #9b168e15
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 WORLD_WEIGHTS = "world.safetensors"  # inside the package
 VISION_TOWER = dict(layers=4, width=192, head_width=32, patch_size=8, image_size=IMAGE_SIZE)
@@ -451,8 +454,9 @@ def load_world_clip(
     model.load_state_dict({**{n: v.float() for n, v in state.items()}, "token_embedding.weight": everything})
     return model.eval()
 
-# %% ../nbs/04_world.ipynb #cbd43fa5
-SHIFTED = Domain(radius=(7.5, 12.0), offset=6.0, rotation=0.5, hue=0.08, noise=0.12, cast=0.12, contrast=0.8, clutter=0.45)
+# %% ../nbs/04_world.ipynb #cb5ba442
+SHIFTED = Domain(radius=(8.0, 12.0), offset=6.0, turn=0.3, rotation=0.4, squash=0.5, noise=0.08, cast=0.08, contrast=0.8,
+                 clutter=0.4)
 
 
 @dataclass(frozen=True)
@@ -487,7 +491,7 @@ LABEL_SETS = {
     "shapes-noisy": LabelSet(SHAPE_CLASSES, replace(SHIFTED, noise=0.3)),
 }
 
-# %% ../nbs/04_world.ipynb #474b5996
+# %% ../nbs/04_world.ipynb #ee6e3cac
 PER_CLASS = dict(train=64, val=50, test=100)  # images of each class in each split
 
 

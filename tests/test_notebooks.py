@@ -17,6 +17,8 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, and what makes them short here; the others run as they stand
     "pretrain_world": dict(steps=4, batch_size=32, out="world.safetensors"),
     "train": dict(epochs=1, shots=1, runs_dir="runs"),
+    "judge_world": dict(seeds=[1], epochs=1, runs_dir="runs"),
+    "first_results": dict(seeds=[1, 2], epochs=1, runs_dir="runs"),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
