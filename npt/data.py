@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'Item', 'Split', 'Part', 'world_items', 'class_folders', 'check_image', 'folder_items', 'few_shot',
            'FewShotData', 'long_tail', 'load_dataset', 'open_image', 'make_transform', 'Images', 'make_loader']
 
-# %% ../nbs/07_data.ipynb #5a5153b2
+# %% ../nbs/07_data.ipynb #4ee32279
 import random
 import warnings
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .datasets import DatasetRecord, find_dataset
 from .imbalance import long_tail_counts, take_first
 from .world import LABEL_SETS, PER_CLASS, WorldImage, draw_images
 
-# %% ../nbs/07_data.ipynb #af8e257b
+# %% ../nbs/07_data.ipynb #11468c24
 class Item(NamedTuple):
     "One labelled image, not opened."
 
@@ -78,7 +78,7 @@ class Part:
         "The K class names in label order."
         return self.train.classnames
 
-# %% ../nbs/07_data.ipynb #d769def3
+# %% ../nbs/07_data.ipynb #214bff6b
 SPLITS = "train", "val", "test"
 
 
@@ -128,7 +128,7 @@ def folder_items(record: DatasetRecord, root: Path) -> dict[str, Split]:
     names = tuple(folder.name for folder in folders)
     return {split: Split(tuple(items[split]), names, record) for split in SPLITS}
 
-# %% ../nbs/07_data.ipynb #bdd34521
+# %% ../nbs/07_data.ipynb #71f99701
 def few_shot(
     split: Split,  # the training items to pick from
     shots: int,  # images a class, at least 1
@@ -148,7 +148,7 @@ def few_shot(
     picks = [chance.sample(items, shots) if len(items) >= shots else items for items in by_class.values()]
     return replace(split, items=tuple(item for items in picks for item in items))
 
-# %% ../nbs/07_data.ipynb #aad3263a
+# %% ../nbs/07_data.ipynb #b7e3aefb
 @dataclass(frozen=True)
 class FewShotData:
     "A dataset ready for prompt tuning."
@@ -192,7 +192,7 @@ def load_dataset(
 
     return FewShotData(record, part(0, middle), part(middle, num_classes), part(0, num_classes))
 
-# %% ../nbs/07_data.ipynb #33852d0b
+# %% ../nbs/07_data.ipynb #e479258c
 def open_image(path: Path) -> Image.Image:
     "Open an image file, turn it upright by its EXIF tag, and convert it to RGB; 16-bit grey is scaled to 8 bits."
     with Image.open(path) as image:

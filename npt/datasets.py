@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['WORLD_DESCRIPTIONS', 'DATASETS', 'DatasetRecord', 'find_dataset']
 
-# %% ../nbs/05_datasets.ipynb #69b90f3e
+# %% ../nbs/05_datasets.ipynb #a425e890
 from dataclasses import dataclass
 
 from .names import known
 from .world import LABEL_SETS
 
-# %% ../nbs/05_datasets.ipynb #8d4530fa
+# %% ../nbs/05_datasets.ipynb #8141e760
 @dataclass(frozen=True)
 class DatasetRecord:
     "What there is to know about a dataset before its files are opened."
@@ -22,7 +22,7 @@ class DatasetRecord:
     template: str = "a photo of a {}."  # the hand-written prompt of zero-shot CLIP
     crop: tuple[float, float] | None = (0.08, 1.0)  # area of a random training crop; None: training images as at test time
 
-# %% ../nbs/05_datasets.ipynb #14a16239
+# %% ../nbs/05_datasets.ipynb #8e9de989
 WORLD_DESCRIPTIONS = {
     "shapes": "textured, coloured shapes under a domain shift: 32 base and 32 novel classes",
     "textures": "patterns that fill the picture: 8 base and 8 novel classes",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predictions', 'class_accuracy', 'seen_classes', 'evaluate', 'harmonic_mean', 'base_to_novel']
 
-# %% ../nbs/11_evaluation.ipynb #47560f56
+# %% ../nbs/11_evaluation.ipynb #96b505e8
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .data import FewShotData, Split
 from .training import learned_features
 from .world import LABEL_SETS
 
-# %% ../nbs/11_evaluation.ipynb #0c5b05df
+# %% ../nbs/11_evaluation.ipynb #bb4e27eb
 @torch.no_grad()
 def predictions(
     learner: nn.Module,
@@ -64,7 +64,7 @@ def evaluate(
         result |= {"seen": float(each[seen].mean()), "unseen": float(each[~seen].mean())}
     return result | {"per_class": each.tolist()}
 
-# %% ../nbs/11_evaluation.ipynb #b3f02ae2
+# %% ../nbs/11_evaluation.ipynb #f69ae52d
 def harmonic_mean(
     base: float,  # percent
     novel: float,  # percent

@@ -7,7 +7,7 @@ __all__ = ['COLORS', 'TERM_COLORS', 'CLASS_COLORS', 'COSINE_SCALE', 'TEMPLATE', 
            'image_sheet', 'training_curves', 'collapse_curves', 'cosine_matrices', 'feature_projection',
            'accuracy_by_shots', 'results_table', 'save_figure']
 
-# %% ../nbs/13_figures.ipynb #9b474302
+# %% ../nbs/13_figures.ipynb #fe22b6b1
 import base64
 import io
 import textwrap
@@ -27,7 +27,7 @@ from plotly.subplots import make_subplots
 from .files import write_bytes, write_text
 from .show import figure_png
 
-# %% ../nbs/13_figures.ipynb #a15f9300
+# %% ../nbs/13_figures.ipynb #e85172e1
 COLORS = dict(
     zero_shot="#8A8F98", learned="#D55E00",
     base="#0072B2", novel="#E69F00",
@@ -53,7 +53,7 @@ pio.templates["npt"] = go.layout.Template(
 )
 TEMPLATE = "plotly_white+npt"
 
-# %% ../nbs/13_figures.ipynb #4fe89c83
+# %% ../nbs/13_figures.ipynb #8ab3ea99
 def _class_axis(
     classnames: list[str],  # one a position, starting at 0
     pixels: float,  # length of the axis in the picture
@@ -82,7 +82,7 @@ def _signed(value: float, form: str) -> str:
     "A number with a true minus sign."
     return format(value, form).replace("-", "−")
 
-# %% ../nbs/13_figures.ipynb #efa8f136
+# %% ../nbs/13_figures.ipynb #72cc2f3a
 _TILE, _GAP = 128, 14  # pixels of the raster: the longer side of an image, and the space between two
 
 
@@ -140,7 +140,7 @@ def image_sheet(
         margin=dict(l=24, r=24, t=52, b=12), xaxis=hidden, yaxis=hidden | dict(scaleanchor="x"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #affa780e
+# %% ../nbs/13_figures.ipynb #e386d7b9
 def _epoch_lines(history: pd.DataFrame, column: str, name: str, color: str, **settings) -> go.Scatter:
     "One column of the history against the epoch, left out where it was not measured."
     known = history[["epoch", column]].dropna()
@@ -173,7 +173,7 @@ def training_curves(
         legend=dict(orientation="h", x=0, y=-0.2, yanchor="top"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #44f049d2
+# %% ../nbs/13_figures.ipynb #9d3b8ca7
 COLLAPSE_TITLES = dict(
     nc1="<b>NC1</b> spread in classes<br>tr(Σ<sub>W</sub> Σ<sub>B</sub><sup>+</sup>)/K, 0 is perfect",
     cdnv="<b>CDNV</b> spread of class pairs<br>variance / distance², 0 is perfect",
@@ -214,7 +214,7 @@ def collapse_curves(
         legend=dict(orientation="h", x=1, xanchor="right", y=1.0, yref="container", yanchor="top"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #532745d0
+# %% ../nbs/13_figures.ipynb #8a92e630
 @torch.no_grad()
 def cosine_matrices(
     before: torch.Tensor,  # (K, d) text features
@@ -265,7 +265,7 @@ def cosine_matrices(
         coloraxis=dict(colorscale=shades, cmin=low, cmax=high, colorbar=colorbar),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #26faec4d
+# %% ../nbs/13_figures.ipynb #feabe2e9
 def _centred(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     "Vectors seen from the mean of the reference, where the reference has root mean square length 1."
     mean = reference.mean(0)
@@ -326,7 +326,7 @@ def feature_projection(
         "<sup>each modality centred and scaled on its own class vectors; unit: their root mean square length</sup>",
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #682a9fe2
+# %% ../nbs/13_figures.ipynb #be60e8ee
 def accuracy_by_shots(
     per_class_accuracy: list[float],  # K, percent
     shots: list[int],  # K, training images of each class
@@ -365,7 +365,7 @@ def accuracy_by_shots(
         legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom"),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #d07bcefb
+# %% ../nbs/13_figures.ipynb #5fd65c8d
 RESULT_COLUMNS = dict(
     base="base", novel="novel", h="H", base_seen="base, seen", base_unseen="base, unseen",
     novel_seen="novel, seen", novel_unseen="novel, unseen",
@@ -393,7 +393,7 @@ def results_table(
         width=140 + 110 * (1 + len(keys)), height=200, margin=dict(l=24, r=24, t=56, b=12),
     )  # fmt: skip
 
-# %% ../nbs/13_figures.ipynb #dafa45c7
+# %% ../nbs/13_figures.ipynb #23158c06
 def save_figure(
     fig: go.Figure,
     folder: str | Path,  # made where it is not there

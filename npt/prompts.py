@@ -7,7 +7,7 @@ __all__ = ['LEARNERS', 'RECIPES', 'WORLD_RECIPES', 'check_classnames', 'in_words
            'learner_settings', 'build_learner', 'ZeroShot', 'context_vectors', 'CoOp', 'Recipe', 'recipe',
            'save_prompts', 'read_prompts', 'load_prompts']
 
-# %% ../nbs/09_prompts.ipynb #2a7fb0aa
+# %% ../nbs/09_prompts.ipynb #540c8664
 import copy
 import inspect
 import json
@@ -25,7 +25,7 @@ from .clip import FrozenCLIP, normalised, trim
 from .files import write_tensors
 from .names import known
 
-# %% ../nbs/09_prompts.ipynb #8140bf4a
+# %% ../nbs/09_prompts.ipynb #eb0243cf
 def check_classnames(
     classnames: Sequence[str],  # K names
 ) -> list[str]:  # the same
@@ -58,7 +58,7 @@ def fill(
         raise ValueError(f"The template {template!r} must hold {{}} exactly once, where the class name goes.")
     return [template.replace("{}", in_words(name)) for name in classnames]
 
-# %% ../nbs/09_prompts.ipynb #4174b664
+# %% ../nbs/09_prompts.ipynb #afe1140e
 class Learner(nn.Module):
     "A way to make class features from prompts, bound to a frozen CLIP and to K classes."
 
@@ -110,7 +110,7 @@ class Learner(nn.Module):
         "Cosine of every picture with every class, times the logit scale."
         return self.logit_scale * self.image_features(pixels) @ self.text_features().T
 
-# %% ../nbs/09_prompts.ipynb #5212d234
+# %% ../nbs/09_prompts.ipynb #d43caba6
 LEARNERS: dict[str, type[Learner]] = {}
 
 
@@ -146,7 +146,7 @@ def build_learner(
         known(f"setting of the learner {name!r} called", setting, allowed)
     return LEARNERS[name](clip, classnames, template, **settings)
 
-# %% ../nbs/09_prompts.ipynb #c5a0645a
+# %% ../nbs/09_prompts.ipynb #d1de41f9
 @learner("zero_shot")
 class ZeroShot(Learner):
     "CLIP with hand-written prompts (Radford et al., 2021); nothing is learned."
@@ -166,7 +166,7 @@ class ZeroShot(Learner):
     def text_features(self) -> Tensor:
         return self.features
 
-# %% ../nbs/09_prompts.ipynb #eae5d264
+# %% ../nbs/09_prompts.ipynb #754ef77c
 def context_vectors(
     clip: FrozenCLIP,
     n_ctx: int,  # P, number of vectors
@@ -224,7 +224,7 @@ class CoOp(Learner):
         prefix = torch.cat([self.start.to(self.context), self.context])
         return self.clip.text_features_from(prefix, self.suffix, self.tokens)
 
-# %% ../nbs/09_prompts.ipynb #d0888949
+# %% ../nbs/09_prompts.ipynb #84318432
 @dataclass(frozen=True)
 class Recipe:
     "How a learner is trained where its user does not say otherwise."
@@ -246,7 +246,7 @@ RECIPES = {recipe.learner: recipe for recipe in [
 ]}
 WORLD_RECIPES = {recipe.learner: recipe for recipe in [
     replace(RECIPES["coop"], settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
-            source="this project: the offline world, 16 shots"),
+            source="this project: judge_world.ipynb, 16 shots"),
 ]}
 
 
@@ -258,7 +258,7 @@ def recipe(
     published = RECIPES[known("recipe for the learner", learner, RECIPES)]
     return WORLD_RECIPES.get(learner, published) if backbone == "world" else published
 
-# %% ../nbs/09_prompts.ipynb #4b10aebc
+# %% ../nbs/09_prompts.ipynb #72424e99
 def save_prompts(
     learner: Learner,
     path: str | Path,  # usually .../prompts.safetensors

@@ -6,7 +6,7 @@
 __all__ = ['NOT_COMPARED', 'RunSettings', 'RunFolder', 'read_json', 'open_run', 'Setup', 'set_up', 'fit_run', 'versions',
            'measure_run', 'do_run', 'collect_runs']
 
-# %% ../nbs/12_runs.ipynb #a2507009
+# %% ../nbs/12_runs.ipynb #97820487
 import json
 import platform
 import shutil
@@ -32,7 +32,7 @@ from .names import known
 from .prompts import LEARNERS, build_learner, learner_settings, load_prompts, recipe, save_prompts
 from .training import CHECKPOINT, fit, measure_collapse
 
-# %% ../nbs/12_runs.ipynb #bbf6a25d
+# %% ../nbs/12_runs.ipynb #8992d530
 class RunSettings(BaseModel):
     "What one run is. Raises pydantic's ValidationError, a ValueError, that names every bad value."
 
@@ -86,7 +86,7 @@ class RunSettings(BaseModel):
         learner = f"{self.learner}+{objective}" + ("" if self.backbone == "world" else f"@{self.backbone}".replace("/", "-"))
         return Path(self.runs_dir, self.dataset, learner, f"tau{self.tau:g}-shots{self.shots}", f"seed{self.seed}")
 
-# %% ../nbs/12_runs.ipynb #a8ed3896
+# %% ../nbs/12_runs.ipynb #7f60f12a
 NOT_COMPARED = {"runs_dir", "data_root", "device"}
 
 
@@ -150,7 +150,7 @@ def open_run(
         write_text(json.dumps(wanted, indent=1), folder.config)
     return folder
 
-# %% ../nbs/12_runs.ipynb #3e58f4d3
+# %% ../nbs/12_runs.ipynb #aeb00d01
 @dataclass(frozen=True)
 class Setup:
     "The four axes of a run, loaded."
@@ -185,10 +185,8 @@ def fit_run(run: Setup) -> pd.DataFrame:  # the history
     if folder.finished:
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)
-    started = time.perf_counter()
     history = fit(run.learner, run.data.base.train, s.objective, s.epochs, s.batch_size, s.lr, s.seed, folder.path,
                   test=run.data.base.test)
-    print(f"{len(history)} epochs in {time.perf_counter() - started:.1f} s")
     write_text(history.to_csv(index=False), folder.history)
     save_prompts(run.learner, folder.prompts)
     return history
@@ -232,7 +230,7 @@ def do_run(
     fit_run(run)
     return measure_run(run, time.perf_counter() - started)
 
-# %% ../nbs/12_runs.ipynb #eee14cca
+# %% ../nbs/12_runs.ipynb #5ff99526
 def collect_runs(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
 ) -> pd.DataFrame:  # a row a finished run: its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse

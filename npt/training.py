@@ -6,7 +6,7 @@
 __all__ = ['WARM_UP_LR', 'CHECKPOINT', 'learning_rate', 'epoch_generator', 'batches', 'train_epoch', 'measure_collapse',
            'learned_features', 'save_checkpoint', 'load_checkpoint', 'fit']
 
-# %% ../nbs/10_training.ipynb #67a4fc73
+# %% ../nbs/10_training.ipynb #913b3698
 import json
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from .files import write_tensors
 from .losses import Objective, StepFeatures, build_objective
 from .prompts import recipe
 
-# %% ../nbs/10_training.ipynb #5e97aef7
+# %% ../nbs/10_training.ipynb #c15926e4
 WARM_UP_LR = 1e-5
 
 
@@ -37,7 +37,7 @@ def learning_rate(
     "The learning rate of an epoch, as in CoOp's code (Zhou et al., IJCV 2022): one warm-up epoch, then a cosine."
     return min(WARM_UP_LR, lr) if epoch == 0 else 0.5 * lr * (1 + math.cos(math.pi * (epoch - 1) / epochs))
 
-# %% ../nbs/10_training.ipynb #c091d49c
+# %% ../nbs/10_training.ipynb #d74330b4
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     "The randomness of one epoch."
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -62,7 +62,7 @@ def batches(
         for pixels, labels in make_loader(split, learner.clip.preprocess_cfg, batch_size, train=True, generator=generator):
             yield learner.image_features(pixels.to(device)), labels.to(device)
 
-# %% ../nbs/10_training.ipynb #4182a22c
+# %% ../nbs/10_training.ipynb #73e3ae93
 def train_epoch(
     learner: nn.Module,
     split: Split,
@@ -94,7 +94,7 @@ def train_epoch(
         progress.set_postfix(epoch=epoch, loss=f"{loss.item():.3f}", accuracy=f"{float(accuracy):.0f}%", refresh=False)
     return {name: value / len(split) for name, value in sums.items()}
 
-# %% ../nbs/10_training.ipynb #fe31197a
+# %% ../nbs/10_training.ipynb #a9127562
 @torch.no_grad()
 def measure_collapse(
     learner: nn.Module,
@@ -116,7 +116,7 @@ def learned_features(
     features = torch.cat([learner.image_features(pixels.to(learner.clip.device)) for pixels, _ in loader])
     return features, split.labels.to(features.device)
 
-# %% ../nbs/10_training.ipynb #251f6ce6
+# %% ../nbs/10_training.ipynb #2d627133
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -144,7 +144,7 @@ def load_checkpoint(path: Path, learner: nn.Module, optimizer: torch.optim.Optim
             optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"]
     return json.loads(header["history"])
 
-# %% ../nbs/10_training.ipynb #bc8e2867
+# %% ../nbs/10_training.ipynb #e0243e70
 def fit(
     learner: nn.Module,  # from `build_learner`; its parameters are changed in place
     train: Split,  # the shots

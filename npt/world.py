@@ -13,7 +13,7 @@ __all__ = ['COLOURS', 'TEXTURES', 'SHAPES', 'RELATIONS', 'PATTERN', 'IMAGE_SIZE'
            'caption_tokens', 'world_vocabulary', 'new_world_clip', 'pack_world_clip', 'load_world_clip', 'LabelSet',
            'half_unseen', 'two_halves', 'WorldImage', 'draw_images']
 
-# %% ../nbs/04_world.ipynb #0f449b2e
+# %% ../nbs/04_world.ipynb #051db2b6
 import json
 import math
 import random
@@ -33,7 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# %% ../nbs/04_world.ipynb #106370db
+# %% ../nbs/04_world.ipynb #d4f7b95f
 COLOURS = {  # red, green and blue in [0, 1]
     "red": (0.86, 0.10, 0.12), "green": (0.12, 0.65, 0.22), "blue": (0.13, 0.27, 0.85), "yellow": (0.95, 0.87, 0.12),
     "purple": (0.52, 0.14, 0.70), "orange": (0.97, 0.52, 0.07), "pink": (0.98, 0.55, 0.75), "brown": (0.48, 0.27, 0.10),
@@ -44,7 +44,7 @@ RELATIONS = "above", "left of"
 PATTERN = len(SHAPES)  # the shape index of a texture that fills the picture
 IMAGE_SIZE = 32  # pixels
 
-# %% ../nbs/04_world.ipynb #f0521b3c
+# %% ../nbs/04_world.ipynb #7b15f8c4
 def mix(x: Tensor) -> Tensor:
     "Scramble 32-bit integers, held as int64: two rounds of xor-shift and multiply."
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -74,7 +74,7 @@ def between(keys: Tensor, name: str, low: float, high: float) -> Tensor:
     "Draw one number in [low, high) for each picture, (n, 1, 1), ready to be spread over its pixels."
     return low + (high - low) * uniform(keys, name, 1, 1)
 
-# %% ../nbs/04_world.ipynb #65776c1e
+# %% ../nbs/04_world.ipynb #9e3e5471
 def circle(u, v):
     return torch.hypot(u, v) - 0.85
 
@@ -119,7 +119,7 @@ def pattern(u, v):
 
 DISTANCES: tuple[Callable, ...] = circle, square, triangle, star, cross, ring, heart, crescent, diamond, arrow, pattern
 
-# %% ../nbs/04_world.ipynb #58f61559
+# %% ../nbs/04_world.ipynb #01f1b001
 def solid(x, y, period):
     return torch.ones_like(x)
 
@@ -144,7 +144,7 @@ def zigzag(x, y, period):
 
 FILLS: tuple[Callable, ...] = solid, striped, checkered, dotted, faded, zigzag
 
-# %% ../nbs/04_world.ipynb #59e80c04
+# %% ../nbs/04_world.ipynb #11b29fe6
 STYLES = "plain", "dark", "blurry", "grainy", "cluttered"
 
 
@@ -181,7 +181,7 @@ class Domain:
     invert: bool = False  # lightness turned over, hue kept
     sketch: bool = False  # coloured outline and marks on white paper
 
-# %% ../nbs/04_world.ipynb #dbb57dfb
+# %% ../nbs/04_world.ipynb #5be233ee
 PALETTE = torch.tensor(list(COLOURS.values()))
 
 
@@ -284,7 +284,7 @@ def render(
             canvas[there] = paint(canvas[there], part, layer, domain)
     return photograph(canvas, scenes, domain)
 
-# %% ../nbs/04_world.ipynb #ab71ccdf
+# %% ../nbs/04_world.ipynb #ca411395
 class Thing(NamedTuple):
     "What a picture shows: one object, or two in a relation. Indices in the tables above; -1 in a scene stands for any."
 
@@ -326,7 +326,7 @@ def make_scenes(
     relation = torch.tensor([thing.relation for thing in things])
     return Scenes(objects, relation, torch.zeros_like(keys) if style is None else style, keys)
 
-# %% ../nbs/04_world.ipynb #880369f8
+# %% ../nbs/04_world.ipynb #089d20ab
 FRAMES = {
     "plain": ["a photo of", "a photo of", "a picture of", "an image of", "this is", "there is", "i see", ""],
     "dark": ["a dark photo of", "a picture at night of", "a photo in the dark of"],
@@ -382,7 +382,7 @@ def caption(
     frame = chance.choice(FRAMES[STYLES[style]] if chance.random() < 0.7 else FRAMES["plain"])
     return f"{frame} {what}".strip() + ("." if chance.random() < 0.5 else "")
 
-# %% ../nbs/04_world.ipynb #85c215e9
+# %% ../nbs/04_world.ipynb #a398a571
 CONTEXT_LENGTH = 32
 
 
@@ -417,7 +417,7 @@ def world_vocabulary() -> Tensor:  # (V,) int64, ascending
     ids = {t for phrase in phrases for word in phrase.split() for t in word_tokens(word)}
     return torch.tensor(sorted(ids | {0, tokenizer().sot_token_id, tokenizer().eot_token_id}))
 
-# %% ../nbs/04_world.ipynb #c63367d0
+# %% ../nbs/04_world.ipynb #6fd8f2bd
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 WORLD_WEIGHTS = "world.safetensors"  # inside the package
 VISION_TOWER = dict(layers=4, width=192, head_width=32, patch_size=8, image_size=IMAGE_SIZE)
@@ -454,7 +454,7 @@ def load_world_clip(
     model.load_state_dict({**{n: v.float() for n, v in state.items()}, "token_embedding.weight": everything})
     return model.eval()
 
-# %% ../nbs/04_world.ipynb #11100768
+# %% ../nbs/04_world.ipynb #eeca0a09
 SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.2, rotation=0.4, squash=0.8, noise=0.06, cast=0.06, contrast=0.9,
                  tint=(1.12, 0.92, 0.75), clutter=0.3)
 
@@ -485,14 +485,14 @@ SHAPE_CLASSES = two_halves((t for t in OBJECTS if t.first[2] < 2),
 LABEL_SETS = {
     "shapes": LabelSet(SHAPE_CLASSES, SHIFTED),
     "textures": LabelSet(two_halves((t for t in PATTERNS if t.first[1] < 3), (t for t in PATTERNS if t.first[1] >= 3), 8, seed=3),
-                         replace(SHIFTED, noise=0.2)),
+                         replace(SHIFTED, noise=0.4)),
     "scenes": LabelSet(two_halves((t for t in PAIRS if t.relation == 0), (t for t in PAIRS if t.relation == 1), 16, seed=3), SHIFTED),
     "shapes-sketch": LabelSet(SHAPE_CLASSES, replace(SHIFTED, sketch=True)),
     "shapes-inverted": LabelSet(SHAPE_CLASSES, replace(SHIFTED, invert=True)),
     "shapes-noisy": LabelSet(SHAPE_CLASSES, replace(SHIFTED, noise=0.3)),
 }
 
-# %% ../nbs/04_world.ipynb #5e291f98
+# %% ../nbs/04_world.ipynb #995e81c1
 PER_CLASS = dict(train=64, val=50, test=100)  # images of each class in each split
 
 
