@@ -14,11 +14,10 @@ __all__ = ['COLOURS', 'TEXTURES', 'SHAPES', 'RELATIONS', 'PATTERN', 'IMAGE_SIZE'
            'half_unseen', 'two_halves', 'WorldImage', 'draw_images']
 
 # %% ../nbs/04_world.ipynb #051db2b6
-import json
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
