@@ -16,6 +16,14 @@ def copy_checkout(to: Path) -> Path:
     return Path(shutil.copytree(ROOT, to, ignore=LEFT_OUT))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    "Keep features and the like in a folder of this session's own, for what runs here and in notebooks."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     "A copy of the checkout that a test may change."
