@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Rows', 'SPLITS', 'SEED', 'Format', 'FORMATS', 'Row', 'image_folder', 'missing', 'by_label', 'shuffled',
-           'split_three_ways', 'split_train_val', 'reads', 'names_in', 'lines', 'rows_of_folders', 'class_folders',
-           'photographs', 'flowers', 'pets', 'cars', 'aircraft', 'sun', 'ucf', 'imagenet_classnames',
-           'imagenet_folders', 'imagenet', 'imagenet_test', 'imagenet_numbered', 'check_row', 'check_rows',
+           'split_three_ways', 'split_train_val', 'reads', 'names_in', 'lines', 'matlab', 'rows_of_folders',
+           'class_folders', 'photographs', 'flowers', 'pets', 'cars', 'aircraft', 'sun', 'ucf', 'imagenet_classnames',
+           'imagenet_folders', 'imagenet', 'imagenet_variant', 'imagenet_v2', 'check_row', 'check_rows',
            'read_split_file', 'make_split', 'read_rows']
 
 # %% ../nbs/05_formats.ipynb #f35465a3
@@ -116,6 +116,12 @@ def lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
+def matlab(path: Path) -> dict:
+    "What a MATLAB file holds. Raises FileNotFoundError where there is none."
+    with path.open("rb") as file:
+        return loadmat(file)
+
+
 def rows_of_folders(folder: Path, classnames: dict[str, str], below: str = "") -> list[Row]:
     "A row for every file, the folders being the classes in the order given."
     return [Row(f"{below}{name}/{file}", label, classname)
@@ -155,7 +161,7 @@ def photographs(record: DatasetRecord, root: Path) -> Rows:
 @reads("flowers")
 def flowers(record: DatasetRecord, root: Path) -> Rows:
     "Flowers102: labels from 1 in imagelabels.mat, names in cat_to_name.json; split three ways."
-    labels = loadmat(root / record.folder / "imagelabels.mat")["labels"][0]
+    labels = matlab(root / record.folder / "imagelabels.mat")["labels"][0]
     names = json.loads((root / record.folder / "cat_to_name.json").read_text())
     return split_three_ways(Row(f"image_{number:05d}.jpg", int(label) - 1, names[str(label)])
                             for number, label in enumerate(labels, start=1))
@@ -175,11 +181,11 @@ def pets(record: DatasetRecord, root: Path) -> Rows:
 def cars(record: DatasetRecord, root: Path) -> Rows:
     "StanfordCars: devkit/cars_meta.mat and two files of annotations."
     folder = root / record.folder
-    names = [str(name[0]).split(" ") for name in loadmat(folder / "devkit" / "cars_meta.mat")["class_names"][0]]
+    names = [str(name[0]).split(" ") for name in matlab(folder / "devkit" / "cars_meta.mat")["class_names"][0]]
     names = [" ".join([year, *words]) for *words, year in names]
 
     def listed(images: str, annotations: str) -> list[Row]:
-        cells = loadmat(folder / annotations)["annotations"][0]
+        cells = matlab(folder / annotations)["annotations"][0]
         labelled = [(str(cell["fname"][0]), int(cell["class"][0, 0]) - 1) for cell in cells]
         return [Row(f"{images}/{file}", label, names[label]) for file, label in labelled]
 
@@ -252,14 +258,14 @@ def imagenet(record: DatasetRecord, root: Path) -> Rows:
     return {"train": imagenet_folders(record, root, "train/"), "val": test, "test": test}
 
 
-@reads("imagenet_test")
-def imagenet_test(record: DatasetRecord, root: Path) -> Rows:
+@reads("imagenet_variant")
+def imagenet_variant(record: DatasetRecord, root: Path) -> Rows:
     "A test set with ImageNet's folders, or with some of them."
     return {"train": [], "val": [], "test": imagenet_folders(record, root)}
 
 
-@reads("imagenet_numbered")
-def imagenet_numbered(record: DatasetRecord, root: Path) -> Rows:
+@reads("imagenet_v2")
+def imagenet_v2(record: DatasetRecord, root: Path) -> Rows:
     "ImageNet-V2: folders 0 to 999, by ImageNet's labels."
     names = list(imagenet_classnames(record, root).values())
     numbers = sorted(map(int, names_in(image_folder(record, root))))

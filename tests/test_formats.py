@@ -1,0 +1,152 @@
+"Every format in its true layout: the class names that CoOp's loaders make, splits that are kept, hostile split files."
+
+import json
+import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from miniature import CLASSNAMES, PUBLISHED, make_tree
+
+from npt.datasets import DATASETS, find_dataset
+from npt.formats import SPLITS, image_folder, read_rows
+
+each_dataset = pytest.mark.parametrize("name", PUBLISHED)
+HAVE_SPLITS = [name for name in PUBLISHED if DATASETS[name].split]
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def test_there_are_fifteen():
+    assert len(PUBLISHED) == 15
+
+
+@each_dataset
+def test_class_names_and_counts(name, tmp_path, quiet):
+    make_tree(name, tmp_path)
+    record = find_dataset(name)
+    rows = read_rows(record, tmp_path)
+    for row in [row for split in SPLITS for row in rows[split]]:
+        assert row.classname == CLASSNAMES[name][row.label]
+        assert (image_folder(record, tmp_path) / row.path).is_file()
+    counts = {split: set(Counter(row.label for row in rows[split]).values()) for split in SPLITS}
+    if record.test_only:
+        assert counts == {"train": set(), "val": set(), "test": {3}}
+    elif name == "imagenet":
+        assert counts == {"train": {5}, "val": {3}, "test": {3}} and rows["val"] == rows["test"]
+    elif record.format in ("pets", "cars", "sun", "ucf"):
+        assert counts == {"train": {6}, "val": {1}, "test": {3}}
+    else:
+        assert counts == {"train": {5}, "val": {2}, "test": {3}}
+    images = [row.path for split in SPLITS for row in rows[split] if name != "imagenet" or split != "val"]
+    assert len(images) == len(set(images)), "an image is in two splits"
+
+
+@pytest.mark.parametrize("name", HAVE_SPLITS)
+def test_a_split_is_made_once_and_the_published_one_is_preferred(name, tmp_path):
+    folder, record = make_tree(name, tmp_path), find_dataset(name)
+    with pytest.warns(UserWarning, match="differ slightly"):
+        made = read_rows(record, tmp_path)
+    own, published = (folder / f"split_{whose}_{record.split}.json" for whose in ("npt", "zhou"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_rows(record, tmp_path) == made
+        own.rename(published)
+        content = published.read_text()
+        assert read_rows(record, tmp_path) == made
+    assert published.read_text() == content and not own.exists()
+    assert set(json.loads(content)) == set(SPLITS)
+
+
+def test_a_split_does_not_depend_on_where_or_when_it_is_made(tmp_path, quiet):
+    for place in "here", "there":
+        make_tree("dtd", tmp_path / place)
+    assert read_rows(find_dataset("dtd"), tmp_path / "here") == read_rows(find_dataset("dtd"), tmp_path / "there")
+
+
+def test_a_split_that_cannot_be_kept_is_still_used(tmp_path, monkeypatch):
+    make_tree("dtd", tmp_path)
+    monkeypatch.setattr("npt.formats.write_text", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    with pytest.warns(UserWarning, match="read-only"):
+        assert read_rows(find_dataset("dtd"), tmp_path)["train"]
+
+
+@each_dataset
+def test_what_is_missing_is_named_with_the_command(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"prepare.py {name} --root {tmp_path}")):
+        read_rows(find_dataset(name), tmp_path)
+
+
+@pytest.mark.parametrize("name, file", [("oxford_pets", "annotations/trainval.txt"), ("stanford_cars", "devkit/cars_meta.mat"),
+                                        ("fgvc_aircraft", "variants.txt"), ("ucf101", "ucfTrainTestlist/classInd.txt"),
+                                        ("oxford_flowers", "cat_to_name.json")])
+def test_a_missing_list_is_named(name, file, tmp_path):
+    (make_tree(name, tmp_path) / file).unlink()
+    with pytest.raises(FileNotFoundError, match=file.rpartition("/")[2]):
+        read_rows(find_dataset(name), tmp_path)
+
+
+GOOD = dict(train=[["a.jpg", 0, "a"], ["b.jpg", 1, "b"]], val=[["c.jpg", 0, "a"]], test=[["d.jpg", 1, "b"]])
+BAD = {
+    "a path that leaves the folder": dict(train=[["../../etc/passwd", 0, "a"]]),
+    "an absolute path": dict(train=[["/etc/passwd", 0, "a"]]),
+    "a path with backslashes": dict(train=[["..\\secret.jpg", 0, "a"]]),
+    "no path": dict(train=[["", 0, "a"]]),
+    "a label that is text": dict(train=[["a.jpg", "0", "a"]]),
+    "a label below 0": dict(train=[["a.jpg", -1, "a"]]),
+    "a label that is true": dict(train=[["a.jpg", True, "a"]]),
+    "no class name": dict(train=[["a.jpg", 0, " "]]),
+    "a short row": dict(train=[["a.jpg", 0]]),
+    "a row that is text": dict(train=["a.jpg"]),
+    "rows that are a number": dict(train=3),
+    "a label with two names": dict(test=[["d.jpg", 1, "c"]]),
+    "a label that is never trained": dict(test=[["d.jpg", 2, "c"]]),
+    "a gap between labels": dict(train=[["a.jpg", 0, "a"], ["b.jpg", 2, "b"]]),
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD)
+def test_a_hostile_split_file_is_refused(change, tmp_path):
+    folder, record = make_tree("dtd", tmp_path), find_dataset("dtd")
+    path = folder / "split_zhou_DescribableTextures.json"
+    path.write_text(json.dumps(GOOD))
+    assert len(read_rows(record, tmp_path)["train"]) == 2
+    path.write_text(json.dumps(GOOD | change))
+    with pytest.raises(ValueError, match="split_zhou_DescribableTextures.json"):
+        read_rows(record, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"train": []}', '{"train": [', "\x80"])
+def test_a_damaged_split_file_is_refused(content, tmp_path):
+    path = make_tree("dtd", tmp_path) / "split_zhou_DescribableTextures.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match="cannot be used"):
+        read_rows(find_dataset("dtd"), tmp_path)
+
+
+def test_a_classnames_file_is_preferred(tmp_path):
+    folder = make_tree("imagenet", tmp_path)
+    (folder / "classnames.txt").write_text("n01440764 a fish\nn01443537 gold\nn01484850 jaws\nn02012849 bird\n")
+    names = {row.label: row.classname for row in read_rows(find_dataset("imagenet"), tmp_path)["train"]}
+    assert list(names.values()) == ["a fish", "gold", "jaws", "bird"]
+    (folder / "classnames.txt").write_text("n01440764\n")
+    with pytest.raises(ValueError, match="classnames.txt"):
+        read_rows(find_dataset("imagenet"), tmp_path)
+
+
+def test_unsorted_validation_images_are_named(tmp_path):
+    folder = make_tree("imagenet", tmp_path)
+    (folder / "images" / "val" / "ILSVRC2012_val_00000009.JPEG").write_bytes(b"loose")
+    with pytest.raises(ValueError, match="one folder a class"):
+        read_rows(find_dataset("imagenet"), tmp_path)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="class_folders"):
+        read_rows(replace(find_dataset("dtd"), format="class_folder"), tmp_path)
