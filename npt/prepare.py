@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PREPARED', 'DOWNLOADS', 'FAILURES', 'TIMEOUT', 'CHUNK', 'MOST_MEMBERS', 'ARCHIVES', 'DAMAGE', 'UNPACKED', 'State',
-           'in_place', 'dataset_state', 'size_text', 'announce', 'arrived', 'discard', 'passing', 'transfer', 'fetch',
-           'check_file', 'Member', 'Bounded', 'tar_members', 'zip_members', 'member_path', 'place', 'unpack',
-           'most_bytes', 'merge', 'put_in_place', 'bring', 'check_space', 'command', 'instructions', 'loss', 'alone',
-           'fetch_missing', 'is_image_folder', 'find_copy', 'link_copy', 'prepare', 'open_whole', 'image_records',
-           'stamp', 'open_new', 'broken_images', 'holds', 'verify', 'all_sizes', 'listing', 'markdown_table', 'parser',
-           'prepare_and_tell', 'verify_and_tell', 'asked_for', 'main']
+           'in_place', 'dataset_state', 'address', 'size_text', 'announce', 'arrived', 'discard', 'passing', 'transfer',
+           'fetch', 'check_file', 'Member', 'Bounded', 'tar_members', 'zip_members', 'member_path', 'place', 'unpack',
+           'most_bytes', 'merge', 'inner_archive', 'put_in_place', 'bring', 'check_space', 'command', 'instructions',
+           'loss', 'alone', 'fetch_missing', 'is_image_folder', 'find_copy', 'link_copy', 'prepare', 'open_whole',
+           'image_records', 'stamp', 'open_new', 'broken_images', 'holds', 'verify', 'all_sizes', 'listing',
+           'markdown_table', 'parser', 'prepare_and_tell', 'verify_and_tell', 'asked_for', 'main']
 
 # %% ../nbs/06_prepare.ipynb #99f66b66
 import argparse
@@ -33,6 +33,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
+from urllib.parse import urlsplit
 
 import gdown
 import PIL
@@ -58,7 +59,7 @@ class State:
 
     word: str  # "ready", "partial" or "missing"
     missing: tuple[Download, ...]  # the files not in place, those included that can be done without
-    by_hand: str  # the steps that nobody but the user can take, or ""
+    by_hand: str  # the steps that only the user can take, unless there is a mirror; or ""
 
 
 def in_place(path: Path) -> bool:
@@ -71,13 +72,19 @@ def dataset_state(
     root: str | Path,  # data_root
 ) -> State:
     "See what of a dataset is in place. It is ready when nothing is missing that it cannot do without."
-    root, fetched = Path(root), any(download.needed for download in record.downloads)
+    root, folder = Path(root), Path(root) / DOWNLOADS / record.name
     missing = tuple(download for download in record.downloads if not in_place(root / download.makes))
-    by_hand = "" if fetched or in_place(image_folder(record, root)) else record.manual
-    if not by_hand and not any(download.needed for download in missing):
+    needed = [download for download in missing if download.needed]
+    if not needed:
         return State("ready", missing, "")
-    began = len(missing) < len(record.downloads) or any((root / DOWNLOADS / record.name).glob("[!.]*"))
-    return State("partial" if began else "missing", missing, by_hand)
+    closed = not all(download.url or (folder / download.name).exists() for download in needed)
+    began = len(missing) < len(record.downloads) or any(path.is_file() for path in folder.rglob("[!.]*"))
+    return State("partial" if began else "missing", missing, record.manual.replace("{root}", str(root)) if closed else "")
+
+
+def address(download: Download, record: DatasetRecord, mirror: str | None) -> str:  # "" where there is none
+    "Where a file is fetched from."
+    return f"{mirror.rstrip('/')}/{record.name}/{download.name}" if mirror else download.url
 
 
 def size_text(size: float) -> str:
@@ -85,14 +92,16 @@ def size_text(size: float) -> str:
     return f"{tqdm.format_sizeof(size)}B"
 
 
-def announce(record: DatasetRecord, root: str | Path) -> str:  # a few lines
+def announce(record: DatasetRecord, root: str | Path, mirror: str | None = None) -> str:  # a few lines
     "Say what would be fetched for a dataset, from where, how large it is, and under which licence."
     state = dataset_state(record, root)
-    lines = [f"{record.name}, {record.description}: {state.word} in {Path(root) / record.folder} (licence: {record.licence})"]
-    if state.missing:
-        lines += [f"to fetch, about {size_text(sum(download.size for download in state.missing))}:"]
-        lines += [f"  {download.name}, {size_text(download.size)}, from {download.url}" for download in state.missing]
-    return "\n".join([*lines, *([f"by hand: {state.by_hand}"] if state.by_hand else [])])
+    open_ones = [download for download in state.missing if address(download, record, mirror)]
+    home = Path(root) / record.folder
+    lines = [f"{record.name}, {record.description}: {state.word} in {home} (licence: {record.licence})"]
+    if open_ones:
+        lines += [f"to fetch, about {size_text(sum(download.size for download in open_ones))}:"]
+        lines += [f"  {each.name}, {size_text(each.size)}, from {address(each, record, mirror)}" for each in open_ones]
+    return "\n".join([*lines, *([state.by_hand] if state.by_hand and not mirror else [])])
 
 # %% ../nbs/06_prepare.ipynb #9e8d1909
 FAILURES = 3  # attempts in a row without a new byte before a download is given up
@@ -114,9 +123,9 @@ def passing(error: Exception) -> bool:
     "Whether trying again may help: after a cut or a busy server it may, after a clear no it does not."
     if isinstance(error, requests.HTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    cuts = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, DownloadError
-    return isinstance(error, cuts) and not isinstance(error, (requests.exceptions.SSLError, requests.exceptions.ProxyError,
-                                                              FileURLRetrievalError))
+    cut = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, DownloadError
+    no = requests.exceptions.SSLError, requests.exceptions.ProxyError, FileURLRetrievalError
+    return isinstance(error, cut) and not isinstance(error, no)
 
 
 def transfer(url: str, path: Path, most: int) -> None:
@@ -137,7 +146,7 @@ def fetch(
     path: Path,  # where the file is to be; its partial file lies beside it
     most: int,  # bytes that are accepted
 ) -> None:
-    "Fetch a file, going on from what an earlier call received. Raises ConnectionError where the server cannot be reached or says no."
+    "Fetch a file, going on from what earlier calls received. Raises ConnectionError where that fails for good."
     furthest, failures = arrived(path), 0
     while True:
         try:
@@ -168,7 +177,7 @@ def check_file(path: Path, md5: str | None) -> None:
         raise ValueError(f"{path.name} has the MD5 sum {digest.hexdigest()}, and {md5} was published")
 
 # %% ../nbs/06_prepare.ipynb #c8a471f6
-MOST_MEMBERS = 1_000_000  # of an archive; the largest of the fifteen has about 130,000
+MOST_MEMBERS = 2_000_000  # of an archive; ImageNet has 1.3 million training images
 
 
 class Member(NamedTuple):
@@ -183,7 +192,7 @@ class Bounded:
     "A stream that refuses to give more than so many bytes; a tar file's headers count like its files."
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
-        self.stream, self.left = stream, most
+        self.stream, self.left, self.last = stream, most, b""
 
     def read(self, size: int) -> bytes:
         "As a file's `read`; ValueError where the bound is passed."
@@ -191,6 +200,7 @@ class Bounded:
         self.left -= len(block)
         if self.left < 0:
             raise ValueError("it unpacks to far more than expected")
+        self.last = block or self.last
         return block
 
 
@@ -207,8 +217,12 @@ def tar_members(path: Path, most: int) -> Iterator[Member]:
                     yield Member(member.name, "folder", None)
                 else:
                     yield Member(member.name, "link" if member.issym() or member.islnk() else "device or the like", None)
-        while stream.read(CHUNK):
-            pass
+                archive.members = []  # where tarfile would collect them all
+        while block := stream.read(CHUNK):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError("a header in the middle cannot be read")
+        if stream.last.strip(b"\0") and not stream.last.endswith(bytes(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError("its end is missing")
 
 
 def zip_members(path: Path, most: int) -> Iterator[Member]:
@@ -228,8 +242,7 @@ def zip_members(path: Path, most: int) -> Iterator[Member]:
 
 # %% ../nbs/06_prepare.ipynb #a7242bab
 ARCHIVES = ".zip", ".tar", ".tar.gz", ".tgz"
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, FileExistsError,
-          NotADirectoryError)
+DAMAGE = tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError
 
 
 def member_path(name: str) -> PurePosixPath:
@@ -267,6 +280,8 @@ def unpack(
                 raise ValueError(f"it has more than {MOST_MEMBERS} members")
             if path.is_relative_to(pick):
                 place(member, target / path.relative_to(pick))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{archive.name} was not unpacked: its member {member.name!r} would replace another") from error
     except DAMAGE as error:
         raise ValueError(f"{archive.name} is damaged, or not an archive: {error}") from error
     except ValueError as error:
@@ -288,6 +303,16 @@ def merge(source: Path, target: Path, last: Path) -> None:
             path.rename(home)  # which replaces an empty folder
 
 
+def inner_archive(file: Path, download: Download) -> Path:
+    "Take the archive that lies in an archive out of it, and lay it beside."
+    inner = file.with_name(f"{file.name}.{PurePosixPath(download.inner).name}")
+    inner.unlink(missing_ok=True)
+    unpack(file, inner, most_bytes(download), download.inner)
+    if not inner.is_file():
+        raise ValueError(f"{file.name} does not hold {download.inner}")
+    return inner
+
+
 def put_in_place(
     file: Path,  # checked
     download: Download,  # what it is
@@ -303,12 +328,13 @@ def put_in_place(
     made = temporary / (root / download.makes).relative_to(base)
     try:
         if download.name.endswith(ARCHIVES):
-            unpack(file, temporary / into.relative_to(base), most_bytes(download), download.pick)
+            archive = inner_archive(file, download) if download.inner else file
+            unpack(archive, temporary / into.relative_to(base), most_bytes(download), download.pick)
         else:
             made.parent.mkdir(parents=True)
             shutil.copyfile(file, made)
         if not in_place(made):
-            raise ValueError(f"{file.name} does not hold {download.pick}{made.relative_to(temporary)}")
+            raise ValueError(f"{file.name} does not hold {made.relative_to(temporary)}")
         merge(temporary, base, root / download.makes)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -326,9 +352,11 @@ def bring(
     """
     folder = root / DOWNLOADS / name
     by_hand = folder / download.name
-    file = by_hand if by_hand.exists() else folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{download.name}"
+    from_url = folder / f"{download.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}" / download.name
+    file = by_hand if by_hand.exists() else from_url
     try:
         if not file.exists():
+            file.parent.mkdir(exist_ok=True)
             fetch(url, file, most_bytes(download))
         check_file(file, download.md5)
         put_in_place(file, download, root, name)
@@ -337,8 +365,8 @@ def bring(
             raise ValueError(f"{error}. Replace {file}, which was put there by hand") from error
         discard(file)
         raise ValueError(f"{error}. It came from {url} and was deleted: try again, or give a --mirror") from error
-    for used in {file, *folder.glob(f"*-{download.name}*")}:  # what came from another address, too
-        used.unlink()
+    for used in folder.glob(f"{download.name}*"):  # what came from another address, too
+        shutil.rmtree(used) if used.is_dir() else used.unlink()
 
 # %% ../nbs/06_prepare.ipynb #a1dbca17
 UNPACKED = 1.2  # bytes of folders and files for one byte of archive, at most, for archives of pictures
@@ -346,14 +374,15 @@ UNPACKED = 1.2  # bytes of folders and files for one byte of archive, at most, f
 
 def check_space(missing: Sequence[Download], record: DatasetRecord, root: Path) -> None:
     "Raise an OSError with the bytes needed, the bytes free and the folder where there is too little space."
-    folder = root / DOWNLOADS / record.name
-    to_fetch = max(max(0, download.size - sum(part.stat().st_size for part in folder.glob(f"*{download.name}*")))
-                   for download in missing)
+    folder, home = root / DOWNLOADS / record.name, root / record.folder
+    sizes = {download: sum(path.stat().st_size for path in folder.rglob(f"{download.name}*") if path.is_file())
+             for download in missing}
+    to_fetch = max(max(0, download.size - size) for download, size in sizes.items())
     need = to_fetch + sum(download.size * (UNPACKED if download.name.endswith(ARCHIVES) else 1) for download in missing)
-    free = shutil.disk_usage(root).free
+    free = min(shutil.disk_usage(place).free for place in (root, home) if place.exists())
     if need > free:
-        raise OSError(f"{record.name} needs about {size_text(need)} in {root}, and {size_text(free)} are free there: make room, "
-                      "or give another --root")
+        raise OSError(f"{record.name} needs about {size_text(need)} in {root}, and {size_text(free)} are free there: make "
+                      "room, or give another --root")
 
 
 def command(name: str, root: Path) -> str:
@@ -364,9 +393,8 @@ def command(name: str, root: Path) -> str:
 def instructions(missing: Sequence[Download], record: DatasetRecord, root: Path) -> str:
     "Say which file to put where, and how to go on."
     folder = root / DOWNLOADS / record.name
-    files = [f"  save {download.url}\n  as   {folder / download.name}" for download in missing]
-    return "\n".join(["To go on without this connection,", *files, f"  and run {command(record.name, root)}",
-                      *([record.manual] if record.manual else [])])
+    files = [f"  save {download.url or 'a copy'}\n  as   {folder / download.name}" for download in missing]
+    return "\n".join(["To go on without this connection,", *files, f"  and run {command(record.name, root)}"])
 
 
 def loss(download: Download, record: DatasetRecord) -> str:
@@ -394,18 +422,20 @@ def alone(folder: Path) -> Iterator[None]:
 
 def fetch_missing(record: DatasetRecord, root: Path, mirror: str | None) -> None:
     "Bring every file of a dataset that is not in place; the caller holds the lock."
-    missing = sorted(dataset_state(record, root).missing, key=lambda download: not download.needed)
+    folder = root / DOWNLOADS / record.name
+    missing = [download for download in dataset_state(record, root).missing
+               if address(download, record, mirror) or (folder / download.name).exists()]
     if missing:
         check_space(missing, record, root)
-    for download in missing:
+    for download in sorted(missing, key=lambda download: not download.needed):
         try:
-            bring(download, f"{mirror.rstrip('/')}/{record.name}/{download.name}" if mirror else download.url, root, record.name)
+            bring(download, address(download, record, mirror), root, record.name)
         except (OSError, ValueError) as error:
             if not download.needed:
                 warnings.warn(f"{download.name} of {record.name} is left out: {loss(download, record)}. To add it, save "
-                              f"{download.url} as {root / download.makes}. ({error})")
+                              f"{download.url or 'a copy'} as {folder / download.name} and run the command again. ({error})")
             elif isinstance(error, ConnectionError):
-                needed = [download for download in dataset_state(record, root).missing if download.needed]
+                needed = [each for each in missing if each.needed and not in_place(root / each.makes)]
                 raise ConnectionError(f"{error}\n{instructions(needed, record, root)}") from error
             else:
                 raise
@@ -461,8 +491,8 @@ def prepare(
     if link:
         link_copy(record, root, Path(link))
     state = dataset_state(record, root)
-    if state.by_hand:
-        raise FileNotFoundError(f"{name} is not in {image_folder(record, root)}, and cannot be fetched freely. {state.by_hand}")
+    if state.by_hand and not mirror:
+        raise FileNotFoundError(f"{name} is not in {root / record.folder}, and has no open address.\n{state.by_hand}")
     if state.missing:
         with alone(root / DOWNLOADS / name):
             fetch_missing(record, root, mirror)
@@ -484,7 +514,8 @@ def image_records() -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         database = sqlite3.connect(path, timeout=60)
-        database.execute("CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT)")
+        database.execute("CREATE TABLE IF NOT EXISTS images "
+                         "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT)")
     except sqlite3.Error as error:
         raise OSError(f"{path} cannot be used ({error}): delete it, or set NPT_CACHE to a folder of yours") from error
     return database
@@ -560,31 +591,35 @@ def listing(names: Sequence[str], root: Path) -> str:
     "A line for each dataset: what is there, the size of all its files, the licence, and how the steps by hand begin."
     lines = [("dataset", "state", "size", "licence", "by hand"), *(
         (name, dataset_state(PREPARED[name], root).word, all_sizes(PREPARED[name]), PREPARED[name].licence,
-         textwrap.shorten(PREPARED[name].manual, 70, placeholder=" ...")) for name in names)]
+         textwrap.shorten(PREPARED[name].manual, 60, placeholder=" ...")) for name in names)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def markdown_table() -> str:
-    "The table of the datasets in `data_prep/README.md`."
-    lines = ["| dataset | classes | to fetch | MD5 sums | licence | by hand |", "| --- | ---: | ---: | --- | --- | --- |"]
-    for record in PREPARED.values():
+    "The table of the datasets in `data_prep/README.md`, and under it the steps by hand."
+    lines = ["| dataset | classes | to fetch | from | MD5 sums | licence |", "| --- | ---: | ---: | --- | --- | --- |"]
+    steps = []
+    for name, record in PREPARED.items():
+        hosts = ", ".join(dict.fromkeys(urlsplit(download.url).hostname or "by hand" for download in record.downloads))
         sums = f"{sum(download.md5 is not None for download in record.downloads)} of {len(record.downloads)}"
-        lines.append(f"| [{record.name}]({record.homepage}) | {record.num_classes} | {all_sizes(record)} | {sums} | "
-                     f"{record.licence} | {record.manual} |")
-    return "\n".join(lines)
+        lines.append(f"| [{name}]({record.homepage}) | {record.num_classes} | {all_sizes(record)} | {hosts} | {sums} | "
+                     f"{record.licence} |")
+        steps += [f"\n{name}:\n\n```text\n{record.manual.replace('{root}', 'DATA')}\n```"] if record.manual else []
+    return "\n".join(lines + steps)
 
 # %% ../nbs/06_prepare.ipynb #6835816e
 def parser() -> argparse.ArgumentParser:
     "The options of `data_prep/prepare.py`."
-    made = argparse.ArgumentParser(description="Fetch, unpack and check datasets. What is there already stays as it is, and an "
-                                               "interrupted download goes on where it stopped.")
+    made = argparse.ArgumentParser(description="Fetch, unpack and check datasets. What is there already stays as it is, and "
+                                               "an interrupted download goes on where it stopped.")
     made.add_argument("names", nargs="*", metavar="NAME", help=f"datasets: {', '.join(PREPARED)}")
     made.add_argument("--all", action="store_true", help="all of them")
-    made.add_argument("--root", type=Path, default=Path("data"), help="the folder of all datasets, data_root (default: data)")
+    made.add_argument("--root", type=Path, default=Path("data"),
+                      help="data_root, the folder of all datasets (default: data)")
     made.add_argument("--list", action="store_true", help="show what is there, and do nothing")
-    made.add_argument("--verify", action="store_true", help="fetch nothing: count classes and open every image of the datasets "
-                                                            "named, or of those that are there")
+    made.add_argument("--verify", action="store_true",
+                      help="fetch nothing: count the classes and open the images of the datasets named, or of all that are there")
     made.add_argument("--mirror", metavar="URL", help="fetch every file as URL/<dataset>/<file>")
     made.add_argument("--link", metavar="PATH", help="link an existing copy of the one dataset named")
     return made
@@ -594,7 +629,7 @@ def prepare_and_tell(name: str, options: argparse.Namespace) -> None:
     "Prepare one dataset, make its split, and print what it holds."
     root = options.root.expanduser()
     if dataset_state(PREPARED[name], root).missing:
-        print(announce(PREPARED[name], root), flush=True)
+        print(announce(PREPARED[name], root, options.mirror), flush=True)
     folder = prepare(name, root, options.mirror, options.link)
     print(f"{name}: {holds(read_rows(PREPARED[name], root))}, in {folder}", flush=True)
 
@@ -643,5 +678,6 @@ def main(
                 print("\nstopped; the same command goes on from here", file=sys.stderr)
                 return 130
     if failures:
-        print("\n".join(["failed:", *(f"  {name}: {reason.splitlines()[0]}" for name, reason in failures.items())]), file=sys.stderr)
+        heads = [f"  {name}: {reason.splitlines()[0]}" for name, reason in failures.items()]
+        print("\n".join(["failed:", *heads]), file=sys.stderr)
     return bool(failures)

@@ -1,0 +1,8 @@
+"""Fetch, unpack and check the datasets: `python data_prep/prepare.py --help`, and README.md in this folder."""
+
+import sys
+
+from npt.prepare import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""A web server of this machine's own that serves a folder as an archive's host does, and has a host's bad days."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    "Answers a GET with a file, or with the part that its Range asks for."
+
+    def do_GET(self) -> None:
+        server, path = self.server.state, self.path.lstrip("/")
+        asked = self.headers["Range"]
+        with server.lock:
+            server.log.append((path, asked))
+            trouble = server.troubles[path].pop(0) if server.troubles.get(path) else None
+        file = server.folder / path
+        if isinstance(trouble, int) and trouble < 0 or not file.is_file():
+            self.send_error(-trouble if trouble else 404)
+            return
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else 0
+        content = file.read_bytes()
+        if start and start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client has read enough
+            self.wfile.write(content[start:trouble])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@dataclass
+class Server:
+    "What is served, what goes wrong, and what was asked for."
+
+    folder: Path
+    url: str = ""
+    ranges: bool = True  # False: answers a Range with the whole file
+    # path -> what happens to its requests, in turn: None nothing, n > 0 the answer breaks off at byte n, -503 that status
+    troubles: dict[str, list[int | None]] = field(default_factory=dict)
+    log: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range of every request
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def counts(self) -> Counter:
+        "How often each path was asked for."
+        return Counter(path for path, _ in self.log)
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[Server]:
+    "Serve a folder, at `url`, until the block ends."
+    state = Server(folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.state, state.url = state, f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
