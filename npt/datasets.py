@@ -19,7 +19,7 @@ from .world import LABEL_SETS
 class Download:
     "A file that a dataset is made from, and where its contents go."
 
-    url: str  # where it is published; may be a Google Drive link; "" where no open address lives: a mirror has it, or `manual`
+    url: str  # where it is published; may be a Google Drive link; "" where no open address lives, see `DatasetRecord.manual`
     name: str  # its file name, also under a mirror: MIRROR/<dataset name>/<name>
     size: int  # bytes, about: for the message and the check of free space
     makes: str  # path under data_root that is there once the file is in place, so it tells ready from missing
@@ -83,7 +83,8 @@ def beside(folder: str, name: str, size: int, url: str, md5: str | None = None) 
 EUROSAT_NAMES = {
     "AnnualCrop": "Annual Crop Land", "Forest": "Forest", "HerbaceousVegetation": "Herbaceous Vegetation Land",
     "Highway": "Highway or Road", "Industrial": "Industrial Buildings", "Pasture": "Pasture Land",
-    "PermanentCrop": "Permanent Crop Land", "Residential": "Residential Buildings", "River": "River", "SeaLake": "Sea or Lake",
+    "PermanentCrop": "Permanent Crop Land", "Residential": "Residential Buildings", "River": "River",
+    "SeaLake": "Sea or Lake",
 }
 IMAGENET_STEPS = """\
 1. Log in at https://image-net.org/download-images.php and accept the terms.
@@ -93,12 +94,14 @@ IMAGENET_STEPS = """\
 If you have a sorted copy, with one folder a class under train and val, link it: --link PATH"""
 CARS_STEPS = """\
 Stanford no longer publishes the files. Put copies of cars_train.tgz, cars_test.tgz, car_devkit.tgz and
-cars_test_annos_withlabels.mat under MIRROR/stanford_cars and run with --mirror MIRROR (checksums tell true copies), or unpack
-them so that {root}/stanford_cars holds cars_train, cars_test and devkit. Places to look: https://github.com/pytorch/vision/issues/7545"""
+cars_test_annos_withlabels.mat under MIRROR/stanford_cars and run with --mirror MIRROR (checksums tell true copies),
+or unpack them so that {root}/stanford_cars holds cars_train, cars_test and devkit.
+Places to look: https://github.com/pytorch/vision/issues/7545"""
 SUN_STEPS = """\
 Princeton no longer publishes the files. Put copies of SUN397.tar.gz and Partitions.zip under MIRROR/sun397 and run with
---mirror MIRROR (a checksum tells a true copy), or unpack them so that {root}/sun397/SUN397/a/abbey is there, and ClassName.txt
-in {root}/sun397. Places to look: https://github.com/pytorch/vision/issues/9348 and https://opendatalab.com/OpenDataLab/SUN397"""
+--mirror MIRROR (a checksum tells a true copy), or unpack them so that {root}/sun397/SUN397/a/abbey is there,
+and ClassName.txt in {root}/sun397.
+Places to look: https://github.com/pytorch/vision/issues/9348 and https://opendatalab.com/OpenDataLab/SUN397"""
 
 # %% ../nbs/05_datasets.ipynb #a01d588e
 ELEVEN = [
@@ -148,8 +151,8 @@ ELEVEN = [
         "oxford_flowers", "flowers", "species of flowers", "a photo of a {}, a type of flower.", folder="oxford_flowers",
         images="jpg", split="OxfordFlowers", num_classes=102, licence="unknown: not stated", homepage=f"{VGG}/flowers/102/",
         downloads=(
-            Download(f"{VGG}/flowers/102/102flowers.tgz", "102flowers.tgz", 344_900_000, "oxford_flowers/jpg", "oxford_flowers",
-                     md5="52808999861908f626f3c1f4e79d11fa"),
+            Download(f"{VGG}/flowers/102/102flowers.tgz", "102flowers.tgz", 344_900_000, "oxford_flowers/jpg",
+                     "oxford_flowers", md5="52808999861908f626f3c1f4e79d11fa"),
             beside("oxford_flowers", "imagelabels.mat", 502, f"{VGG}/flowers/102/imagelabels.mat",
                    md5="e0620be6f572b9609742df49c70aed4d"),
             beside("oxford_flowers", "cat_to_name.json", 2_200, drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0")),
@@ -160,16 +163,17 @@ ELEVEN = [
         split="Food101", num_classes=101, licence="scientific fair use; the photographs stay their owners'",
         homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         downloads=(
-            Download("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", 4_996_000_000, "food-101/images",
-                     md5="85eeb15f3717b99a5da872d97d918f87"),
+            Download("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", 4_996_000_000,
+                     "food-101/images", md5="85eeb15f3717b99a5da872d97d918f87"),
             beside("food-101", "split_zhou_Food101.json", 5_500_000, drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl")),
         )),
     DatasetRecord(
         "fgvc_aircraft", "aircraft", "models of aircraft", "a photo of a {}, a type of aircraft.", folder="fgvc_aircraft",
         images="images", num_classes=100, licence="non-commercial research", homepage=f"{VGG}/fgvc-aircraft/",
-        downloads=(
+        downloads=(  # the checksum is that of torchvision for R; torchvision itself has none
             Download(f"{VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "fgvc-aircraft-2013b.tar.gz", 2_753_000_000,
-                     "fgvc_aircraft/images", "fgvc_aircraft", pick="fgvc-aircraft-2013b/data"),
+                     "fgvc_aircraft/images", "fgvc_aircraft", pick="fgvc-aircraft-2013b/data",
+                     md5="d4acdd33327262359767eeaa97a4f732"),
         )),
     DatasetRecord(
         "sun397", "sun", "scenes", folder="sun397", images="SUN397", split="SUN397", num_classes=397,
@@ -192,7 +196,8 @@ ELEVEN = [
         images="2750", split="EuroSAT", num_classes=10, licence="MIT", homepage="https://github.com/phelber/EuroSAT",
         renames=EUROSAT_NAMES,
         downloads=(  # for madm.dfki.de, which is gone: TorchGeo's copy, as in torchvision
-            Download("https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+            Download("https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+                     "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
                      "EuroSAT.zip", 94_300_000, "eurosat/2750", "eurosat", md5="c8fa014336c82ac7804f0398fcb19387"),
             beside("eurosat", "split_zhou_EuroSAT.json", 2_000_000, drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o")),
         )),
@@ -201,10 +206,11 @@ ELEVEN = [
         images="UCF-101-midframes", split="UCF101", num_classes=101, licence="unknown: not stated",
         homepage="https://www.crcv.ucf.edu/data/UCF101.php",
         downloads=(
-            Download(drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O"), "UCF-101-midframes.zip", 190_000_000, "ucf101/UCF-101-midframes",
-                     "ucf101"),
+            Download(drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O"), "UCF-101-midframes.zip", 190_000_000,
+                     "ucf101/UCF-101-midframes", "ucf101"),
             Download("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
-                     "UCF101TrainTestSplits-RecognitionTask.zip", 114_000, "ucf101/ucfTrainTestlist", "ucf101", needed=False),
+                     "UCF101TrainTestSplits-RecognitionTask.zip", 114_000, "ucf101/ucfTrainTestlist", "ucf101",
+                     needed=False),
             beside("ucf101", "split_zhou_UCF101.json", 1_200_000, drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y")),
         )),
 ]
@@ -226,8 +232,8 @@ VARIANTS = [
         num_classes=1000, test_only=True, licence="MIT; the drawings stay their owners'",
         homepage="https://github.com/HaohanWang/ImageNet-Sketch",
         downloads=(
-            Download(drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA"), "ImageNet-Sketch.zip", 7_800_000_000, "imagenet-sketch/images",
-                     "imagenet-sketch/images", pick="sketch"),
+            Download(drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA"), "ImageNet-Sketch.zip", 7_800_000_000,
+                     "imagenet-sketch/images", "imagenet-sketch/images", pick="sketch"),
         )),
     DatasetRecord(
         "imagenet_a", "imagenet_variant", "photographs that fool a ResNet-50", folder="imagenet-adversarial",

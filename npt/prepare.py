@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PREPARED', 'DOWNLOADS', 'FAILURES', 'TIMEOUT', 'CHUNK', 'MOST_MEMBERS', 'ARCHIVES', 'DAMAGE', 'UNPACKED', 'State',
            'in_place', 'dataset_state', 'address', 'size_text', 'announce', 'arrived', 'discard', 'passing', 'transfer',
-           'fetch', 'check_file', 'Member', 'Bounded', 'tar_members', 'zip_members', 'member_path', 'place', 'unpack',
-           'most_bytes', 'merge', 'inner_archive', 'put_in_place', 'bring', 'check_space', 'command', 'instructions',
-           'loss', 'alone', 'fetch_missing', 'is_image_folder', 'find_copy', 'link_copy', 'prepare', 'open_whole',
-           'image_records', 'stamp', 'open_new', 'broken_images', 'holds', 'verify', 'all_sizes', 'listing',
-           'markdown_table', 'parser', 'prepare_and_tell', 'verify_and_tell', 'asked_for', 'main']
+           'fetch', 'check_file', 'Member', 'Bounded', 'tar_members', 'zip_members', 'member_path', 'write_member',
+           'unpack', 'most_bytes', 'merge', 'inner_archive', 'put_in_place', 'bring', 'check_space', 'command',
+           'instructions', 'loss', 'alone', 'fetch_missing', 'is_image_folder', 'find_copy', 'link_copy', 'prepare',
+           'open_whole', 'image_records', 'stamp', 'open_new', 'broken_images', 'holds', 'verify', 'all_sizes',
+           'listing', 'markdown_table', 'parser', 'prepare_and_tell', 'verify_and_tell', 'asked_for', 'main']
 
 # %% ../nbs/06_prepare.ipynb #99f66b66
 import argparse
@@ -253,7 +253,7 @@ def member_path(name: str) -> PurePosixPath:
     return PurePosixPath(*path.parts)
 
 
-def place(member: Member, path: Path) -> None:
+def write_member(member: Member, path: Path) -> None:
     "Write a member to a path that is not there yet."
     if member.kind == "folder":
         path.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def unpack(
             if number > MOST_MEMBERS:
                 raise ValueError(f"it has more than {MOST_MEMBERS} members")
             if path.is_relative_to(pick):
-                place(member, target / path.relative_to(pick))
+                write_member(member, target / path.relative_to(pick))
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{archive.name} was not unpacked: its member {member.name!r} would replace another") from error
     except DAMAGE as error:
@@ -356,6 +356,8 @@ def bring(
     file = by_hand if by_hand.exists() else from_url
     try:
         if not file.exists():
+            if not url:
+                raise ConnectionError(f"{download.name} has no open address")
             file.parent.mkdir(exist_ok=True)
             fetch(url, file, most_bytes(download))
         check_file(file, download.md5)
@@ -422,9 +424,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def fetch_missing(record: DatasetRecord, root: Path, mirror: str | None) -> None:
     "Bring every file of a dataset that is not in place; the caller holds the lock."
-    folder = root / DOWNLOADS / record.name
-    missing = [download for download in dataset_state(record, root).missing
-               if address(download, record, mirror) or (folder / download.name).exists()]
+    folder, missing = root / DOWNLOADS / record.name, dataset_state(record, root).missing
     if missing:
         check_space(missing, record, root)
     for download in sorted(missing, key=lambda download: not download.needed):
@@ -508,17 +508,9 @@ def open_whole(path: Path) -> Exception | None:  # what went wrong
         return error
 
 
-def image_records() -> sqlite3.Connection:
-    "The database of images that were opened. Raises OSError, naming its file, where it cannot be used."
-    path = cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        database = sqlite3.connect(path, timeout=60)
-        database.execute("CREATE TABLE IF NOT EXISTS images "
-                         "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT)")
-    except sqlite3.Error as error:
-        raise OSError(f"{path} cannot be used ({error}): delete it, or set NPT_CACHE to a folder of yours") from error
-    return database
+def image_records() -> Path:
+    "The database of the images that were opened."
+    return cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3"
 
 
 def stamp(path: Path) -> tuple[bytes, int, int] | None:
@@ -532,6 +524,7 @@ def stamp(path: Path) -> tuple[bytes, int, int] | None:
 
 def open_new(database: sqlite3.Connection, pool: ThreadPoolExecutor, paths: Sequence[Path]) -> dict[Path, str]:
     "Open those images of `paths`, at most 500, that have no verdict yet, keep the verdicts, and give the bad ones of all."
+    database.execute("CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, size INT, mtime_ns INT, reason TEXT)")
     stamps = {path: stamp(path) for path in paths}
     keys = [found[0] for found in stamps.values() if found]
     select = f"SELECT path, size, mtime_ns, reason FROM images WHERE path IN ({','.join('?' * len(keys))})"
@@ -552,13 +545,21 @@ def broken_images(
     paths: Sequence[str | Path],
     workers: int | None = None,  # threads; None: as many as there are processors, at most 8
 ) -> dict[Path, str]:  # the broken ones, with the reason
-    "Open every image completely, once; a later call opens only what has changed since."
+    """Open every image completely, once; a later call opens only what has changed since.
+
+    Raises OSError, naming the file, where the verdicts cannot be kept.
+    """
     paths, broken = list(dict.fromkeys(map(Path, paths))), {}
-    with (closing(image_records()) as database, ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool,
-          tqdm(total=len(paths), desc="opening", unit=" images", delay=1) as bar):
-        for start in range(0, len(paths), 500):
-            broken |= open_new(database, pool, paths[start:start + 500])
-            bar.update(len(paths[start:start + 500]))
+    image_records().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with (closing(sqlite3.connect(image_records(), timeout=60)) as database,
+              ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool,
+              tqdm(total=len(paths), desc="opening", unit=" images", delay=1) as bar):
+            for start in range(0, len(paths), 500):
+                broken |= open_new(database, pool, paths[start:start + 500])
+                bar.update(len(paths[start:start + 500]))
+    except sqlite3.Error as error:
+        raise OSError(f"{image_records()} cannot be used ({error}): delete it, or set NPT_CACHE elsewhere") from error
     return broken
 
 # %% ../nbs/06_prepare.ipynb #338cc156
@@ -615,11 +616,11 @@ def parser() -> argparse.ArgumentParser:
                                                "an interrupted download goes on where it stopped.")
     made.add_argument("names", nargs="*", metavar="NAME", help=f"datasets: {', '.join(PREPARED)}")
     made.add_argument("--all", action="store_true", help="all of them")
-    made.add_argument("--root", type=Path, default=Path("data"),
+    made.add_argument("--root", type=lambda text: Path(text).expanduser(), default=Path("data"),
                       help="data_root, the folder of all datasets (default: data)")
     made.add_argument("--list", action="store_true", help="show what is there, and do nothing")
     made.add_argument("--verify", action="store_true",
-                      help="fetch nothing: count the classes and open the images of the datasets named, or of all that are there")
+                      help="fetch nothing: count the classes and open the images of the datasets named, or of all there are")
     made.add_argument("--mirror", metavar="URL", help="fetch every file as URL/<dataset>/<file>")
     made.add_argument("--link", metavar="PATH", help="link an existing copy of the one dataset named")
     return made
@@ -627,16 +628,15 @@ def parser() -> argparse.ArgumentParser:
 
 def prepare_and_tell(name: str, options: argparse.Namespace) -> None:
     "Prepare one dataset, make its split, and print what it holds."
-    root = options.root.expanduser()
-    if dataset_state(PREPARED[name], root).missing:
-        print(announce(PREPARED[name], root, options.mirror), flush=True)
-    folder = prepare(name, root, options.mirror, options.link)
-    print(f"{name}: {holds(read_rows(PREPARED[name], root))}, in {folder}", flush=True)
+    if dataset_state(PREPARED[name], options.root).missing:
+        print(announce(PREPARED[name], options.root, options.mirror), flush=True)
+    folder = prepare(name, options.root, options.mirror, options.link)
+    print(f"{name}: {holds(read_rows(PREPARED[name], options.root))}, in {folder}", flush=True)
 
 
 def verify_and_tell(name: str, options: argparse.Namespace) -> None:
     "Verify one dataset; ValueError with all that is wrong."
-    if wrong := verify(name, options.root.expanduser()):
+    if wrong := verify(name, options.root):
         raise ValueError("\n  ".join([f"{len(wrong)} faults", *wrong]))
 
 
@@ -645,8 +645,9 @@ def asked_for(options: argparse.Namespace) -> list[str]:
     names = list(PREPARED) if options.all else [known("dataset to prepare", name, PREPARED) for name in options.names]
     if not names and options.verify:
         names = [name for name, record in PREPARED.items() if dataset_state(record, options.root).word != "missing"]
-    if not names and not options.verify and not options.list:
-        raise ValueError("name the datasets, or give --all, or --list to see them")
+    if not names and not options.list:
+        there = f"there is no dataset in {options.root} yet: " if options.verify else ""
+        raise ValueError(f"{there}name the datasets, or give --all, or --list to see them")
     if options.link and len(names) != 1:
         raise ValueError("--link needs the name of one dataset")
     return names
@@ -663,11 +664,12 @@ def main(
     except ValueError as error:
         made.error(str(error))
     if options.list:
-        print(listing(names or PREPARED, options.root.expanduser()))
+        print(listing(names or PREPARED, options.root))
         return 0
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("ignore", module="PIL")  # of EXIF tags that say nothing about the pixels
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             try:
                 (verify_and_tell if options.verify else prepare_and_tell)(name, options)

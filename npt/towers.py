@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTED', 'end_of_text', 'trim', 'common_prefix', 'join', 'replace', 'change_input', 'text_tower',
-           'token_embedding', 'why_no_deep_prompts', 'check_deep_prompts', 'normalised', 'full_text_features',
-           'project_qkv', 'attend', 'shared_block', 'enter', 'project_text', 'shared_text_features', 'why_not_shared',
-           'why_no_image_prompts', 'image_tower', 'prompted_image_features']
+           'token_embedding', 'why_no_deep_prompts', 'text_blocks', 'check_deep_prompts', 'normalised',
+           'full_text_features', 'project_qkv', 'attend', 'shared_block', 'enter', 'project_text',
+           'shared_text_features', 'why_not_shared', 'why_no_image_prompts', 'ImageTower', 'image_tower',
+           'prompted_image_features']
 
 # %% ../nbs/07_towers.ipynb #5f954766
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
+from typing import NamedTuple
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.model import ModifiedResNet
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from timm.models import Eva
 from timm.models import VisionTransformer as TimmVisionTransformer
@@ -100,26 +102,31 @@ def why_no_deep_prompts(
     return CHECKPOINTED if tower.transformer.grad_checkpointing else None
 
 
-def check_deep_prompts(
+def text_blocks(
     model: nn.Module,  # an open_clip model
-    prefix: Tensor,  # (P, w) or (B, P, w)
-    suffix: Tensor,  # (K, S, w)
-    deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
-    start: int,  # position of the first vector that they replace
-) -> None:
-    "Raise ValueError where deep prompts cannot enter the model, or have a wrong block or shape."
-    if not deep:
-        return
+) -> Sequence[nn.Module]:  # the blocks of its text tower
+    "The blocks that deep text prompts enter. Raises ValueError where they cannot."
     if reason := why_no_deep_prompts(model):
         raise ValueError(reason)
-    room, width, last = prefix.shape[-2] - start, suffix.shape[-1], len(text_tower(model).transformer.resblocks) - 1
+    return text_tower(model).transformer.resblocks
+
+
+def check_deep_prompts(
+    model: nn.Module,  # an open_clip model
+    deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
+    num_classes: int,  # K
+    room: int,  # vectors of the prefix from the first that they replace
+) -> None:
+    "Raise ValueError where deep prompts cannot enter the model, or have a wrong block or shape."
+    width = token_embedding(model).embedding_dim
     for block, vectors in deep.items():
+        last = len(text_blocks(model)) - 1
         if not 1 <= block <= last:
             raise ValueError(f"deep[{block}]: deep prompts enter blocks 1 to {last}. Those of block 0 are in the prefix.")
-        if tuple(vectors.shape[:-2]) not in ((), (len(suffix),)) or vectors.shape[-1] != width or \
-                not 1 <= vectors.shape[-2] <= room:
+        count = vectors.shape[-2] if vectors.dim() > 1 else 0
+        if not 1 <= count <= room or vectors.shape not in ((count, width), (num_classes, count, width)):
             raise ValueError(f"deep[{block}] has the shape {tuple(vectors.shape)}. It must be (n, {width}) or "
-                             f"({len(suffix)}, n, {width}), n from 1 to the {room} context vectors of the prefix.")
+                             f"({num_classes}, n, {width}), n from 1 to the {room} context vectors of the prefix.")
 
 # %% ../nbs/07_towers.ipynb #d51f3ff7
 def normalised(
@@ -141,7 +148,7 @@ def full_text_features(
 
     Raises ValueError for deep prompts that do not fit, or whose entry to this tower is not known.
     """
-    check_deep_prompts(model, prefix, suffix, deep, start)
+    check_deep_prompts(model, deep, len(suffix), prefix.shape[-2] - start)
     embed = token_embedding(model)
     rest = embed(tokens[:, prefix.shape[-2] + suffix.shape[1] :])
     vectors = join(prefix[..., None, :, :], suffix, rest).to(embed.weight.dtype)
@@ -153,7 +160,7 @@ def full_text_features(
     with ExitStack() as hooks:
         hooks.enter_context(embed.register_forward_hook(lambda *_: vectors.flatten(end_dim=-3)))
         for block, learned in deep.items():
-            hooks.enter_context(change_input(text_tower(model).transformer.resblocks[block], entering(learned)))
+            hooks.enter_context(change_input(text_blocks(model)[block], entering(learned)))
         return normalised(model.encode_text(tokens.expand(*lead, -1).flatten(end_dim=-2))).unflatten(0, lead)
 
 # %% ../nbs/07_towers.ipynb #908b6c53
@@ -232,7 +239,7 @@ def shared_text_features(
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
     """
-    check_deep_prompts(model, prefix, suffix, deep, start)
+    check_deep_prompts(model, deep, len(suffix), prefix.shape[-2] - start)
     tower, length = text_tower(model), prefix.shape[-2]
     end = end_of_text(tokens) - length
     first, last = int(end.min()), int(end.max())
@@ -286,16 +293,24 @@ def why_no_image_prompts(
     return CHECKPOINTED if checkpointed else None
 
 
+class ImageTower(NamedTuple):
+    "The parts of a vision transformer that image prompts need."
+
+    width: int  # w, of its tokens
+    before: nn.Module  # the last module before the first block; the prompts of block 0 enter here
+    blocks: Sequence[nn.Module]
+
+
 def image_tower(
-    model: nn.Module,  # an open_clip model for which `why_no_image_prompts` is None
-) -> tuple[int, nn.Module, Sequence[nn.Module]]:  # width w, what comes before the first block, the blocks
-    "The parts of an image tower that image prompts need. Raises ValueError where there are none."
+    model: nn.Module,  # an open_clip model
+) -> ImageTower:
+    "Find where image prompts enter. Raises ValueError where they cannot."
     if reason := why_no_image_prompts(model):
         raise ValueError(reason)
     tower = getattr(model.visual, "trunk", model.visual)
     if isinstance(tower, VisionTransformer):
-        return tower.transformer.width, tower.ln_pre, tower.transformer.resblocks
-    return tower.embed_dim, tower.norm_pre, tower.blocks
+        return ImageTower(tower.transformer.width, tower.ln_pre, tower.transformer.resblocks)
+    return ImageTower(tower.embed_dim, tower.norm_pre, tower.blocks)
 
 
 def prompted_image_features(

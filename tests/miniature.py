@@ -26,7 +26,8 @@ CLASSES = {
     "eurosat": ["AnnualCrop", "Forest", "HerbaceousVegetation", "SeaLake"],
     "oxford_flowers": {"1": "pink primrose", "2": "hard-leaved pocket orchid", "3": "canterbury bells", "4": "sweet pea"},
     "oxford_pets": ["Abyssinian", "american_bulldog", "Egyptian_Mau", "great_pyrenees"],
-    "stanford_cars": ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi TT Hatchback 2011", "Ram C/V Cargo Van Minivan 2012"],
+    "stanford_cars": ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi TT Hatchback 2011",
+                      "Ram C/V Cargo Van Minivan 2012"],
     "fgvc_aircraft": ["707-320", "737-200", "A300B4", "Cessna 172"],
     "sun397": ["/a/abbey", "/a/apartment_building/outdoor", "/c/church/indoor", "/z/zen_garden"],
     "ucf101": ["ApplyEyeMakeup", "BoxingPunchingBag", "YoYo", "HandstandPushups"],
@@ -134,9 +135,10 @@ def sun(record: DatasetRecord, folder: Path) -> None:
 def ucf(record: DatasetRecord, folder: Path) -> None:
     lists = {"trainlist01.txt": [], "testlist01.txt": []}
     for label, (name, words) in enumerate(zip(CLASSES[record.name], CLASSNAMES[record.name])):
-        for place, image in enumerate(write_pictures(folder / record.images / words, label, f"v_{name}_g" + "{:02d}_c01.jpg")):
-            video = f"{name}/{image[:-4]}.avi"
-            lists["trainlist01.txt" if place < 7 else "testlist01.txt"].append(f"{video} {label + 1}" if place < 7 else video)
+        frames = write_pictures(folder / record.images / words, label, f"v_{name}_g" + "{:02d}_c01.jpg")
+        videos = [f"{name}/{frame[:-4]}.avi" for frame in frames]
+        lists["trainlist01.txt"] += [f"{video} {label + 1}" for video in videos[:7]]
+        lists["testlist01.txt"] += videos[7:]
     lists["classInd.txt"] = [f"{label} {name}" for label, name in enumerate(CLASSES[record.name], start=1)]
     for name, lines in lists.items():
         write_text("\r\n".join(lines) + "\r\n", folder / "ucfTrainTestlist" / name)
@@ -151,7 +153,8 @@ def imagenet(record: DatasetRecord, folder: Path) -> None:
 def imagenet_variant(record: DatasetRecord, folder: Path) -> None:
     for label, number in enumerate(CLASSES[record.name]):
         write_pictures(folder / record.images / number, label, "{}.jpg", 3)
-    write_text("about these pictures", folder / record.images / "README.txt")
+    if record.name in ("imagenet_a", "imagenet_r"):
+        write_text("about these pictures", folder / record.images / "README.txt")
 
 
 WRITERS = dict(class_folders=class_folders, flowers=flowers, pets=pets, cars=cars, aircraft=aircraft, sun=sun, ucf=ucf,
