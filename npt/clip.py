@@ -6,13 +6,15 @@
 __all__ = ['PRECISIONS', 'end_of_text', 'trim', 'common_prefix', 'text_tower', 'token_embedding', 'normalised',
            'full_text_features', 'project_qkv', 'attend', 'shared_block', 'project_text', 'shared_text_features',
            'why_not_shared', 'FrozenCLIP', 'check_device', 'uses_quick_gelu', 'check_tag', 'check_weights', 'fetch',
-           'build_model', 'first_line', 'load_clip', 'split_features']
+           'build_model', 'first_line', 'load_clip']
 
 # %% ../nbs/08_clip.ipynb #a3e170e9
+import hashlib
 import os
 import pickle
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 
 import open_clip
 import torch
@@ -22,7 +24,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
-from .data import Split, make_loader
 from .names import known
 from .world import load_world_clip
 from .world import tokenizer as world_tokenizer
@@ -196,10 +197,19 @@ class FrozenCLIP:
         self.preprocess = image_transform_v2(self.preprocess_cfg, is_train=False)
         self.start_length = common_prefix(self.tokenize(["a", "the"]))  # tokens before a text's first word: 1 for SOT
         self.embed_dim = self.encode_text(["a"]).shape[-1]
-        self.kept: dict[tuple, Tensor] = {}  # images to their features, see `split_features`
+        self.kept: dict[tuple, Tensor] = {}  # images to their features, see `npt.features`
 
     def __repr__(self) -> str:
         return f"FrozenCLIP({self.name!r}, embed_dim={self.embed_dim}, device={str(self.device)!r}, dtype={self.dtype})"
+
+    @cached_property
+    def image_fingerprint(self) -> str:
+        "A SHA-256 hash of the image tower's weights, which tells it from any other."
+        digest = hashlib.sha256()
+        for name, weights in sorted(self.model.visual.state_dict().items()):
+            digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
+            digest.update(weights.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def fits(
         self,
@@ -396,16 +406,3 @@ def load_clip(
     pretrained = check_weights(backbone, pretrained)
     tokenizer = fetch(backbone, pretrained)
     return FrozenCLIP(build_model(backbone, pretrained), tokenizer, backbone, device, dtype)
-
-# %% ../nbs/08_clip.ipynb #2b311130
-@torch.no_grad()
-def split_features(
-    clip: FrozenCLIP,
-    split: Split,
-) -> tuple[Tensor, Tensor]:  # (N, d) L2-normalised, and (N,) int64 labels, both on the model's device
-    "The image features of a split, prepared as at test time; computed once for each set of images, then kept."
-    images = tuple(item.image for item in split.items)
-    if images not in clip.kept:
-        loader = make_loader(split, clip.preprocess_cfg)
-        clip.kept[images] = torch.cat([clip.encode_image(pixels) for pixels, _ in loader])
-    return clip.kept[images], split.labels.to(clip.device)

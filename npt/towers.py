@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKPOINTED', 'end_of_text', 'trim', 'common_prefix', 'join', 'replace', 'change_input', 'text_tower',
            'token_embedding', 'why_no_deep_prompts', 'text_blocks', 'check_deep_prompts', 'normalised',
-           'full_text_features', 'project_qkv', 'attend', 'shared_block', 'enter', 'project_text',
-           'shared_text_features', 'why_not_shared', 'why_no_image_prompts', 'ImageTower', 'image_tower',
-           'prompted_image_features']
+           'full_text_features', 'project_qkv', 'attend', 'shared_block', 'project_text', 'shared_text_features',
+           'why_not_shared', 'why_no_image_prompts', 'ImageTower', 'image_tower', 'prompted_image_features']
 
 # %% ../nbs/07_towers.ipynb #5f954766
 from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +191,7 @@ def attend(
 
 def shared_block(
     block: ResidualAttentionBlock,
-    prefix: Tensor,  # (1, P, w) or (B, 1, P, w), what all prompts begin with
+    prefix: Tensor,  # (1, P, w) or (B, 1, P, w), what prompts begin with; K in place of 1 where it differs by class
     suffix: Tensor,  # (K, S, w) or (B, K, S, w), what follows in each
 ) -> tuple[Tensor, Tensor]:  # both after this block
     "One block over the prefix, once, and over every suffix, which attends to the prefix and to itself."
@@ -202,20 +201,6 @@ def shared_block(
     return attend(block, prefix, queries, keys, values), suffix
 
 # %% ../nbs/07_towers.ipynb #0a3a5263
-def enter(
-    prefix: Tensor,  # (1, P, w) or (B, 1, P, w)
-    suffix: Tensor,  # (K, S, w) or (B, K, S, w)
-    vectors: Tensor,  # (n, w), or (K, n, w) where they differ by class
-    start: int,  # position of the first that they replace
-) -> tuple[Tensor, Tensor]:  # prefix and suffix, whose positions add up as before
-    "Write deep prompts over the context, which from the first class-specific ones on is a part of the suffixes."
-    if vectors.dim() == 3:
-        prefix, suffix = prefix[..., :start, :], join(prefix[..., start:, :], suffix)
-    if prefix.shape[-2] > start:
-        return replace(prefix, start, vectors), suffix
-    return prefix, replace(suffix, 0, vectors)
-
-
 def project_text(
     tower: nn.Module,  # an open_clip text tower
     x: Tensor,  # (..., w), the residual stream at EOT after the last block
@@ -251,10 +236,10 @@ def shared_text_features(
     suffix = suffix[:, : last + 1].to(position.dtype) + position[length : length + last + 1]
     for number, block in enumerate(tower.transformer.resblocks):
         if number in deep:
-            prefix, suffix = enter(prefix, suffix, deep[number], start)
+            prefix = replace(prefix, start, deep[number])
         prefix, suffix = shared_block(block, prefix, suffix)
     each = torch.arange(len(end), device=end.device)
-    return normalised(project_text(tower, suffix[..., each, end - last - 1, :]))  # counted from the end of the suffix
+    return normalised(project_text(tower, suffix[..., each, end, :]))
 
 # %% ../nbs/07_towers.ipynb #201e4ec6
 def why_not_shared(

@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .clip import split_features
 from .collapse import collapse_metrics
 from .cross_entropy import StepFeatures
 from .data import Draw, Split, make_loader
+from .features import split_features
 from .files import write_tensors
 from .imbalance import SAMPLERS, make_sampler
 from .losses import Objective, build_objective

@@ -13,8 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
-from npt.clip import build_model, load_clip, split_features
-from npt.data import load_dataset, make_loader
+from npt.clip import build_model, load_clip
 from npt.prompts import LEARNERS, RECIPES, Learner, build_learner, learner, load_prompts, recipe, save_prompts
 
 NAMES = ["red circle", "blue_star", "large striped green heart"]
@@ -63,19 +62,6 @@ def test_random_weights_are_announced_and_the_same_each_time():
         assert torch.equal(one, build_model("RN50-quickgelu", None).visual.conv1.weight)
     untouched = torch.randn(1, generator=torch.Generator().manual_seed(2))
     assert torch.randn(1) == untouched, "the caller's seed is left alone"
-
-
-def test_features_of_a_split_are_computed_once(clip, monkeypatch):
-    split = load_dataset("world/shapes", shots=2, seed=3).novel.train
-    pixels, labels = next(iter(make_loader(split, clip.preprocess_cfg)))
-    expected, calls = clip.encode_image(pixels), []
-    encode = clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda pixels: calls.append(len(pixels)) or encode(pixels))
-    for _ in range(3):
-        found = split_features(clip, split)
-        assert torch.equal(found[0], expected) and torch.equal(found[1], labels)
-    split_features(clip, split.take([0, 3]))
-    assert calls == [len(split), 2]
 
 
 # ---- refusals, before anything is downloaded or built

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from miniature import CLASSNAMES, PUBLISHED, make_tree
+from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
 
 from npt.datasets import DATASETS, find_dataset
 from npt.formats import SPLITS, image_folder, read_rows
@@ -83,13 +83,53 @@ def test_what_is_missing_is_named_with_the_command(name, tmp_path):
         read_rows(find_dataset(name), tmp_path)
 
 
-@pytest.mark.parametrize("name, file", [("oxford_pets", "annotations/trainval.txt"), ("stanford_cars", "devkit/cars_meta.mat"),
-                                        ("fgvc_aircraft", "variants.txt"), ("ucf101", "ucfTrainTestlist/classInd.txt"),
-                                        ("oxford_flowers", "cat_to_name.json")])
+LISTS = {"oxford_pets": "annotations/trainval.txt", "stanford_cars": "devkit/cars_meta.mat", "fgvc_aircraft": "variants.txt",
+         "ucf101": "ucfTrainTestlist/classInd.txt", "sun397": "ClassName.txt", "oxford_flowers": "cat_to_name.json"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, file", LISTS.items())
 def test_a_missing_list_is_named(name, file, tmp_path):
     (make_tree(name, tmp_path) / file).unlink()
     with pytest.raises(FileNotFoundError, match=file.rpartition("/")[2]):
         read_rows(find_dataset(name), tmp_path)
+
+
+@pytest.mark.parametrize("name, file", LISTS.items())
+@pytest.mark.parametrize("content", [b"", b"1 2 3", b"\xff\xfe\x00", b"{}"], ids=["empty", "numbers", "bytes", "json"])
+def test_a_damaged_list_is_refused_and_no_split_is_kept(name, file, content, tmp_path):
+    folder = make_tree(name, tmp_path)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"dataset '{name}' cannot be read from '{re.escape(str(folder))}'"):
+        read_rows(find_dataset(name), tmp_path)
+    assert not list(folder.glob("split_*"))
+
+
+def test_a_list_cannot_lead_out_of_the_folder(tmp_path):
+    path = make_tree("oxford_pets", tmp_path) / "annotations" / "test.txt"
+    path.write_text(path.read_text() + "../../secret_1 1 1 1\n")
+    with pytest.raises(ValueError, match="secret_1.jpg"):
+        read_rows(find_dataset("oxford_pets"), tmp_path)
+
+
+def test_an_empty_class_folder_is_named_and_a_loose_file_passed_over(tmp_path, quiet):
+    folder = make_tree("eurosat", tmp_path) / "2750"
+    (folder / "notes.txt").write_text("no class")
+    assert {row.label for row in read_rows(find_dataset("eurosat"), tmp_path)["train"]} == {0, 1, 2, 3}
+    (folder.parent / "split_npt_EuroSAT.json").unlink()
+    (folder / "Highway").mkdir()
+    with pytest.raises(ValueError, match="Highway is empty"):
+        read_rows(find_dataset("eurosat"), tmp_path)
+
+
+def test_photographs_are_split_as_ever(tmp_path):
+    for label, name in enumerate(["ash", "beech", "cedar", "oak tree"]):
+        write_pictures(tmp_path / name, label, "photo {}.jpg", count=5)
+    rows = read_rows(find_dataset("folder"), tmp_path)
+    assert {split: [row.path for row in rows[split] if row.label == 3] for split in SPLITS} == {
+        "train": ["oak tree/photo 5.jpg", "oak tree/photo 1.jpg"],
+        "val": ["oak tree/photo 3.jpg"],
+        "test": ["oak tree/photo 4.jpg", "oak tree/photo 2.jpg"],
+    }
 
 
 GOOD = dict(train=[["a.jpg", 0, "a"], ["b.jpg", 1, "b"]], val=[["c.jpg", 0, "a"]], test=[["d.jpg", 1, "b"]])
@@ -108,6 +148,12 @@ BAD = {
     "a label with two names": dict(test=[["d.jpg", 1, "c"]]),
     "a label that is never trained": dict(test=[["d.jpg", 2, "c"]]),
     "a gap between labels": dict(train=[["a.jpg", 0, "a"], ["b.jpg", 2, "b"]]),
+    "a path on another drive": dict(train=[["C:/secret.jpg", 0, "a"]]),
+    "a path that climbs inside": dict(train=[["a/../../secret.jpg", 0, "a"]]),
+    "a path that no system has": dict(train=[["a\0.jpg", 0, "a"]]),
+    "a class name of several lines": dict(train=[["a.jpg", 0, "a\nb"]]),
+    "no training images": dict(train=[]),
+    "no test images": dict(test=[]),
 }
 
 
@@ -115,14 +161,14 @@ BAD = {
 def test_a_hostile_split_file_is_refused(change, tmp_path):
     folder, record = make_tree("dtd", tmp_path), find_dataset("dtd")
     path = folder / "split_zhou_DescribableTextures.json"
-    path.write_text(json.dumps(GOOD))
+    path.write_text(json.dumps(GOOD | {"made by": "somebody"}))
     assert len(read_rows(record, tmp_path)["train"]) == 2
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(ValueError, match="split_zhou_DescribableTextures.json"):
         read_rows(record, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", '{"train": []}', '{"train": [', "\x80"])
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"train": []}', '{"train": [', "\x80", "[" * 100_000])
 def test_a_damaged_split_file_is_refused(content, tmp_path):
     path = make_tree("dtd", tmp_path) / "split_zhou_DescribableTextures.json"
     path.write_text(content, encoding="latin-1")
@@ -145,6 +191,13 @@ def test_unsorted_validation_images_are_named(tmp_path):
     (folder / "images" / "val" / "ILSVRC2012_val_00000009.JPEG").write_bytes(b"loose")
     with pytest.raises(ValueError, match="one folder a class"):
         read_rows(find_dataset("imagenet"), tmp_path)
+
+
+def test_imagenet_v2_with_other_folders_is_refused(tmp_path):
+    folder = make_tree("imagenet_v2", tmp_path) / find_dataset("imagenet_v2").images
+    (folder / "10").rename(folder / "n01530575")
+    with pytest.raises(ValueError, match="named as 0 is"):
+        read_rows(find_dataset("imagenet_v2"), tmp_path)
 
 
 def test_an_unknown_format_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from npt.data import load_dataset
 from npt.evaluation import evaluate
 from npt.imbalance import SAMPLERS, long_tail_counts, make_sampler
 from npt.prompts import build_learner
-from npt.training import CHECKPOINT, epoch_draws, fit
+from npt.training import epoch_draws, fit
 
 REBALANCED = ["logit_adjusted", "balanced_softmax", "class_balanced", "ldam", "ldam_drw", "focal"]
 STEEP = 0.0625
@@ -100,8 +100,8 @@ def test_images_of_a_class_come_up_equally_often():
 
 
 def test_progressive_goes_from_plain_to_balanced_in_the_course_of_a_fit():
-    labels, epochs = torch.tensor([0] * 90 + [1] * 10), 400
-    tail = torch.tensor([float(sum(labels[draw.index] for batch in epoch_draws(labels, "progressive", 32, 1, epoch, epochs)
+    labels, epochs = torch.tensor([0] * 90 + [2] * 10), 400  # no class 1, which has no share at any time
+    tail = torch.tensor([float(sum(labels[draw.index] == 2 for batch in epoch_draws(labels, "progressive", 32, 1, epoch, epochs)
                                    for draw in batch)) / 100 for epoch in range(epochs)])
     for part, quarter in enumerate(tail.view(4, -1)):
         middle = (part + 0.5) / 4
@@ -254,10 +254,11 @@ def test_a_checkpoint_of_another_sampler_is_refused(clip, long_tail, tmp_path):
         fitted(clip, long_tail, run_dir=tmp_path, sampler="square_root")
 
 
-def test_an_unknown_sampler_is_refused_before_anything_is_written(clip, long_tail, tmp_path):
+@pytest.mark.parametrize("learner", ["coop", "zero_shot"])
+def test_an_unknown_sampler_is_refused_before_anything_is_written(clip, long_tail, learner, tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'class_balanced'"):
-        fitted(clip, long_tail, run_dir=tmp_path, sampler="class-balanced")
-    assert not (tmp_path / CHECKPOINT).exists()
+        fit(build_learner(learner, clip, long_tail.classnames), long_tail.train, run_dir=tmp_path, sampler="class-balanced")
+    assert not list(tmp_path.iterdir())
 
 
 # Metrics

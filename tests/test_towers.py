@@ -165,15 +165,26 @@ def test_many_prefixes_are_as_many_runs_of_one(model):
         assert (shared_text_features(model, prefix, suffix, tokens) - features).abs().max() < 1e-12
 
 
-def test_suffixes_of_many_prefixes_are_projected_once_in_the_first_block(model):
+@pytest.mark.parametrize("contexts, deep, prefixes, suffixes", [
+    (None, {}, [(1,)] * 4, [(2,)] * 4),
+    (None, {1: (), 3: ()}, [(1,)] * 4, [(2,)] * 4),
+    (None, {1: (), 2: (2,)}, [(1,), (1,), (2,), (2,)], [(2,)] * 4),
+    (3, {}, [(3, 1)] * 4, [(2,), (3, 2), (3, 2), (3, 2)]),
+], ids=["one context", "deep", "class-specific", "three contexts"])
+def test_what_prompts_share_is_run_once(model, contexts, deep, prefixes, suffixes):
+    prefix, suffix, tokens = prompts_for(model, ["cat", "red fox"], 4, contexts)
+    deep = {block: drawn(*own, 4, WIDTH, seed=block) for block, own in deep.items()}
     seen = []
-    hook = model.transformer.resblocks[0].ln_1.register_forward_hook(lambda _, args, x: seen.append(tuple(x.shape)))
+    hooks = [block.ln_1.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+             for block in model.transformer.resblocks]
     try:
-        prefixes, suffix, tokens = prompts_for(model, ["cat", "red fox"], 4, contexts=3)
-        shared_text_features(model, prefixes, suffix, tokens)
+        shared_text_features(model, prefix, torch.cat([suffix, suffix], dim=1), tokens, deep)
     finally:
-        hook.remove()
-    assert sorted(seen) == sorted([(3, 1, 5, WIDTH), (2, suffix.shape[1], WIDTH)])
+        for hook in hooks:
+            hook.remove()
+    parts = [[(*lead, prefix.shape[-2], WIDTH) for lead in prefixes],
+             [(*lead, suffix.shape[1], WIDTH) for lead in suffixes]]
+    assert seen == [shape for both in zip(*parts) for shape in both]
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:
