@@ -21,9 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .clip import FrozenCLIP, normalised, trim
+from .clip import FrozenCLIP
 from .files import write_tensors
 from .names import known
+from .towers import normalised, trim
 
 # %% ../nbs/09_prompts.ipynb #eb0243cf
 def check_classnames(

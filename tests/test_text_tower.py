@@ -6,7 +6,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 
-from npt.clip import FrozenCLIP, load_clip, trim
+from npt.clip import FrozenCLIP, load_clip
+from npt.towers import trim
 
 NAMES = {
     "one class": ["dog"],
