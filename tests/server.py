@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
+HANGS = "hangs"
+
+
 class Handler(BaseHTTPRequestHandler):
     "Answers a GET with a file, or with the part that its Range asks for."
 
@@ -33,7 +36,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         with contextlib.suppress(ConnectionError):  # the client has read enough
-            self.wfile.write(content[start:trouble])
+            if trouble == HANGS:
+                self.wfile.write(content[start : len(content) // 2])
+                server.ended.wait(300)
+            else:
+                self.wfile.write(content[start:trouble])
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -46,10 +53,12 @@ class Server:
     folder: Path
     url: str = ""
     ranges: bool = True  # False: answers a Range with the whole file
-    # path -> what happens to its requests, in turn: None nothing, n > 0 the answer breaks off at byte n, -503 that status
-    troubles: dict[str, list[int | None]] = field(default_factory=dict)
+    # path -> what happens to its requests, in turn: None nothing, n > 0 the answer breaks off at byte n, -503 that status,
+    # HANGS the second half never comes
+    troubles: dict[str, list[int | str | None]] = field(default_factory=dict)
     log: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range of every request
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def counts(self) -> Counter:
         "How often each path was asked for."
@@ -66,4 +75,5 @@ def serve(folder: Path) -> Iterator[Server]:
         try:
             yield state
         finally:
+            state.ended.set()
             server.shutdown()
