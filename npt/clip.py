@@ -11,8 +11,9 @@ import hashlib
 import os
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 import open_clip
 import torch
@@ -20,8 +21,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from .names import known
-from .towers import (common_prefix, full_text_features, normalised, shared_text_features, token_embedding, trim,
-                        why_not_shared)
+from .towers import (common_prefix, full_text_features, normalised, prompted_image_features, shared_text_features,
+                        token_embedding, trim, why_not_shared)
 from .world import load_world_clip
 from .world import tokenizer as world_tokenizer
 
@@ -87,20 +88,33 @@ class FrozenCLIP:
         "Look up token embeddings, without their positions."
         return token_embedding(self.model)(tokens)
 
-    def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor) -> Tensor:
+    def text_lengths(
+        self,
+        texts: Sequence[str],  # K texts
+    ) -> Tensor:  # (K,) int64, tokens of each before its padding, SOT and EOT included
+        "Count tokens, whatever number the tokenizer pads with. Raises ValueError naming the first text that is too long."
+        tokens = self.tokenize(["", *texts])
+        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        return (place * (tokens[1:] != tokens[0, -1])).amax(dim=-1)
+
+    def full_text_features(
+        self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep: Mapping[int, Tensor] = MappingProxyType({})
+    ) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
-        return full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens)
+        return full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length)
 
     def text_features_from(
         self,
-        prefix: Tensor,  # (P, w), vectors that all prompts begin with
+        prefix: Tensor,  # (P, w), vectors that all prompts begin with, or (B, P, w) for B of them
         suffix: Tensor,  # (K, S, w), the vectors that follow in each prompt, up to the longest EOT or beyond
         tokens: Tensor,  # (K, L) int64, the prompts as text, any word standing for a learned vector
-    ) -> Tensor:  # (K, d), L2-normalised
+        deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w), from after SOT on
+    ) -> Tensor:  # (K, d) or (B, K, d), L2-normalised
         "Text features of prompts given as vectors; differentiable, and the prefix is run once where that is exact."
-        if self.prefix_sharing is not True or len(prefix) == 0:
-            return self.full_text_features(prefix, suffix, tokens)
-        return shared_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens)
+        if self.prefix_sharing is not True or prefix.shape[-2] == 0:
+            return self.full_text_features(prefix, suffix, tokens, deep)
+        return shared_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep,
+                                    self.start_length)
 
     @torch.no_grad()
     def encode_text(
@@ -120,6 +134,14 @@ class FrozenCLIP:
     ) -> Tensor:  # (B, d), L2-normalised
         "Encode pictures."
         return normalised(self.model.encode_image(pixels.to(self.device, self.dtype)))
+
+    def encode_image_with(
+        self,
+        pixels: Tensor,  # (B, 3, H, W), normalised as `preprocess` does it
+        prompts: Sequence[Tensor],  # each (n, w), w the width of the image tower; the i-th enters block i
+    ) -> Tensor:  # (B, d), L2-normalised
+        "Encode pictures with learned vectors beside their patches; differentiable. Raises ValueError where none can enter."
+        return prompted_image_features(self.model, pixels.to(self.device, self.dtype), prompts)
 
 # %% ../nbs/08_clip.ipynb #690d12a4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,9 +10,12 @@ __all__ = ['Term', 'TERMS', 'NAMED_OBJECTIVES', 'StepFeatures', 'term', 'cross_e
 import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+
+from .anchors import Anchors
 
 # %% ../nbs/02_cross_entropy.ipynb #3dbf1e99
 @dataclass(frozen=True)
@@ -27,6 +30,29 @@ class StepFeatures:
     counts: torch.Tensor | None = None  # (K,) training images of each class
     logit_scale: torch.Tensor | float | None = None  # the factor from cosines to logits
     progress: float = 0.0  # share of the run's epochs that are done: 0 in the first, below 1 in the last
+    anchors: Anchors | None = None  # of the fit: frozen text features, and what is made from them
+    encode_image: Callable[[], torch.Tensor] | None = None  # gives (B, d) L2-normalised frozen features of the images
+
+    def anchored(
+        self,
+        part: str,  # "text", "ensemble", "etf" or "clusters", as in `Anchors`
+    ) -> torch.Tensor:  # (K, d), or (K,) for clusters
+        "What the text features may be held to. Raises `ValueError` where there is none, or none for these classes."
+        if self.anchors is None:
+            raise ValueError(f"This term needs the frozen CLIP's text features ({part}): give StepFeatures its anchors.")
+        found = getattr(self.anchors, part)
+        if found.shape != self.text.shape[: found.ndim]:
+            raise ValueError(f"The anchors are {tuple(found.shape)} and the text features {tuple(self.text.shape)}: "
+                             "make the anchors from the learner's own CLIP and classes.")
+        return found.to(self.text) if found.is_floating_point() else found.to(self.text.device)
+
+    @cached_property
+    def frozen_image(self) -> torch.Tensor:  # (B, d)
+        "The frozen CLIP's features of the step's images. Raises `ValueError` where nothing can compute them."
+        if self.encode_image is None:
+            raise ValueError("This term needs the frozen CLIP's features of the images: give StepFeatures encode_image.")
+        with torch.no_grad():
+            return self.encode_image().to(self.image)
 
 # %% ../nbs/02_cross_entropy.ipynb #2a6e511b
 Term = Callable[[StepFeatures], torch.Tensor]

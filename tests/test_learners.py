@@ -1,0 +1,170 @@
+"""Every learner gives the logits, the loss and the gradients of the same method written out at full length."""
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from npt.clip import FrozenCLIP
+from npt.prompts import build_learner, load_prompts, save_prompts
+
+NAMES = ["cat", "hand-held_computer", "red fox"]
+CASES = {
+    "coop": ("coop", dict()),
+    "coop, random": ("coop", dict(n_ctx=5, ctx_init=None)),
+    "coop, middle": ("coop", dict(n_ctx=5, ctx_init=None, class_token_position="middle")),
+    "coop, front": ("coop", dict(class_token_position="front")),
+    "coop, own contexts": ("coop", dict(ctx_init=None, class_specific=True)),
+    "coop, own contexts, middle": ("coop", dict(ctx_init=None, class_specific=True, class_token_position="middle")),
+    "cocoop": ("cocoop", dict()),
+    "vpt, shallow": ("vpt", dict(depth=1)),
+    "vpt, deep": ("vpt", dict(depth=4, n_ctx_image=3)),
+    "ivlp": ("ivlp", dict(depth=3, depth_image=2, n_ctx=2, n_ctx_image=3)),
+    "maple": ("maple", dict(depth=3)),
+    "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
+}
+each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
+
+
+def random_clip(resnet: bool = False, **text) -> FrozenCLIP:
+    "A CLIP in double precision with random weights, four blocks in each tower."
+    torch.manual_seed(0)
+    vision = dict(layers=(1, 1, 1, 1), width=16) if resnet else dict(layers=4, width=32, head_width=16, patch_size=8)
+    model = CLIP(embed_dim=48, vision_cfg=CLIPVisionCfg(image_size=32, **vision),
+                 text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
+    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    return FrozenCLIP(model, SimpleTokenizer(), "random", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def clip() -> FrozenCLIP:
+    return random_clip()
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
+    "One class: 77 tokens, vector by vector and block by block."
+    model, name, n = clip.model, sentence[1], len(context)
+    tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
+    rest = model.token_embedding(tokens)[0]
+    words = len(SimpleTokenizer().encode(name))
+    before = dict(end=n, middle=n // 2, front=0)[position]
+    if position == "end":
+        x = torch.cat([rest[:1], context, rest[1 + n:]])
+    else:
+        called, tail = rest[1 + n : 1 + n + words], rest[1 + n + words:]
+        x = torch.cat([rest[:1], context[:before], called, context[before:], tail])
+    x = (x + model.positional_embedding)[None]
+    for number, block in enumerate(model.transformer.resblocks):
+        if 1 <= number <= len(deep):
+            x = torch.cat([x[:, :1], deep[number - 1][None], x[:, 1 + n:]], dim=1)
+        x = block(x, attn_mask=model.attn_mask)
+    return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
+
+
+def literal_image(clip, pixels, prompts) -> Tensor:
+    "The vision transformer block by block, prompts last among its tokens."
+    tower, n = clip.model.visual, len(prompts[0]) if prompts else 0
+    x = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    x = torch.cat([tower.class_embedding.expand(len(x), 1, -1), x], dim=1) + tower.positional_embedding
+    if prompts:
+        x = torch.cat([x, prompts[0].expand(len(x), -1, -1)], dim=1)
+    x = tower.ln_pre(x)
+    for number, block in enumerate(tower.transformer.resblocks):
+        if 1 <= number < len(prompts):
+            x = torch.cat([x[:, :-n], prompts[number].expand(len(x), -1, -1)], dim=1)
+        x = block(x)
+    return F.normalize(tower.ln_post(x[:, 0]) @ tower.proj, dim=-1)
+
+
+def literal_logits(learner, pixels) -> Tensor:
+    clip, name, settings = learner.clip, learner.name, learner.settings
+    classes = [text.replace("_", " ") for text in learner.classnames]
+    lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
+    deep = list(getattr(learner, "deep_text", []))
+    prompts = list(getattr(learner, "image_prompts", []))
+    if name == "maple":
+        text = [learner.context, *deep]
+        prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
+    image, scale = literal_image(clip, pixels, prompts), clip.logit_scale
+    where = settings.get("class_token_position", "end")
+    rows = []
+    for feature in image:
+        context = clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context
+        if name == "cocoop":
+            first, _, second = learner.meta_net
+            hidden = (feature @ first.weight.T + first.bias).clamp(min=0)
+            context = context + hidden @ second.weight.T + second.bias
+        own = context if context.dim() == 3 else [context] * len(classes)
+        text = torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
+        rows.append(scale * text @ feature)
+    return torch.stack(rows)
+
+
+@each
+def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, name, settings):
+    learner = build_learner(name, clip, NAMES, **settings)
+    found, expected = learner.logits(images()), literal_logits(learner, images())
+    losses = [F.cross_entropy(logits, torch.arange(3)) for logits in (found, expected)]
+    assert torch.allclose(found, expected, atol=1e-6, rtol=0) and (losses[0] - losses[1]).abs() < 1e-6
+    parameters = dict(learner.named_parameters())
+    mine, written = (torch.autograd.grad(loss, list(parameters.values())) for loss in losses)
+    for key, one, other in zip(parameters, mine, written, strict=True):
+        assert other.norm() > 1e-6, f"{key} must matter"
+        assert torch.allclose(one, other, atol=1e-6, rtol=1e-6), key
+
+
+@each
+def test_a_saved_learner_comes_back_and_a_seed_gives_one_start(clip, tmp_path, name, settings):
+    learner, again, other = (build_learner(name, clip, NAMES, **settings, seed=seed) for seed in (1, 1, 2))
+    for key, value in learner.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    drawn = [key for key, value in learner.state_dict().items() if not torch.equal(value, other.state_dict()[key])]
+    assert bool(drawn) == (settings.get("ctx_init", "words") is None or name != "coop")
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += torch.randn_like(parameter) * 0.01
+    save_prompts(learner, tmp_path / "prompts.safetensors")
+    load_prompts(other, tmp_path / "prompts.safetensors")
+    assert torch.equal(other.logits(images()), learner.logits(images()))
+
+
+@each
+def test_other_classes_share_the_parameters(clip, name, settings):
+    learner = build_learner(name, clip, NAMES, **settings)
+    if settings.get("class_specific"):
+        with pytest.raises(ValueError, match="class_specific=False"):
+            learner.for_classes(["dog"])
+        return
+    novel = learner.for_classes(["dog", "annual crop land"])
+    assert all(a is b for a, b in zip(learner.parameters(), novel.parameters(), strict=True))
+    assert torch.allclose(novel.logits(images()), literal_logits(novel, images()), atol=1e-6)
+    assert learner.logits(images()).shape == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["vpt", "ivlp", "maple"])
+def test_image_prompts_on_a_resnet_are_refused_in_a_sentence(name):
+    with pytest.raises(ValueError, match="need a vision transformer"):
+        build_learner(name, random_clip(resnet=True), NAMES)
+
+
+@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"]])
+def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
+    clip = random_clip()
+    learner = build_learner(name, clip, NAMES, **settings)
+    expected = learner.logits(images())
+    clip.prefix_sharing = "switched off for the test"
+    assert torch.allclose(learner.logits(images()), expected, atol=1e-6)
+
+
+def test_cocoop_takes_many_prompts_in_turn(clip, monkeypatch):
+    learner = build_learner("cocoop", clip, NAMES)
+    expected = learner.logits(images())
+    monkeypatch.setattr("npt.context.PROMPTS_AT_ONCE", 3)
+    assert torch.allclose(learner.logits(images()), expected, atol=1e-9)
