@@ -572,10 +572,11 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_half_done(server, m
 
 
 def in_a_process(*arguments: object) -> subprocess.Popen:
-    "The command line in a process of its own."
+    "The command line in a process of its own, which listens to Ctrl-C even where the tests run in the background."
     command = [sys.executable, ROOT / "data_prep" / "prepare.py", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Path):
