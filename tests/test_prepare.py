@@ -544,6 +544,17 @@ def test_unpacking_that_is_killed_is_done_again(server: Server, mirrored: Callab
     assert dataset_state(record, root).word == "ready" and not left_behind(root) and set(server.counts().values()) == {1}
 
 
+def test_an_inner_archive_that_was_taken_out_by_half_is_taken_out_again(server, mirrored, root):
+    record = mirrored("caltech101")
+    folder = root / DOWNLOADS / "caltech101"
+    folder.mkdir(parents=True)
+    shutil.copy(server.folder / "caltech101" / "caltech-101.zip", folder)
+    (folder / "caltech-101.zip.101_ObjectCategories.tar.gz").write_bytes(b"half of it")
+    with pytest.warns(UserWarning, match="split_zhou_Caltech101.json"):
+        prepare("caltech101", root, mirror=server.url)
+    assert dataset_state(record, root).word == "ready" and not left_behind(root)
+
+
 def test_too_little_space_is_said_before_anything_is_fetched(server, mirrored, root, monkeypatch):
     mirrored("food101")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
