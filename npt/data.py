@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['VAL_SHOTS', 'DATA_ROOT', 'MOST_NAMED', 'MOST_WORKERS', 'IMAGES_A_WORKER', 'TRAINING_EPOCHS', 'Item', 'Split', 'Part',
-           'world_splits', 'file_splits', 'few_shot', 'pick_shots', 'refuse_broken', 'FewShotData', 'load_dataset',
-           'open_image', 'training_transform', 'Draw', 'torch_seed', 'Images', 'worker_count', 'make_loader']
+           'world_rows', 'as_splits', 'few_shot', 'warn_of_short', 'pick_shots', 'refuse_broken', 'FewShotData',
+           'load_dataset', 'open_image', 'training_transform', 'Draw', 'torch_seed', 'Images', 'worker_count',
+           'make_loader']
 
 # %% ../nbs/07_data.ipynb #4ee32279
 import multiprocessing
 import os
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision import transforms
 
 from .datasets import DatasetRecord, find_dataset
-from .formats import SPLITS, by_label, image_folder, read_rows
+from .formats import SPLITS, Row, Rows, by_label, image_folder, read_rows
 from .imbalance import long_tail_counts, take_first
 from .prepare import broken_images
 from .world import LABEL_SETS, PER_CLASS, WorldImage, draw_images
@@ -90,59 +91,62 @@ class Part:
         return self.train.classnames
 
 # %% ../nbs/07_data.ipynb #214bff6b
-def world_splits(record: DatasetRecord) -> dict[str, Split]:
-    "List the pictures of a label set of the offline world."
+def world_rows(record: DatasetRecord) -> Rows:
+    "List the pictures of a label set of the offline world; their names stand where a file has its path."
     label_set = record.name.removeprefix("world/")
-    names = tuple(thing.name for thing in LABEL_SETS[label_set].things)
-    return {split: Split(tuple(Item(WorldImage(label_set, split, label, number), label)
-                               for label in range(len(names)) for number in range(PER_CLASS[split])), names, record)
+    return {split: [Row(WorldImage(label_set, split, label, number), label, thing.name)
+                    for label, thing in enumerate(LABEL_SETS[label_set].things) for number in range(PER_CLASS[split])]
             for split in SPLITS}
 
 
-def file_splits(record: DatasetRecord, root: Path) -> dict[str, Split]:
-    "List the images of a dataset of files."
-    rows, folder = read_rows(record, root), image_folder(record, root)
+def as_splits(rows: Rows, record: DatasetRecord, root: Path) -> dict[str, Split]:
+    "Turn rows into items, with the whole path of a file, and gather the class names in label order."
+    folder, world = image_folder(record, root), record.format == "world"
     named = {row.label: row.classname for row in rows["train"] or rows["test"]}
     names = tuple(named[label] for label in range(len(named)))
-    return {split: Split(tuple(Item(f"{folder}/{row.path}", row.label) for row in rows[split]), names, record)
-            for split in SPLITS}
+    items = {split: tuple(Item(row.path if world else f"{folder}/{row.path}", row.label) for row in rows[split])
+             for split in SPLITS}
+    return {split: Split(items[split], names, record) for split in SPLITS}
 
 # %% ../nbs/07_data.ipynb #71f99701
 VAL_SHOTS = 4
 
 
 def few_shot(
-    split: Split,  # the items to pick from
+    classes: Collection[list[Row]],  # the rows of each class
     shots: int,  # images a class
     chance: random.Random,  # goes on from where it stands
-) -> Split:  # at most `shots` items a class, class by class
+) -> list[Row]:  # at most `shots` rows a class, class by class
     "Pick a few images of each class."
-    classes = by_label(split.items).values()
-    picks = [chance.sample(items, shots) if len(items) >= shots else items for items in classes]
-    return replace(split, items=tuple(item for items in picks for item in items))
+    return [row for members in classes for row in (chance.sample(members, shots) if len(members) >= shots else members)]
+
+
+def warn_of_short(classes: Collection[list[Row]], shots: int) -> None:
+    "Say which classes have fewer training images than shots."
+    short = [members for members in classes if len(members) < shots]
+    if short:
+        least = min(short, key=len)
+        warnings.warn(f"{len(short)} of {len(classes)} classes have fewer than {shots} training images and give all they "
+                      f"have; the fewest has {least[0].classname!r}, {len(least)}", stacklevel=4)
 
 
 def pick_shots(
-    splits: dict[str, Split],
+    rows: Rows,
     shots: int,  # training images of each class, at least 1
     seed: int,  # of the picks
-) -> dict[str, Split]:
+) -> Rows:
     """Pick the shots of train and val; a val that is the test set itself, as CoOp has it for ImageNet, is left whole.
 
     Warns where a class has fewer training images than shots; raises ValueError where shots < 1.
     """
     if shots < 1:
         raise ValueError(f"shots must be at least 1, not {shots}")
-    train, val, test = (splits[name] for name in SPLITS)
-    short = {name: count for name, count in zip(train.classnames, train.counts) if count < shots}
-    if short and len(train):
-        least = min(short, key=short.get)
-        warnings.warn(f"{len(short)} of {len(train.classnames)} classes have fewer than {shots} training images and give "
-                      f"all they have; the fewest has {least!r}, {short[least]}")
-    chance = random.Random(seed)
-    train = few_shot(train, shots, chance)
-    val = val if val == test else few_shot(val, min(shots, VAL_SHOTS), chance)
-    return {"train": train, "val": val, "test": test}
+    classes, chance = by_label(rows["train"]).values(), random.Random(seed)
+    warn_of_short(classes, shots)
+    picked = {**rows, "train": few_shot(classes, shots, chance)}
+    if rows["val"] != rows["test"]:
+        picked["val"] = few_shot(by_label(rows["val"]).values(), min(shots, VAL_SHOTS), chance)
+    return picked
 
 # %% ../nbs/07_data.ipynb #c594bea4
 DATA_ROOT = "data"  # where published datasets are looked for, seen from the folder that a run is started in
@@ -187,9 +191,9 @@ def load_dataset(
     record = find_dataset(name)
     if record.format == "folder" and root is None:
         raise ValueError(f"dataset {name!r} needs data_root: the folder that holds one folder of images for each class")
-    world = record.format == "world"
-    splits = world_splits(record) if world else file_splits(record, Path(root or DATA_ROOT).expanduser())
-    splits = pick_shots(splits, shots, seed)
+    root, world = Path(root or DATA_ROOT).expanduser(), record.format == "world"
+    rows = world_rows(record) if world else read_rows(record, root)
+    splits = as_splits(pick_shots(rows, shots, seed), record, root)
     if not world:
         refuse_broken(splits.values())
 
@@ -304,5 +308,6 @@ def make_loader(
         workers = worker_count(split, 1 if draws is None else TRAINING_EPOCHS)
     if draws is None:
         draws = BatchSampler([Draw(index) for index in range(len(split))], batch_size, drop_last=False)
-    return DataLoader(Images(split, preprocess), batch_sampler=draws, num_workers=workers, pin_memory=torch.cuda.is_available(),
+    return DataLoader(Images(split, preprocess), batch_sampler=draws, num_workers=workers,
+                      pin_memory=torch.cuda.is_available(),
                       generator=torch.Generator())  # a loader without its own takes a number from the caller's

@@ -52,8 +52,8 @@ def float_precision() -> list[str]:
     "How coarsely torch may multiply 32-bit floats: TF32 and bfloat16 are quicker and less exact."
     if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
         return [torch.get_float32_matmul_precision(), str(torch.backends.cudnn.allow_tf32)]
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-    return [backend.fp32_precision for backend in backends]
+    cuda, cpu = torch.backends.cudnn, torch.backends.mkldnn
+    return [kind.fp32_precision for kind in (torch.backends.cuda.matmul, cuda.conv, cpu.matmul, cpu.conv)]
 
 
 def ingredients(clip: FrozenCLIP, split: Split) -> dict:  # what JSON can hold
@@ -96,7 +96,7 @@ def split_features(
     clip: FrozenCLIP,
     split: Split,
 ) -> tuple[Tensor, Tensor]:  # (N, d) L2-normalised, and (N,) int64 labels, both on the model's device
-    "The image features of a split, prepared as at test time: from memory, from disk, or computed. ValueError without images."
+    "The image features of a split, prepared as at test time: remembered, read or computed. ValueError without images."
     if not len(split):
         raise ValueError(f"there are no images to encode: this split of {split.record.name!r} is empty")
     images = split.upright, tuple(item.image for item in split.items)
@@ -108,7 +108,7 @@ def split_features(
             try:
                 write_tensors({"features": features}, path, {"of": f"{split.record.name} by {clip.name}"})
             except OSError as error:
-                warnings.warn(f"features of {split.record.name} cannot be kept in {str(path.parent)!r} ({error}) and will be "
-                              "computed again by the next run; the environment variable NPT_CACHE names another folder")
+                warnings.warn(f"features of {split.record.name} cannot be kept in {str(path.parent)!r} ({error}): the next "
+                              "run will compute them again; the environment variable NPT_CACHE names another folder")
         clip.kept[images] = features.to(clip.device)
     return clip.kept[images], split.labels.to(clip.device)

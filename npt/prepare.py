@@ -13,6 +13,7 @@ __all__ = ['PREPARED', 'DOWNLOADS', 'FAILURES', 'TIMEOUT', 'CHUNK', 'MOST_MEMBER
 
 # %% ../nbs/06_prepare.ipynb #99f66b66
 import argparse
+import errno
 import gzip
 import hashlib
 import os
@@ -171,7 +172,7 @@ def check_file(path: Path, md5: str | None) -> None:
             raise ValueError(f"{path.name} is a web page, not the file")
         file.seek(0)
         digest = hashlib.md5(usedforsecurity=False)
-        for block in iter(lambda: file.read(CHUNK), b""):
+        for block in iter(lambda: file.read(CHUNK), b"") if md5 else ():
             digest.update(block)
     if md5 and digest.hexdigest() != md5:
         raise ValueError(f"{path.name} has the MD5 sum {digest.hexdigest()}, and {md5} was published")
@@ -284,6 +285,10 @@ def unpack(
         raise ValueError(f"{archive.name} was not unpacked: its member {member.name!r} would replace another") from error
     except DAMAGE as error:
         raise ValueError(f"{archive.name} is damaged, or not an archive: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENAMETOOLONG):  # an offset or a name that cannot be
+            raise ValueError(f"{archive.name} is damaged, or not an archive: {error}") from error
+        raise
     except ValueError as error:
         raise ValueError(f"{archive.name} was not unpacked: {error}") from error
 
@@ -492,7 +497,7 @@ def prepare(
         link_copy(record, root, Path(link))
     state = dataset_state(record, root)
     if state.by_hand and not mirror:
-        raise FileNotFoundError(f"{name} is not in {root / record.folder}, and has no open address.\n{state.by_hand}")
+        raise FileNotFoundError(f"{root / record.folder} is not complete, and {name} has no open address.\n{state.by_hand}")
     if state.missing:
         with alone(root / DOWNLOADS / name):
             fetch_missing(record, root, mirror)
@@ -628,7 +633,8 @@ def parser() -> argparse.ArgumentParser:
 
 def prepare_and_tell(name: str, options: argparse.Namespace) -> None:
     "Prepare one dataset, make its split, and print what it holds."
-    if dataset_state(PREPARED[name], options.root).missing:
+    state = dataset_state(PREPARED[name], options.root)
+    if state.missing and not options.link and (options.mirror or not state.by_hand):
         print(announce(PREPARED[name], options.root, options.mirror), flush=True)
     folder = prepare(name, options.root, options.mirror, options.link)
     print(f"{name}: {holds(read_rows(PREPARED[name], options.root))}, in {folder}", flush=True)

@@ -1,4 +1,4 @@
-"Features on disk: a key for everything that they depend on, files that may be damaged, missing, or written by several at once."
+"Features on disk: a key for all that they depend on; files that are damaged, missing, or written by several at once."
 
 import copy
 import os
@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -50,7 +51,8 @@ def split() -> Split:
 def photographs(tmp_path) -> Split:
     for number in range(3):
         Image.effect_noise((40, 30), 50 + number).save(tmp_path / f"{number}.png")
-    return Split(tuple(Item(str(tmp_path / f"{number}.png"), number) for number in range(3)), ("a", "b", "c"), find_dataset("dtd"))
+    items = tuple(Item(str(tmp_path / f"{number}.png"), number) for number in range(3))
+    return Split(items, ("a", "b", "c"), find_dataset("dtd"))
 
 
 def count_images(clip: FrozenCLIP, monkeypatch) -> list[int]:
@@ -70,6 +72,7 @@ def test_a_later_run_reads_the_same_bits(clip, split, folder, monkeypatch):
     for model in clip, clip, later, later:
         found, found_labels = split_features(model, split)
         assert torch.equal(found, expected) and torch.equal(found_labels, labels)
+    assert split_features(clip, split)[0] is split_features(clip, split)[0], "read again although the model remembers it"
     assert sizes == [len(split)] and later_sizes == []
     assert [path.stem for path in folder.iterdir()] == [feature_key(clip, split)]
 
@@ -137,12 +140,13 @@ def setting(name, value):
 
 
 def preprocessing(**changed):
-    return lambda clip, split, monkeypatch: monkeypatch.setattr(clip, "preprocess_cfg", replace(clip.preprocess_cfg, **changed))
+    return lambda clip, split, monkeypatch: setting("preprocess_cfg", replace(clip.preprocess_cfg, **changed))(
+        clip, split, monkeypatch)
 
 
 CHANGES = [  # ingredient, what is done to it
     ("backbone", setting("name", "ViT-B-16")),
-    ("backbone", lambda clip, split, monkeypatch: monkeypatch.setattr(npt.features.open_clip, "get_model_config", str.upper)),
+    ("backbone", lambda clip, split, monkeypatch: monkeypatch.setattr(open_clip, "get_model_config", str.upper)),
     ("weights", other_weights),
     ("arithmetic", setting("dtype", torch.float16)),
     ("arithmetic", setting("device", torch.device("cuda"))),
@@ -158,7 +162,7 @@ CHANGES = [  # ingredient, what is done to it
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 0), 0),))),
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 1), 0),))),
     *[("versions", newer(library)) for library in ("torch", "torchvision", "open_clip_torch", "timm", "pillow")],
-    *[("code", edited(room)) for room in ("world", "data", "clip", "features")],
+    *[("code", edited(room)) for room in ("world", "data", "towers", "clip", "features")],
 ]
 
 
@@ -185,7 +189,8 @@ def test_every_ingredient_was_changed(clip, photographs):
 
 def test_what_does_not_change_the_features_does_not_change_the_key(clip, photographs, monkeypatch):
     key = feature_key(clip, photographs)
-    renamed = replace(photographs, classnames=("x", "y", "z"), items=tuple(Item(item.image, 0) for item in photographs.items))
+    others = tuple(Item(item.image, 0) for item in photographs.items)
+    renamed = replace(photographs, classnames=("x", "y", "z"), items=others)
     assert feature_key(clip, renamed) == key and feature_key(fresh(), photographs) == key
     monkeypatch.chdir(Path(photographs.items[0].image).parent)
     near = replace(photographs, items=tuple(Item(Path(item.image).name, item.label) for item in photographs.items))
@@ -239,7 +244,8 @@ print(features.double().sum().item())
 
 
 def test_several_runs_may_write_at_once(folder, clip):
-    runs = [subprocess.Popen([sys.executable, "-c", RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    runs = [subprocess.Popen([sys.executable, "-c", RUN], **pipes) for _ in range(2)]
     for run in runs:
         assert run.stdout.readline() == "ready\n"
     for run in runs:

@@ -399,6 +399,7 @@ def test_a_wrong_checksum_is_refused_and_the_file_deleted(server: Server, mirror
     (b"no archive", "damaged, or not an archive"),
     (b"", "damaged, or not an archive"),
     (tar(("dtd/images/a/1.jpg", os.urandom(30_000)))[:-9], "damaged"),
+    (tar((f"dtd/{'a' * 300}", b"1")), "damaged.*name too long"),
     (tar(("dtd/images/a/1.jpg", b"1")), "does not hold food-101/images"),
 ])
 def test_what_is_not_the_archive_is_refused_and_deleted(content, message, server, monkeypatch, root):
@@ -543,6 +544,17 @@ def test_unpacking_that_is_killed_is_done_again(server: Server, mirrored: Callab
     assert dataset_state(record, root).word == "ready" and not left_behind(root) and set(server.counts().values()) == {1}
 
 
+def test_an_inner_archive_that_was_taken_out_by_half_is_taken_out_again(server, mirrored, root):
+    record = mirrored("caltech101")
+    folder = root / DOWNLOADS / "caltech101"
+    folder.mkdir(parents=True)
+    shutil.copy(server.folder / "caltech101" / "caltech-101.zip", folder)
+    (folder / "caltech-101.zip.101_ObjectCategories.tar.gz").write_bytes(b"half of it")
+    with pytest.warns(UserWarning, match="split_zhou_Caltech101.json"):
+        prepare("caltech101", root, mirror=server.url)
+    assert dataset_state(record, root).word == "ready" and not left_behind(root)
+
+
 def test_too_little_space_is_said_before_anything_is_fetched(server, mirrored, root, monkeypatch):
     mirrored("food101")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
@@ -571,10 +583,11 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_half_done(server, m
 
 
 def in_a_process(*arguments: object) -> subprocess.Popen:
-    "The command line in a process of its own."
+    "The command line in a process of its own, which listens to Ctrl-C even where the tests run in the background."
     command = [sys.executable, ROOT / "data_prep" / "prepare.py", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Path):
