@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from npt.data import load_dataset
+from npt.evaluation import evaluate
+from npt.prompts import LEARNERS, load_prompts
 from npt.runs import RunSettings, collect_runs, do_run, set_up
 
 SMALL = dict(shots=2, epochs=3)
@@ -99,6 +101,17 @@ def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     assert without_time(resumed) == without_time(do_run(whole))
     assert_same_files(settings.folder, whole.folder)
     assert FILES == {path.name for path in settings.folder.iterdir()}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_runs_on_the_world(learner, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner=learner, runs_dir=str(tmp_path), shots=1, epochs=2)
+    metrics = do_run(settings)
+    assert 0 <= metrics["novel"] <= 100 and FILES <= {path.name for path in settings.folder.iterdir()}
+    learned = set_up(settings).learner
+    load_prompts(learned, settings.folder / "prompts.safetensors")
+    base = load_dataset("world/textures", shots=1).base
+    assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
 
 
 def test_runs_are_collected(finished):
