@@ -161,7 +161,7 @@ def refuse_broken(splits: Iterable[Split]) -> None:
         named = [f"{str(path)!r} ({why})" for path, why in list(broken.items())[:MOST_NAMED]]
         more = [f"and {len(broken) - MOST_NAMED} more"] if len(broken) > MOST_NAMED else []
         raise ValueError(f"{len(broken)} of {len(paths)} images cannot be read: {', '.join(named + more)}. "
-                         "Put whole files in their place, or remove them where the folder itself is the list")
+                         "Put whole files in their place; in a folder of your own you may also remove them")
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,6 @@ def load_dataset(
     root, world = Path(root or DATA_ROOT).expanduser(), record.format == "world"
     rows = world_rows(record) if world else read_rows(record, root)
     splits = as_splits(pick_shots(rows, shots, seed), record, root)
-    if not world:
-        refuse_broken(splits.values())
 
     def part(start: int, stop: int) -> Part:
         train, val, test = (splits[split].of_classes(start, stop) for split in SPLITS)
@@ -205,7 +203,10 @@ def load_dataset(
 
     num_classes = len(splits["test"].classnames)
     middle = (num_classes + 1) // 2
-    return FewShotData(record, part(0, middle), part(middle, num_classes), part(0, num_classes))
+    data = FewShotData(record, part(0, middle), part(middle, num_classes), part(0, num_classes))
+    if not world:
+        refuse_broken(splits.values())
+    return data
 
 # %% ../nbs/07_data.ipynb #d17cc935
 def open_image(

@@ -27,10 +27,11 @@ from .datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from .evaluation import base_to_novel
 from .files import write_text
 from .imbalance import SAMPLERS
+from .learner import LEARNERS, fill
 from .losses import NAMED_OBJECTIVES, build_objective
 from .names import known
 from .prepare import announce, dataset_state, prepare
-from .prompts import LEARNERS, build_learner, fill, learner_settings, load_prompts, recipe, save_prompts
+from .prompts import build_learner, learner_settings, load_prompts, recipe, save_prompts
 from .training import CHECKPOINT, fit, measure_collapse
 
 # %% ../nbs/12_runs.ipynb #8992d530
@@ -186,7 +187,7 @@ class Setup:
 
 def load_run_data(settings: RunSettings) -> FewShotData:
     "Load the dataset, after fetching it where it is missing, freely available and `prepare` is on."
-    record, root = find_dataset(settings.dataset), Path(settings.data_root or DATA_ROOT)
+    record, root = find_dataset(settings.dataset), Path(settings.data_root or DATA_ROOT).expanduser()
     if record.test_only and settings.learner != "zero_shot":
         raise ValueError(f"{record.name!r} is a test set without training images: use learner='zero_shot', or train on imagenet")
     state = dataset_state(record, root)

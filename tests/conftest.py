@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(
@@ -51,3 +53,14 @@ def untouched() -> None:
     after = state(ROOT)
     touched = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
     assert not touched, f"the test changed the checkout: {sorted(map(str, touched))}"
+
+
+@pytest.fixture(scope="session")
+def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "Four classes of ten photographs of noise, one folder a class; they are cropped at random in training."
+    root, chance = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    for name in ("bird", "cat", "dog", "frog"):
+        (root / name).mkdir()
+        for number in range(10):
+            Image.fromarray(chance.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return root

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 import npt.training
 from npt.anchors import Anchors, cluster_classes
@@ -292,14 +291,9 @@ class Shifted(CoOp):
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    "Two base classes of photographs, which are cropped at random in training."
-    root, chance = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    for name in ("bird", "cat", "dog", "frog"):
-        (root / name).mkdir()
-        for number in range(6):
-            Image.fromarray(chance.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
-    return load_dataset("folder", root=root, shots=2).base
+def photographs(noise_folder):
+    "Two base classes of photographs, two to train on."
+    return load_dataset("folder", root=noise_folder, shots=2).base
 
 
 def test_frozen_image_features_are_those_of_the_same_crops(clip, photographs):
