@@ -187,5 +187,5 @@ class CoCoOp(Learner):
 
     def class_logits(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
         text = self.conditional_text_features(image_features)
-        logits = self.logit_scale * torch.einsum("bd,bkd->bk", image_features, text)
+        logits = self.to_logits(torch.einsum("bd,bkd->bk", image_features, text))
         return normalised(text.mean(dim=0)), logits
