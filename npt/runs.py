@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,11 +27,11 @@ from .datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from .evaluation import base_to_novel
 from .files import write_text
 from .imbalance import SAMPLERS
-from .learner import LEARNERS, fill
+from .learner import fill
 from .losses import NAMED_OBJECTIVES, build_objective
 from .names import known
 from .prepare import announce, dataset_state, prepare
-from .prompts import build_learner, learner_settings, load_prompts, recipe, save_prompts
+from .prompts import build_learner, learner_names, learner_settings, load_prompts, recipe, save_prompts
 from .training import CHECKPOINT, fit, measure_collapse
 
 # %% ../nbs/12_runs.ipynb #8992d530
@@ -41,8 +41,10 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str = "world/shapes"
-    learner: str = "coop"
-    objective: str = "npt"
+    learner: str = "coop"  # a name in `npt.prompts.learner_names`
+    learner_settings: dict[str, Any] = {}  # its own, where they are not the recipe's; a JSON text is read too
+    objective: str = "npt"  # "own", a name or a sum of terms, see `npt.prompts.Recipe.objective_for`
+    num_clusters: int | None = Field(None, ge=1)  # of classes, for the term tetf; None: so that 16 share one, in the mean
     tau: float = Field(1.0, gt=0, le=1)  # imbalance ratio min n_k / max n_k
     profile: Literal["exp", "step"] = "exp"
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: the first ones, or as the seed says
@@ -59,6 +61,8 @@ class RunSettings(BaseModel):
     epochs: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, see `measured_epochs`
+    measured_on: Literal["test", "val"] = "test"  # "val": to choose weights by
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -70,7 +74,15 @@ class RunSettings(BaseModel):
     @field_validator("learner")
     @classmethod
     def known_learner(cls, name: str) -> str:
-        return known("learner", name, LEARNERS)
+        return known("learner", name, learner_names())
+
+    @field_validator("learner_settings", mode="before")
+    @classmethod
+    def read_learner_settings(cls, given: Any) -> Any:
+        try:
+            return json.loads(given) if isinstance(given, str) else given
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{given!r} is no JSON text ({error}): write it as '{{\"n_ctx\": 8}}'") from None
 
     @field_validator("sampler")
     @classmethod
@@ -87,8 +99,15 @@ class RunSettings(BaseModel):
     @field_validator("objective")
     @classmethod
     def readable_objective(cls, text: str) -> str:
-        build_objective(text)
+        if text != "own":
+            build_objective(text)
         return text
+
+    @model_validator(mode="after")
+    def known_settings(self) -> "RunSettings":
+        for setting in self.learner_settings:
+            known(f"setting of the learner {self.learner!r} called", setting, learner_settings(self.learner))
+        return self
 
     @model_validator(mode="after")
     def loadable_clip(self) -> "RunSettings":
@@ -100,12 +119,15 @@ class RunSettings(BaseModel):
     @property
     def folder(self) -> Path:
         "runs_dir/<dataset>/<learner>+<objective>/tau<tau>-shots<shots>/seed<seed>, with what is not the default added."
-        objective = self.objective if self.objective in NAMED_OBJECTIVES else str(build_objective(self.objective))
-        objective = objective.replace(" ", "").replace("*", "x")
+        named = self.objective in ("own", *NAMED_OBJECTIVES)
+        objective = self.objective if named else str(build_objective(self.objective))
+        objective = objective.replace(" ", "").replace("*", "x").replace("|", "-guided-by-")
+        own = "".join(f",{key}={value}".replace(" ", "_") for key, value in sorted(self.learner_settings.items()))
         sampler = "" if self.sampler == "plain" else f"+{self.sampler}"
         backbone = "" if self.backbone == "world" else f"@{self.backbone}".replace("/", "-")
-        tail = "".join(f"-{value}" for value, usual in ((self.profile, "exp"), (self.order, "label")) if value != usual)
-        return Path(self.runs_dir, self.dataset, f"{self.learner}+{objective}{sampler}{backbone}",
+        unusual = (self.profile, "exp"), (self.order, "label"), (self.measured_on, "test")
+        tail = "".join(f"-{value}" for value, usual in unusual if value != usual)
+        return Path(self.runs_dir, self.dataset, f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-"),
                     f"tau{self.tau:g}-shots{self.shots}{tail}", f"seed{self.seed}")
 
 # %% ../nbs/12_runs.ipynb #7f60f12a
@@ -217,9 +239,8 @@ def set_up(
     clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision)
     template, names = run_template(settings, data), data.base.classnames
     zero_shot = build_learner("zero_shot", clip, names, template=template)
-    learned = recipe(settings.learner, clip.name).settings
-    if "seed" in learner_settings(settings.learner):
-        learned = {**learned, "seed": settings.seed}
+    drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}
+    learned = recipe(settings.learner, clip.name).settings | drawn | settings.learner_settings
     learner = build_learner(settings.learner, clip, names, template=template, **learned)
     return Setup(settings, open_run(settings, overwrite), data, clip, zero_shot, learner)
 
@@ -231,7 +252,7 @@ def fit_run(run: Setup) -> pd.DataFrame:  # the history
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)
     history = fit(run.learner, run.data.base.train, s.objective, s.epochs, s.batch_size, s.lr, s.seed, folder.path,
-                  test=run.data.base.test, sampler=s.sampler, workers=s.workers)
+                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every)
     write_text(history.to_csv(index=False), folder.history)
     save_prompts(run.learner, folder.prompts)
     return history
@@ -250,11 +271,13 @@ def measure_run(
     "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
     if run.folder.finished:
         return read_json(run.folder.metrics)
-    base, learned = run.data.base, base_to_novel(run.learner, run.data)
+    s, base = run.settings, run.data.base
+    split = getattr(base, s.measured_on)
     metrics = {
-        "zero_shot": base_to_novel(run.zero_shot, run.data),
-        **learned,
-        "collapse": {"before": measure_collapse(run.zero_shot, base.test), "after": measure_collapse(run.learner, base.test)},
+        "zero_shot": base_to_novel(run.zero_shot, run.data, s.measured_on),
+        **base_to_novel(run.learner, run.data, s.measured_on),
+        "collapse": {"before": measure_collapse(run.zero_shot, split), "after": measure_collapse(run.learner, split)},
+        "objective": str(recipe(s.learner, s.backbone).objective_for(s.objective)),  # the sum that was minimised
         "train_counts": dict(zip(base.classnames, base.train.counts)),
         "seconds": round(seconds, 2),
         "versions": versions(),
@@ -282,7 +305,8 @@ def collect_runs(
     rows = []
     for path in sorted(Path(runs_dir).rglob("metrics.json")):
         metrics, folder = read_json(path), RunFolder(path.parent)
-        row = {**read_json(folder.config), "folder": str(path.parent), "seconds": metrics["seconds"]}
+        row = {**read_json(folder.config), "folder": str(path.parent), "seconds": metrics["seconds"],
+               "minimised": metrics["objective"]}
         row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
         row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
         row |= {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
