@@ -146,9 +146,9 @@ WORLD_RECIPES = {recipe.learner: recipe for recipe in [
     replace(RECIPES["coop"], settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
             source="this project: judge_world.ipynb, 16 shots"),
     *(replace(RECIPES[name], source="this project: search.ipynb", **own) for name, own in {
-        "kgcoop": dict(settings=dict(n_ctx=16, ctx_init=None), batch_size=32, lr=0.1, epochs=60),
-        "prograd": dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60),
-        "cocoop": dict(batch_size=32, lr=0.03, epochs=10),
+        "kgcoop": dict(settings=dict(n_ctx=16, ctx_init=None), batch_size=32, lr=0.1, epochs=30),
+        "prograd": dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=30),
+        "cocoop": dict(batch_size=32, lr=0.1, epochs=6),
         "vpt": dict(settings=dict(depth=4), batch_size=32, lr=0.1, epochs=10),
         "ivlp": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),
         "promptsrc": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),

@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['NOT_COMPARED', 'RunSettings', 'RunFolder', 'read_json', 'open_run', 'Setup', 'load_run_data', 'run_template',
-           'set_up', 'fit_run', 'versions', 'measure_run', 'do_run', 'collect_runs']
+           'set_up', 'fit_run', 'versions', 'measure_run', 'do_run', 'run_row', 'collect_runs', 'try_run', 'do_runs']
 
 # %% ../nbs/12_runs.ipynb #97820487
 import json
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pandas as pd
+import torch
+from joblib import Parallel, delayed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
+from tqdm import tqdm
 
 import npt
 from .clip import FrozenCLIP, check_device, check_weights, load_clip
@@ -298,17 +303,43 @@ def do_run(
     return measure_run(run, time.perf_counter() - started)
 
 # %% ../nbs/12_runs.ipynb #5ff99526
+def run_row(
+    folder: RunFolder,  # of a finished run
+) -> dict:  # its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
+    "One run as a row of a table. Raises ValueError naming a damaged file."
+    metrics = read_json(folder.metrics)
+    row = {**read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
+           "minimised": metrics["objective"]}
+    row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
+    row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
+    return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
+
+
 def collect_runs(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
-) -> pd.DataFrame:  # a row a finished run: its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
+) -> pd.DataFrame:  # a row a finished run, see `run_row`
     "Read every finished run under a folder. Raises ValueError naming a damaged file."
-    rows = []
-    for path in sorted(Path(runs_dir).rglob("metrics.json")):
-        metrics, folder = read_json(path), RunFolder(path.parent)
-        row = {**read_json(folder.config), "folder": str(path.parent), "seconds": metrics["seconds"],
-               "minimised": metrics["objective"]}
-        row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
-        row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
-        row |= {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([run_row(RunFolder(path.parent)) for path in sorted(Path(runs_dir).rglob("metrics.json"))])
+
+# %% ../nbs/12_runs.ipynb #c0bd9eeb
+def try_run(settings: RunSettings) -> str | None:  # what went wrong
+    "Do one run on one thread, without a bar of its own."
+    torch.set_num_threads(1)
+    try:
+        with patch.dict("os.environ", TQDM_DISABLE="1"):
+            do_run(settings)
+    except Exception as error:
+        return f"{settings.folder}: {type(error).__name__}: {error}"
+
+
+def do_runs(
+    settings: Sequence[RunSettings],
+    jobs: int = 1,  # processes
+) -> pd.DataFrame:  # a row a run, in the order of the settings, see `run_row`
+    "Do runs that are not yet finished, and collect all. Raises RuntimeError that lists those which failed, when all are done."
+    missing = [one for one in settings if not RunFolder(one.folder).finished]
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(try_run)(one) for one in missing)
+    failed = [problem for problem in tqdm(results, "runs", total=len(missing), disable=not missing) if problem]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the others are kept:\n" + "\n".join(failed))
+    return pd.DataFrame([run_row(open_run(one)) for one in settings])
