@@ -8,10 +8,14 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+import npt.class_aware  # noqa: F401, it registers a learner
 from npt.clip import FrozenCLIP
-from npt.prompts import build_learner, load_prompts, save_prompts
+from npt.learner import Learner
+from npt.prompts import build_learner, learner_settings, read_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
+OTHERS = ["dog", "red fox"]  # the second is one of NAMES
+PETS = "a photo of a {}, a type of pet."
 CASES = {
     "coop": ("coop", dict()),
     "coop, random": ("coop", dict(n_ctx=5, ctx_init=None)),
@@ -25,6 +29,8 @@ CASES = {
     "ivlp": ("ivlp", dict(depth=3, depth_image=2, n_ctx=2, n_ctx_image=3)),
     "maple": ("maple", dict(depth=3)),
     "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
+    "tcp": ("tcp", dict(layer=2)),
+    "tcp, words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
 }
 each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
 
@@ -44,12 +50,23 @@ def clip() -> FrozenCLIP:
     return random_clip()
 
 
-def images(count: int = 3) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def images(count: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: float = 0.01) -> Learner:
+    "A learner that has seen its training images, and whose parameters have left where they start."
+    seeds = dict(seed=seed) if "seed" in learner_settings(name) else {}
+    learner = build_learner(name, clip, NAMES, **settings, **seeds)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += steps * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return learner
 
 
 def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
-    "One class: 77 tokens, vector by vector and block by block."
+    "One class: 77 tokens, vector by vector and block by block; `deep` says which vectors enter a block."
     model, name, n = clip.model, sentence[1], len(context)
     tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
     rest = model.token_embedding(tokens)[0]
@@ -62,8 +79,8 @@ def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
         x = torch.cat([rest[:1], context[:before], called, context[before:], tail])
     x = (x + model.positional_embedding)[None]
     for number, block in enumerate(model.transformer.resblocks):
-        if 1 <= number <= len(deep):
-            x = torch.cat([x[:, :1], deep[number - 1][None], x[:, 1 + n:]], dim=1)
+        if number in deep:
+            x = torch.cat([x[:, :1], deep[number][None], x[:, 1 + n:]], dim=1)
         x = block(x, attn_mask=model.attn_mask)
     return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
 
@@ -83,33 +100,65 @@ def literal_image(clip, pixels, prompts) -> Tensor:
     return F.normalize(tower.ln_post(x[:, 0]) @ tower.proj, dim=-1)
 
 
-def literal_logits(learner, pixels) -> Tensor:
+def in_words(learner) -> list[str]:
+    return [text.replace("_", " ") for text in learner.classnames]
+
+
+def written_text(clip, sentence) -> Tensor:
+    "The text feature of a sentence without anything learned in it."
+    lead, name = sentence
+    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(lead))[0, 1:5], {})
+
+
+def literal_prompts(learner, pixels) -> Tensor:
+    "CoOp, CoCoOp, VPT, IVLP and MaPLe."
     clip, name, settings = learner.clip, learner.name, learner.settings
-    classes = [text.replace("_", " ") for text in learner.classnames]
+    classes = in_words(learner)
     lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
     deep = list(getattr(learner, "deep_text", []))
     prompts = list(getattr(learner, "image_prompts", []))
     if name == "maple":
         text = [learner.context, *deep]
         prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
-    image, scale = literal_image(clip, pixels, prompts), clip.logit_scale
+    image, scale, deep = literal_image(clip, pixels, prompts), clip.logit_scale, dict(enumerate(deep, start=1))
     where = settings.get("class_token_position", "end")
-    rows = []
-    for feature in image:
-        context = clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context
-        if name == "cocoop":
-            first, _, second = learner.meta_net
-            hidden = (feature @ first.weight.T + first.bias).clamp(min=0)
-            context = context + hidden @ second.weight.T + second.bias
+
+    def text(context: Tensor) -> Tensor:
         own = context if context.dim() == 3 else [context] * len(classes)
-        text = torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
-        rows.append(scale * text @ feature)
-    return torch.stack(rows)
+        return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
+
+    if name != "cocoop":
+        return scale * image @ text(clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context).T
+    first, _, second = learner.meta_net
+    shifts = (image @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    return torch.stack([scale * text(learner.context + shift) @ feature for shift, feature in zip(shifts, image)])
+
+
+def literal_tcp(learner, pixels) -> Tensor:
+    clip, settings = learner.clip, learner.settings
+    lead = settings["ctx_init"] or "X " * settings["n_ctx"]
+    tail = ", a type of pet" if learner.template == PETS else ""
+    first, _, second = learner.meta_net
+    text = []
+    for name in in_words(learner):
+        frozen = written_text(clip, ("a photo of a", name + tail))
+        hidden = frozen @ first.weight.T + first.bias
+        vectors = (hidden * torch.sigmoid(1.702 * hidden)) @ second.weight.T + second.bias
+        deep = {settings["layer"]: vectors.reshape(settings["n_ctx"], 64)}
+        text.append(literal_text(clip, (lead, name + tail), learner.context, deep))
+    return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
+
+
+LITERAL = {"tcp": literal_tcp}
+
+
+def literal_logits(learner, pixels) -> Tensor:
+    return LITERAL.get(learner.name, literal_prompts)(learner, pixels)
 
 
 @each
 def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, name, settings):
-    learner = build_learner(name, clip, NAMES, **settings)
+    learner = trained(clip, name, settings)
     found, expected = learner.logits(images()), literal_logits(learner, images())
     losses = [F.cross_entropy(logits, torch.arange(3)) for logits in (found, expected)]
     assert torch.allclose(found, expected, atol=1e-6, rtol=0) and (losses[0] - losses[1]).abs() < 1e-6
@@ -121,31 +170,34 @@ def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, nam
 
 
 @each
-def test_a_saved_learner_comes_back_and_a_seed_gives_one_start(clip, tmp_path, name, settings):
-    learner, again, other = (build_learner(name, clip, NAMES, **settings, seed=seed) for seed in (1, 1, 2))
-    for key, value in learner.state_dict().items():
-        assert torch.equal(value, again.state_dict()[key]), key
-    drawn = [key for key, value in learner.state_dict().items() if not torch.equal(value, other.state_dict()[key])]
-    assert bool(drawn) == (settings.get("ctx_init", "words") is None or name != "coop")
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter += torch.randn_like(parameter) * 0.01
+def test_a_seed_gives_one_start(clip, name, settings):
+    first, again, other = (trained(clip, name, settings, seed, steps=0).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    drawn = [key for key, value in first.items() if not torch.equal(value, other[key])]
+    from_words = name == "coop" and settings.get("ctx_init", "words")
+    assert bool(drawn) == (not from_words and "seed" in learner_settings(name))
+
+
+@each
+def test_a_saved_learner_comes_back(clip, tmp_path, name, settings):
+    learner, fresh = trained(clip, name, settings), build_learner(name, clip, NAMES, **settings)
     save_prompts(learner, tmp_path / "prompts.safetensors")
-    load_prompts(other, tmp_path / "prompts.safetensors")
-    assert torch.equal(other.logits(images()), learner.logits(images()))
+    fresh.load_state_dict(read_prompts(tmp_path / "prompts.safetensors")[0])
+    assert torch.equal(fresh.logits(images()), learner.logits(images()))
 
 
 @each
 def test_other_classes_share_the_parameters(clip, name, settings):
-    learner = build_learner(name, clip, NAMES, **settings)
+    learner = trained(clip, name, settings)
     if settings.get("class_specific"):
         with pytest.raises(ValueError, match="class_specific=False"):
             learner.for_classes(["dog"])
         return
-    novel = learner.for_classes(["dog", "annual crop land"])
+    before = learner.logits(images())
+    novel = learner.for_classes(OTHERS)
     assert all(a is b for a, b in zip(learner.parameters(), novel.parameters(), strict=True))
     assert torch.allclose(novel.logits(images()), literal_logits(novel, images()), atol=1e-6)
-    assert learner.logits(images()).shape == (3, 3)
+    assert torch.equal(learner.logits(images()), before)
 
 
 @pytest.mark.parametrize("name", ["vpt", "ivlp", "maple"])
@@ -154,7 +206,7 @@ def test_image_prompts_on_a_resnet_are_refused_in_a_sentence(name):
         build_learner(name, random_clip(resnet=True), NAMES)
 
 
-@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"]])
+@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"], CASES["tcp"]])
 def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
     clip = random_clip()
     learner = build_learner(name, clip, NAMES, **settings)
