@@ -8,12 +8,14 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-import npt.class_aware  # noqa: F401, it registers a learner
+import npt.adapters  # noqa: F401, it registers learners
+import npt.per_class  # noqa: F401
 from npt.clip import FrozenCLIP
 from npt.learner import Learner
 from npt.prompts import build_learner, learner_settings, read_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
+SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
 OTHERS = ["dog", "red fox"]  # the second is one of NAMES
 PETS = "a photo of a {}, a type of pet."
 CASES = {
@@ -31,6 +33,10 @@ CASES = {
     "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
     "tcp": ("tcp", dict(layer=2)),
     "tcp, words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
+    "clip_adapter": ("clip_adapter", dict()),
+    "clip_adapter, wider": ("clip_adapter", dict(reduction=2, ratio=0.6)),
+    "tip_adapter": ("tip_adapter", dict(alpha=3.0, beta=5.5)),
+    "tip_adapter_f": ("tip_adapter_f", dict(alpha=3.0, beta=5.5)),
 }
 each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
 
@@ -58,6 +64,7 @@ def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: f
     "A learner that has seen its training images, and whose parameters have left where they start."
     seeds = dict(seed=seed) if "seed" in learner_settings(name) else {}
     learner = build_learner(name, clip, NAMES, **settings, **seeds)
+    learner.remember(clip.encode_image(images(5, seed=3)), SEEN)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in learner.parameters():
@@ -149,7 +156,35 @@ def literal_tcp(learner, pixels) -> Tensor:
     return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
 
 
-LITERAL = {"tcp": literal_tcp}
+def written_classes(learner) -> Tensor:
+    return torch.stack([written_text(learner.clip, ("a photo of a", name)) for name in in_words(learner)])
+
+
+def literal_clip_adapter(learner, pixels) -> Tensor:
+    "As published: on features of any length."
+    clip, ratio, (first, _, second, _) = learner.clip, learner.settings["ratio"], learner.adapter
+    frozen = 7 * literal_image(clip, pixels, [])
+    adapted = ((frozen @ first.weight.T).clamp(min=0) @ second.weight.T).clamp(min=0)
+    image = F.normalize(ratio * adapted + (1 - ratio) * frozen, dim=-1)
+    return clip.logit_scale * image @ written_classes(learner).T
+
+
+def literal_tip_adapter(learner, pixels) -> Tensor:
+    "Image by image, class by class and vote by vote."
+    clip, alpha, beta = learner.clip, learner.settings["alpha"], learner.settings["beta"]
+    keys = learner.keys if learner.name == "tip_adapter_f" else literal_image(clip, images(5, seed=3), [])
+    text, rows = written_classes(learner), []
+    for feature in literal_image(clip, pixels, []):
+        row = clip.logit_scale * text @ feature
+        for key, label in zip(keys, SEEN.tolist(), strict=True):
+            voted = torch.tensor([float(name == NAMES[label]) for name in learner.classnames])
+            row = row + alpha * torch.exp(-beta * (1 - key @ feature)) * voted
+        rows.append(row)
+    return torch.stack(rows)
+
+
+LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+           "tip_adapter_f": literal_tip_adapter}
 
 
 def literal_logits(learner, pixels) -> Tensor:
@@ -163,7 +198,7 @@ def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, nam
     losses = [F.cross_entropy(logits, torch.arange(3)) for logits in (found, expected)]
     assert torch.allclose(found, expected, atol=1e-6, rtol=0) and (losses[0] - losses[1]).abs() < 1e-6
     parameters = dict(learner.named_parameters())
-    mine, written = (torch.autograd.grad(loss, list(parameters.values())) for loss in losses)
+    mine, written = (torch.autograd.grad(loss, list(parameters.values())) if parameters else () for loss in losses)
     for key, one, other in zip(parameters, mine, written, strict=True):
         assert other.norm() > 1e-6, f"{key} must matter"
         assert torch.allclose(one, other, atol=1e-6, rtol=1e-6), key
