@@ -37,6 +37,9 @@ CASES = {
     "clip_adapter, wider": ("clip_adapter", dict(reduction=2, ratio=0.6)),
     "tip_adapter": ("tip_adapter", dict(alpha=3.0, beta=5.5)),
     "tip_adapter_f": ("tip_adapter_f", dict(alpha=3.0, beta=5.5)),
+    "lora": ("lora", dict()),
+    "lora, text": ("lora", dict(towers="text", rank=3, alpha=0.5)),
+    "lora, image": ("lora", dict(towers="image", rank=1)),
 }
 each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
 
@@ -72,7 +75,7 @@ def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: f
     return learner
 
 
-def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
+def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
     "One class: 77 tokens, vector by vector and block by block; `deep` says which vectors enter a block."
     model, name, n = clip.model, sentence[1], len(context)
     tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
@@ -85,14 +88,14 @@ def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
         called, tail = rest[1 + n : 1 + n + words], rest[1 + n + words:]
         x = torch.cat([rest[:1], context[:before], called, context[before:], tail])
     x = (x + model.positional_embedding)[None]
-    for number, block in enumerate(model.transformer.resblocks):
+    for number, block in enumerate(blocks or model.transformer.resblocks):
         if number in deep:
             x = torch.cat([x[:, :1], deep[number][None], x[:, 1 + n:]], dim=1)
         x = block(x, attn_mask=model.attn_mask)
     return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
 
 
-def literal_image(clip, pixels, prompts) -> Tensor:
+def literal_image(clip, pixels, prompts, blocks=None) -> Tensor:
     "The vision transformer block by block, prompts last among its tokens."
     tower, n = clip.model.visual, len(prompts[0]) if prompts else 0
     x = tower.conv1(pixels).flatten(2).transpose(1, 2)
@@ -100,7 +103,7 @@ def literal_image(clip, pixels, prompts) -> Tensor:
     if prompts:
         x = torch.cat([x, prompts[0].expand(len(x), -1, -1)], dim=1)
     x = tower.ln_pre(x)
-    for number, block in enumerate(tower.transformer.resblocks):
+    for number, block in enumerate(blocks or tower.transformer.resblocks):
         if 1 <= number < len(prompts):
             x = torch.cat([x[:, :-n], prompts[number].expand(len(x), -1, -1)], dim=1)
         x = block(x)
@@ -111,10 +114,9 @@ def in_words(learner) -> list[str]:
     return [text.replace("_", " ") for text in learner.classnames]
 
 
-def written_text(clip, sentence) -> Tensor:
-    "The text feature of a sentence without anything learned in it."
-    lead, name = sentence
-    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(lead))[0, 1:5], {})
+def written_text(clip, sentence, blocks=None) -> Tensor:
+    "The text feature of a sentence with no learned vectors in it."
+    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(sentence[0]))[0, 1:5], {}, blocks=blocks)
 
 
 def literal_prompts(learner, pixels) -> Tensor:
@@ -156,8 +158,8 @@ def literal_tcp(learner, pixels) -> Tensor:
     return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
 
 
-def written_classes(learner) -> Tensor:
-    return torch.stack([written_text(learner.clip, ("a photo of a", name)) for name in in_words(learner)])
+def written_classes(learner, blocks=None) -> Tensor:
+    return torch.stack([written_text(learner.clip, ("a photo of a", name), blocks) for name in in_words(learner)])
 
 
 def literal_clip_adapter(learner, pixels) -> Tensor:
@@ -183,8 +185,34 @@ def literal_tip_adapter(learner, pixels) -> Tensor:
     return torch.stack(rows)
 
 
+def low_rank_block(block, update, scale):
+    "A block with its three projections one by one, their updates beside them, and its heads one by one."
+    def run(x: Tensor, attn_mask: Tensor | float = 0.0) -> Tensor:
+        attn, normed = block.attn, block.ln_1(x)
+        parts = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), update.down, update.up, strict=True)
+        projected = [normed @ w.T + b + scale * (normed @ down.T) @ up.T for w, b, down, up in parts]
+        heads = []
+        for q, k, v in zip(*(part.chunk(attn.num_heads, dim=-1) for part in projected), strict=True):
+            heads.append((q @ k.mT / q.shape[-1] ** 0.5 + attn_mask).softmax(dim=-1) @ v)
+        x = x + torch.cat(heads, dim=-1) @ attn.out_proj.weight.T + attn.out_proj.bias
+        return x + block.mlp(block.ln_2(x))
+
+    return run
+
+
+def literal_lora(learner, pixels) -> Tensor:
+    "The updates beside the frozen weights, as published, and never added to them."
+    clip, settings, updates = learner.clip, learner.settings, dict(learner.updates.items())
+    scale = settings["alpha"] / settings["rank"] ** 0.5
+    towers = dict(text=clip.model.transformer, image=clip.model.visual.transformer)
+    blocks = {tower: [low_rank_block(block, update, scale)
+                      for block, update in zip(towers[tower].resblocks, updates[tower], strict=True)] for tower in updates}
+    image = literal_image(clip, pixels, [], blocks.get("image"))
+    return clip.logit_scale * image @ written_classes(learner, blocks.get("text")).T
+
+
 LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
-           "tip_adapter_f": literal_tip_adapter}
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
 
 
 def literal_logits(learner, pixels) -> Tensor:
@@ -241,7 +269,49 @@ def test_image_prompts_on_a_resnet_are_refused_in_a_sentence(name):
         build_learner(name, random_clip(resnet=True), NAMES)
 
 
-@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"], CASES["tcp"]])
+def test_lora_on_a_resnet_is_for_the_text_tower_alone():
+    clip = random_clip(resnet=True)
+    with pytest.raises(ValueError, match="the image tower, a ModifiedResNet, is none"):
+        build_learner("lora", clip, NAMES)
+    assert build_learner("lora", clip, NAMES, towers="text").logits(images()).shape == (3, 3)
+
+
+def test_lora_leaves_the_clip_as_it_is(clip):
+    before = {name: weights.clone() for name, weights in clip.model.state_dict().items()}
+    learner = trained(clip, "lora", {})
+    learner.logits(images()).sum().backward()
+    with pytest.raises(ZeroDivisionError):  # also where the tower fails
+        learner.updated("text", lambda: 1 / 0)
+    assert all(torch.equal(weights, before[name]) for name, weights in clip.model.state_dict().items())
+    assert not any(weights.requires_grad or weights.grad is not None for weights in clip.model.parameters())
+
+
+def test_tip_adapter_tells_classes_of_one_name_apart(clip):
+    with pytest.warns(UserWarning, match="More than one class is called"):
+        learner = build_learner("tip_adapter", clip, ["crane", "fox", "crane"], alpha=1.0, beta=0.0)
+        learner.remember(clip.encode_image(images(5)), torch.tensor([0, 0, 2, 1, 2]))
+        assert learner.votes(clip.encode_image(images())).tolist() == [[2.0, 1.0, 2.0]] * 3
+        turned = learner.for_classes(["crane", "crane"])
+    learner.remember(clip.encode_image(images(4)), torch.tensor([0, 0, 2, 0]))
+    assert turned.votes(clip.encode_image(images())).tolist() == [[3.0, 1.0]] * 3
+
+
+def test_tip_adapter_needs_its_training_images_and_refuses_what_is_no_cache(clip):
+    learner = build_learner("tip_adapter", clip, NAMES)
+    with pytest.raises(RuntimeError, match="call fit"):
+        learner.logits(images())
+    saved = trained(clip, "tip_adapter", {}).state_dict()
+    names = torch.tensor(list(b'[["cat"]]'), dtype=torch.uint8)
+    for bad in ({"more": saved["keys"]}, {"labels": saved["labels"].float()}, {"labels": saved["labels"] - 1},
+                {"labels": saved["labels"][1:]}, {"keys": saved["keys"][:, :7]}, {"names": names}, {"names": names[:1]},
+                {"names": names.long()}):
+        with pytest.raises(RuntimeError, match="This is no cache"):
+            learner.load_state_dict({**saved, **bad})
+    assert learner.keys is None
+
+
+@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"], CASES["tcp"],
+                                            CASES["lora"]])
 def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
     clip = random_clip()
     learner = build_learner(name, clip, NAMES, **settings)
