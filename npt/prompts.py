@@ -119,17 +119,21 @@ RECIPES = {recipe.learner: recipe for recipe in [
             source="Yao et al., CVPR 2023: ViT-B/16, 16 shots"),
     replace(_COOP, learner="prograd", objective="prograd", epochs=100,
             source="Zhu et al., ICCV 2023, official code: 16 shots, written for RN50"),
-
+    Recipe("tcp", batch_size=32, lr=0.002, epochs=50, objective="ce + 8*kg", optimizer="adam",
+           source="Yao et al., CVPR 2024, official code: ViT-B/16, 16 shots"),
     Recipe("vpt", batch_size=4, lr=0.0025, epochs=5,
            source="Khattak et al., CVPR 2023, official code: VPT-deep, ViT-B/16, 16 shots"),
     _IVLP,
     replace(_IVLP, learner="promptsrc", objective="promptsrc", average=Average(mean=15 / 20, std=1 / 20),
             source="Khattak et al., ICCV 2023: ViT-B/16, 16 shots"),
     Recipe("maple", batch_size=4, lr=0.0035, epochs=5, source="Khattak et al., CVPR 2023: ViT-B/16, 16 shots"),
-
-
-
-
+    Recipe("clip_adapter", batch_size=32, lr=0.002, epochs=200,
+           source="Gao et al., IJCV 2024: official trainer, which has no settings of its own, at CoOp's"),
+    Recipe("tip_adapter", batch_size=256, lr=0.0, epochs=0, source="Zhang et al., ECCV 2022: nothing is trained"),
+    Recipe("tip_adapter_f", batch_size=256, lr=0.001, epochs=20, optimizer="adamw",
+           source="Zhang et al., ECCV 2022, official code: 16 shots"),
+    Recipe("lora", batch_size=32, lr=2e-4, epochs=160, optimizer="adamw",
+           source="Zanella and Ben Ayed, CVPR-W 2024: 8,000 steps at 16 shots, which 100 classes take in 160 epochs"),
 ]}
 
 
@@ -149,10 +153,15 @@ WORLD_RECIPES = {recipe.learner: recipe for recipe in [
         "kgcoop": dict(settings=dict(n_ctx=16, ctx_init=None), batch_size=32, lr=0.1, epochs=30),
         "prograd": dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=30),
         "cocoop": dict(batch_size=32, lr=0.1, epochs=6),
+        "tcp": dict(settings=dict(layer=1), lr=0.002, epochs=20),
         "vpt": dict(settings=dict(depth=4), batch_size=32, lr=0.1, epochs=10),
         "ivlp": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),
         "promptsrc": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),
         "maple": dict(settings=dict(depth=3), batch_size=32, lr=0.1, epochs=10),
+        "clip_adapter": dict(lr=0.1, epochs=60),
+        "tip_adapter": dict(),
+        "tip_adapter_f": dict(batch_size=32, lr=0.001, epochs=20),
+        "lora": dict(lr=1e-3, epochs=10),
     }.items()),
 ]}
 

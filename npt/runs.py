@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -326,7 +327,7 @@ def try_run(settings: RunSettings) -> str | None:  # what went wrong
     "Do one run on one thread, without a bar of its own."
     torch.set_num_threads(1)
     try:
-        with patch.dict("os.environ", TQDM_DISABLE="1"):
+        with patch("npt.training.tqdm", partial(tqdm, disable=True)):
             do_run(settings)
     except Exception as error:
         return f"{settings.folder}: {type(error).__name__}: {error}"
