@@ -76,6 +76,7 @@ class TipAdapter(ZeroShot):
     "Zero-shot logits and votes of remembered training images (Zhang et al., ECCV 2022); nothing is trained."
 
     learns_keys = False
+    remembers = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .adapters import CLIPAdapter, LoRA, TipAdapter, TipAdapterF
 from .clip import FrozenCLIP
 from .context import CoOp, CoCoOp
 from .files import write_tensors
@@ -25,6 +26,7 @@ from .learner import LEARNERS, Learner, ZeroShot, fill, learner
 from .losses import REGULARISERS, Objective, build_objective, joined
 from .multimodal import IVLP, MaPLe, VPT
 from .names import known
+from .per_class import TCP
 
 # %% ../nbs/09_prompts.ipynb #540c8664
 SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
