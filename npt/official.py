@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['INERT', 'NAMES', 'FROZEN', 'METHODS', 'UNTOLD', 'Inert', 'empty_dict', 'read_official', 'official_checkpoint',
-           'our_name', 'is_plain', 'learned_tensors', 'recognise', 'told_settings', 'check_widths', 'check_words',
-           'load_official']
+           'our_name', 'is_plain', 'learned_tensors', 'recognise', 'told_settings', 'check_widths', 'check_given',
+           'fill_in', 'check_words', 'about', 'load_official']
 
 # %% ../nbs/09_official.ipynb #180b3140
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -123,8 +124,8 @@ def our_name(
 def is_plain(value: object) -> bool:
     "Whether this is a tensor of finite real numbers, each of which is in the file: a stride of 0 makes gigabytes of one."
     return (isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-            and value.is_floating_point()
-            and 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes() and bool(value.isfinite().all()))
+            and value.is_floating_point() and bool(value.numel())
+            and value.numel() * value.element_size() <= value.untyped_storage().nbytes() and bool(value.isfinite().all()))
 
 
 def learned_tensors(
@@ -184,16 +185,45 @@ def check_widths(
     clip: FrozenCLIP,
 ) -> None:
     "Raise ValueError where a backbone is not as wide as the one that prompts were learned for."
-    has = lambda name, axis: tensors[name].shape[axis] if name in tensors else None
-    image = has("image_prompts.0", 1) or has("couplings.0.weight", 0)
-    for part, needed, found in (
-        ("text tower", has("context", -1), clip.embed(clip.tokenize([""])).shape[-1]),
-        ("image tower", image, image and image_tower(clip.model)[0]),
-        ("image feature", has("meta_net.0.weight", 1), clip.embed_dim),
+    for part, name, axis, width in (
+        ("text tower", "context", -1, lambda: clip.embed(clip.tokenize([""])).shape[-1]),
+        ("image tower", "image_prompts.0", 1, lambda: image_tower(clip.model)[0]),
+        ("image tower", "couplings.0.weight", 0, lambda: image_tower(clip.model)[0]),
+        ("image feature", "meta_net.0.weight", 1, lambda: clip.embed_dim),
     ):
-        if needed and needed != found:
-            raise ValueError(f"it needs a backbone with a {part} of width {needed}, and that of {clip.name} has {found}. Load "
-                             f"the backbone of its training (ViT-B/16 has 512 for text and features, 768 for images)")
+        if name in tensors and tensors[name].shape[axis] != width():
+            raise ValueError(f"it needs a backbone with a {part} of width {tensors[name].shape[axis]}, and that of "
+                             f"{clip.name} has {width()}. Load the backbone of its training (ViT-B/16: 512 for text and "
+                             f"features, 768 for images)")
+
+
+def check_given(
+    name: str,  # the learner
+    tensors: dict[str, Tensor],  # what was learned, under our names
+    classnames: Sequence[str],  # K names
+    settings: dict,  # what the user says of the training
+) -> None:
+    "Raise ValueError for a setting that the file tells, and for classes that its class-specific contexts do not have."
+    surplus = sorted(settings.keys() - UNTOLD[name])
+    if surplus:
+        raise ValueError(f"the setting {surplus[0]!r} cannot be given for {name!r}: the file tells all but "
+                         f"{', '.join(sorted(UNTOLD[name])) or 'the class names'}")
+    if name == "coop" and tensors["context"].dim() == 3 and len(tensors["context"]) != len(classnames):
+        raise ValueError(f"each of its {len(tensors['context'])} classes has a context of its own, and there are "
+                         f"{len(classnames)} classnames. Give those of its training, in their order")
+
+
+def fill_in(
+    learner: Learner,
+    tensors: dict[str, Tensor],  # what was learned, under our names
+) -> None:
+    "Put tensors into a learner. Raises ValueError naming the first that is missing, left over or of another shape."
+    needed, held = ({key: tuple(value.shape) for key, value in d.items()} for d in (learner.state_dict(), tensors))
+    for key in sorted(needed.keys() | held.keys()):
+        if held.get(key) != needed.get(key):
+            raise ValueError(f"it was read as {learner.name!r}, but its {key} has the shape {held.get(key)} in place of "
+                             f"{needed.get(key)}")
+    learner.load_state_dict(tensors)
 
 
 def check_words(
@@ -202,10 +232,10 @@ def check_words(
     path: Path,
 ) -> None:
     "Warn where the words in the file's prompts are not the learner's: another backbone, or another `ctx_init`."
-    words = learner.prompts.words
+    prompts, ctx_init = learner.prompts, learner.settings["ctx_init"]
     for key, ours, cause in (
-        ("token_prefix", learner.prompts.start, f"the backbone was not {learner.clip.name}"),
-        ("token_suffix", learner.prompts.suffix[0, :words], f"the prompt did not begin with {learner.settings['ctx_init']!r}"),
+        ("token_prefix", prompts.start, f"the backbone was not {learner.clip.name}"),
+        ("token_suffix", prompts.suffix[0, : prompts.words], f"the prompt did not begin with {ctx_init!r}"),
     ):
         held = state.get(f"prompt_learner.{key}", state.get(key))
         if isinstance(held, Tensor) and held.dim() == 3 and held.shape[-1] == ours.shape[-1] and len(held):
@@ -215,6 +245,15 @@ def check_words(
                               stacklevel=3)
 
 # %% ../nbs/09_official.ipynb #15d9e8aa
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    "Say of a ValueError which file it is about."
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
+
+
 def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
@@ -225,34 +264,22 @@ def load_official(
     """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP) or VPT.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
-    started from others, and `class_token_position` where CoOp's was not "end". All else is read from the file, without running
-    anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023) and Khattak et
-    al. (CVPR 2023, ICCV 2023). Raises FileNotFoundError where there is no file; ValueError where it is broken, foreign,
-    hostile, or does not fit the backbone or the classes, and for a setting that is not one of these two.
+    started from others, and `class_token_position` where CoOp's was not "end". All else is read from the file, without
+    running anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023), Zhu
+    et al. (ICCV 2023) and Khattak et al. (CVPR 2023, ICCV 2023). Raises FileNotFoundError where there is no file;
+    ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a setting that
+    the file tells.
     """
     path = official_checkpoint(path)
     state = read_official(path)
-    try:
+    with about(path):
         tensors = learned_tensors(state)
         name = recognise(tensors)
         check_widths(tensors, clip)
-        surplus = sorted(settings.keys() - UNTOLD[name])
-        if surplus:
-            raise ValueError(f"the setting {surplus[0]!r} cannot be given for {name!r}: the file tells all but "
-                             f"{', '.join(sorted(UNTOLD[name])) or 'the class names'}")
-        if tensors.get("context", torch.empty(0)).dim() == 3 and len(tensors["context"]) != len(classnames):
-            raise ValueError(f"each of its {len(tensors['context'])} classes has a context of its own, and there are "
-                             f"{len(classnames)} classnames. Give those of its training, in their order")
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
+        check_given(name, tensors, classnames, settings)
     learner = LEARNERS[name](clip, classnames, template, **told_settings(name, tensors) | settings)
-    shapes = {key: tuple(value.shape) for key, value in learner.state_dict().items()}
-    for key in sorted(shapes.keys() | tensors.keys()):
-        held = tuple(tensors[key].shape) if key in tensors else None
-        if held != shapes.get(key):
-            raise ValueError(f"{path} cannot be used: it was read as {name!r}, but its {key} has the shape {held} in place "
-                             f"of {shapes.get(key)}.")
-    learner.load_state_dict(tensors)
+    with about(path):
+        fill_in(learner, tensors)
     if name != "vpt":
         check_words(learner, state, path)
     return learner
