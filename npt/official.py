@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .clip import FrozenCLIP, first_line
+from .clip import FrozenCLIP
 from .context import CoCoOp, CoOp
 from .learner import LEARNERS, Learner
 from .multimodal import IVLP, VPT, MaPLe
@@ -54,11 +54,11 @@ def read_official(
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated, foreign or hostile file fails in as many ways as there are formats
         named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
+        if named:  # from None: PyTorch's own message advises to open the file all the same
             raise ValueError(f"{path} holds the Python object {named[1]}, which no official trainer saves. It is refused, "
-                             f"because opening it could run any program.") from error
+                             f"because opening it could run any program.") from None
         raise ValueError(f"{path} is cut short, or is no checkpoint of an official trainer: expected is a model.pth.tar-N "
-                         f"that Dassl wrote. ({first_line(error)})") from error
+                         f"that Dassl wrote. ({type(error).__name__})") from None
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} has no 'state_dict' of named tensors: expected is a model.pth.tar-N that Dassl wrote.")
