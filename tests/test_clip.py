@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from npt.clip import build_model, load_clip
-from npt.prompts import LEARNERS, RECIPES, Learner, build_learner, learner, load_prompts, recipe, save_prompts
+from npt.prompts import (LEARNERS, RECIPES, WORLD_RECIPES, Learner, build_learner, learner, learner_names, load_prompts, recipe,
+                         save_prompts)
 
 NAMES = ["red circle", "blue_star", "large striped green heart"]
 
@@ -233,7 +234,7 @@ def test_a_learner_of_ones_own_joins_by_name(clip):
 
 
 def test_recipes(clip):
-    assert set(RECIPES) == set(LEARNERS)
+    assert set(RECIPES) == set(learner_names()) and set(WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
     published = recipe("coop", "ViT-B-16-quickgelu")
     assert (published.batch_size, published.lr, published.epochs, published.objective) == (32, 0.002, 200, "ce")
     assert recipe("coop", "world").settings == dict(n_ctx=16, ctx_init=None)

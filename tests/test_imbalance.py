@@ -229,8 +229,8 @@ def test_random_crops_do_not_depend_on_workers_or_on_a_kill(clip, photographs, s
     with monkeypatch.context() as patch:
         save = npt.training.save_checkpoint
 
-        def killed_after_the_second(path, learner, optimizer, fit, history):
-            save(path, learner, optimizer, fit, history)
+        def killed_after_the_second(path, learner, optimizer, average, fitted, history):
+            save(path, learner, optimizer, average, fitted, history)
             if len(history) == 2:
                 raise KeyboardInterrupt
 

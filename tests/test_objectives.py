@@ -1,6 +1,7 @@
 "Every term of an objective against NumPy, what it computes and when, and fits that hold prompts to the frozen CLIP."
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from npt.clip import load_clip
 from npt.cross_entropy import NAMED_OBJECTIVES, TERMS, StepFeatures
 from npt.data import load_dataset
 from npt.evaluation import predictions
-from npt.losses import build_objective
-from npt.prompts import CoOp, build_learner
-from npt.training import CONSISTENCY_TEMPLATES, epoch_draws, fit, frozen_anchors, image_batches
+from npt.losses import REGULARISERS, build_objective
+from npt.prompts import RECIPES, CoOp, build_learner
+from npt.training import CONSISTENCY_TEMPLATES, backward, epoch_draws, fit, frozen_anchors, image_batches
 
-ANCHORED = ["etf", "kg", "scl_text", "scl_image", "scl_logits", "tetf", "cc", "rs"]
+ANCHORED = ["etf", "kg", "kl", "scl_text", "scl_image", "scl_logits", "tetf", "cc", "rs"]
 ASKED = {  # what each term asks for beyond the tuned features
-    "etf": {"template"}, "kg": {"template"}, "scl_text": {"ensemble"}, "scl_image": {"image"},
+    "etf": {"template"}, "kg": {"template"}, "kl": {"template", "image"}, "scl_text": {"ensemble"}, "scl_image": {"image"},
     "scl_logits": {"ensemble", "image"}, "tetf": {"template"}, "cc": set(), "rs": {"template"},
 }
 SCALE = 20.0
@@ -66,6 +67,8 @@ def in_numpy(name, case):
     classes, d = text.shape
     if name == "kg":
         return 1 - np.mean([text[k] @ template[k] for k in range(classes)])
+    if name == "kl":
+        return -(softmax(SCALE * frozen @ template.T) * np.log(softmax(SCALE * image @ text.T))).sum(1).mean()
     if name == "scl_text":
         return sum(np.abs(text[k] - ensemble[k]).sum() for k in range(classes)) / (classes * d)
     if name == "scl_image":
@@ -177,14 +180,15 @@ def test_a_missing_ingredient_is_named(name):
         TERMS[name](StepFeatures(case.text, case.image, case.labels, case.image @ case.text.T, logit_scale=SCALE))
 
 
-def test_the_frozen_predictions_need_the_scale():
+@pytest.mark.parametrize("name", ["kl", "scl_logits"])
+def test_the_frozen_predictions_need_the_scale(name):
     case, logits = Case(), torch.zeros(9, 7, dtype=torch.float64)
     step = StepFeatures(case.text, case.image, case.labels, logits, anchors=case.anchors, encode_image=lambda: case.image)
     with pytest.raises(ValueError, match="logit_scale"):
-        TERMS["scl_logits"](step)
+        TERMS[name](step)
 
 
-@pytest.mark.parametrize("name", ["etf", "kg", "scl_text", "tetf", "rs"])
+@pytest.mark.parametrize("name", ["etf", "kg", "kl", "scl_text", "tetf", "rs"])
 def test_anchors_of_other_classes_are_refused(name):
     case, other = Case(num_classes=7), Case(num_classes=5)
     case.anchors = other.anchors
@@ -211,6 +215,42 @@ def test_named_objectives_have_the_published_weights():
     assert weights["cpt"] == {"ce": 1, "tetf": 0.25, "cc": 0.15, "rs": 0.10}
     assert weights["kgcoop"] == {"ce": 1, "kg": 8}
     assert weights["promptsrc"] == {"ce": 1, "scl_text": 25, "scl_image": 10, "scl_logits": 1}
+    prograd = build_objective("prograd")
+    assert dict(prograd.weights) == {"ce": 1} and prograd.guide == build_objective("kl")
+
+
+def test_a_guide_takes_the_part_against_it_out_of_each_gradient():
+    "ProGrad's rule written out, tensor by tensor, in NumPy."
+    draw = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(*shape, generator=draw, dtype=torch.float64)) for shape in ((3, 4), (5,), (2, 2))]
+    weights = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in parameters]
+    loss = sum((w * p.square()).sum() for w, p in zip(weights, parameters[:2])) + parameters[2].sum()
+    guide = (weights[0] * parameters[0].square()).sum() + (parameters[1] - weights[1] * parameters[1].square()).sum()
+    wanted, opposed = [], 0
+    for p, w, sign, shift in zip(parameters[:2], weights, (1, -1), (0, 1)):
+        g, u = ((factor * 2 * w * p + plus).detach().numpy().ravel() for factor, plus in ((1, 0), (sign, shift)))
+        u = u / np.linalg.norm(u)
+        opposed += g @ u < 0
+        wanted.append(g - min(g @ u, 0) * u)
+    backward(loss, guide, parameters)
+    for parameter, gradient in zip(parameters, wanted):
+        assert np.allclose(parameter.grad.numpy().ravel(), gradient, atol=1e-12)
+    assert opposed == 1, "one tensor must be held back and one not, or half of the rule is not tested"
+    assert torch.equal(parameters[2].grad, torch.ones_like(parameters[2])), "what the guide does not depend on is free"
+
+
+def test_regularisers_join_the_loss_of_a_method_and_nothing_else_does():
+    for method, own in (("coop", "ce"), ("kgcoop", "ce + 8*kg"), ("prograd", "ce | kl"), ("promptsrc", "promptsrc")):
+        published = RECIPES[method]
+        assert published.objective_for("own") == build_objective(own)
+        assert published.objective_for("ce") == build_objective("ce")
+        for regulariser in REGULARISERS:
+            found, wanted = published.objective_for(regulariser), dict(build_objective(own).weights)
+            assert dict(found.weights) == wanted | dict(build_objective(regulariser).weights)
+            assert found.guide == build_objective(own).guide
+    chosen = replace(RECIPES["kgcoop"], weights={"npt": "ce + 0.5*lc + 3*mi"})
+    assert chosen.objective_for("npt") == build_objective("ce + 8*kg + 0.5*lc + 3*mi")
+    assert chosen.objective_for("ce + lc") == build_objective("ce + lc")
 
 
 # Fits

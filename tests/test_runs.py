@@ -13,10 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import npt.training
+from npt.clip import load_clip
+from npt.cross_entropy import NAMED_OBJECTIVES, TERMS
 from npt.data import load_dataset
 from npt.evaluation import evaluate
-from npt.prompts import LEARNERS, load_prompts
-from npt.runs import RunSettings, collect_runs, do_run, set_up
+from npt.prompts import build_learner, learner_names, load_prompts, recipe
+from npt.runs import RunSettings, collect_runs, do_run, do_runs, set_up
+from npt.training import fit
 
 SMALL = dict(shots=2, epochs=3)
 FILES = {"config.json", "metrics.json", "history.csv", "prompts.safetensors"}
@@ -103,7 +107,7 @@ def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     assert FILES == {path.name for path in settings.folder.iterdir()}
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", learner_names())
 def test_every_learner_runs_on_the_world(learner, tmp_path):
     settings = RunSettings(dataset="world/textures", learner=learner, runs_dir=str(tmp_path), shots=1, epochs=2)
     metrics = do_run(settings)
@@ -112,6 +116,64 @@ def test_every_learner_runs_on_the_world(learner, tmp_path):
     load_prompts(learned, settings.folder / "prompts.safetensors")
     base = load_dataset("world/textures", shots=1).base
     assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
+
+
+@pytest.mark.parametrize("learner", learner_names())
+def test_every_objective_runs_with_every_learner(learner, tmp_path):
+    every_term = " + ".join(f"0.01*{name}" for name in TERMS)
+    common = dict(dataset="world/textures", learner=learner, runs_dir=str(tmp_path), shots=1, epochs=2, measured_on="val")
+    settings = [RunSettings(objective=objective, **common) for objective in ("own", *NAMED_OBJECTIVES, every_term)]
+    table = do_runs(settings)
+    assert table.h.between(0, 100).all() and table.folder.nunique() == len(settings)
+    assert table.minimised[0] == str(recipe(learner, "world").objective_for("own"))
+
+
+@pytest.mark.parametrize("learner", ["promptsrc", "tcp", "tip_adapter_f"])
+def test_averages_optimisers_and_caches_survive_a_kill(learner, tmp_path, monkeypatch):
+    data, settings = load_dataset("world/textures", shots=2), recipe(learner, "world").settings
+
+    def fitted(run_dir=None):
+        built = build_learner(learner, load_clip("world"), data.base.classnames, **settings)
+        return built, fit(built, data.base.train, epochs=4, run_dir=run_dir)
+
+    whole, history = fitted()
+    with monkeypatch.context() as patch:
+        save = npt.training.save_checkpoint
+
+        def killed_after_the_second(path, *args):
+            save(path, *args)
+            if len(args[-1]) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(npt.training, "save_checkpoint", killed_after_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path)
+    resumed, rest = fitted(tmp_path)
+    assert rest.equals(history)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_own_settings_change_the_learner_and_the_folder(tmp_path):
+    common = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    usual, own = RunSettings(**common), RunSettings(learner_settings='{"n_ctx": 3, "class_specific": true}', **common)
+    assert usual.folder != own.folder and own.learner_settings == dict(n_ctx=3, class_specific=True)
+    metrics = do_run(own)
+    prompts = load_file(own.folder / "prompts.safetensors")
+    assert [tuple(t.shape) for t in prompts.values()] == [(len(metrics["base_per_class"]), 3, 128)]
+    assert metrics["novel"] != metrics["novel"] and metrics["h"] != metrics["h"], "contexts of a class know no other class"
+    with pytest.raises(ValueError, match="n_contexts.*Did you mean 'n_ctx'"):
+        RunSettings(learner_settings=dict(n_contexts=3))
+
+
+def test_a_failed_run_stops_no_other(tmp_path):
+    common = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    bad = RunSettings(learner="maple", learner_settings=dict(depth=99), **common)
+    good = [RunSettings(seed=seed, **common) for seed in (1, 2)]
+    with pytest.raises(RuntimeError, match="1 of 3 runs failed[\\s\\S]*maple.*ValueError"):
+        do_runs([good[0], bad, good[1]], jobs=2)
+    written = [one.folder / "metrics.json" for one in good]
+    before = [path.stat().st_mtime_ns for path in written]
+    assert do_runs(good).seed.tolist() == [1, 2] and [path.stat().st_mtime_ns for path in written] == before
 
 
 def test_runs_are_collected(finished):
