@@ -8,11 +8,9 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-import npt.adapters  # noqa: F401, it registers learners
-import npt.per_class  # noqa: F401
 from npt.clip import FrozenCLIP
 from npt.learner import Learner
-from npt.prompts import build_learner, learner_settings, read_prompts, save_prompts
+from npt.prompts import build_learner, learner_settings, load_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
 SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
@@ -245,7 +243,7 @@ def test_a_seed_gives_one_start(clip, name, settings):
 def test_a_saved_learner_comes_back(clip, tmp_path, name, settings):
     learner, fresh = trained(clip, name, settings), build_learner(name, clip, NAMES, **settings)
     save_prompts(learner, tmp_path / "prompts.safetensors")
-    fresh.load_state_dict(read_prompts(tmp_path / "prompts.safetensors")[0])
+    load_prompts(fresh, tmp_path / "prompts.safetensors")
     assert torch.equal(fresh.logits(images()), learner.logits(images()))
 
 
@@ -294,6 +292,19 @@ def test_tip_adapter_tells_classes_of_one_name_apart(clip):
         turned = learner.for_classes(["crane", "crane"])
     learner.remember(clip.encode_image(images(4)), torch.tensor([0, 0, 2, 0]))
     assert turned.votes(clip.encode_image(images())).tolist() == [[3.0, 1.0]] * 3
+
+
+@pytest.mark.parametrize("name", ["tip_adapter", "tip_adapter_f"])
+def test_a_damaged_cache_is_refused_and_changes_nothing(clip, tmp_path, name):
+    learner, fresh = trained(clip, name, {}), build_learner(name, clip, NAMES)
+    damaged = trained(clip, name, {})
+    damaged.labels += 9
+    save_prompts(damaged, tmp_path / "prompts.safetensors")
+    before = learner.logits(images())
+    for one in (learner, fresh):
+        with pytest.raises(ValueError, match="prompts.safetensors holds"):
+            load_prompts(one, tmp_path / "prompts.safetensors")
+    assert torch.equal(learner.logits(images()), before) and fresh.keys is None
 
 
 def test_tip_adapter_needs_its_training_images_and_refuses_what_is_no_cache(clip):
