@@ -223,9 +223,9 @@ def owner_of(
     backbone: str,  # the open_clip name that they were taken for
 ) -> str:  # a sentence that names the right one
     "Say which backbone an archive's weights belong to."
-    names = {name for name in open_clip.list_models() if uses_quick_gelu(name) and open_clip.is_pretrained_cfg(name, "openai")}
-    candidates = [f"{backbone}-quickgelu", *sorted(names)]
-    fitting = [name for name in candidates if name in open_clip.list_models() and shapes_of(name) == found]
+    names = set(open_clip.list_models())
+    theirs = sorted(name for name in names if uses_quick_gelu(name) and open_clip.is_pretrained_cfg(name, "openai"))
+    fitting = [name for name in (f"{backbone}-quickgelu", *theirs) if name in names and shapes_of(name) == found]
     return f"Use {fitting[0]!r}." if fitting else "It fits none of OpenAI's models."
 
 
@@ -240,8 +240,10 @@ def read_openai(
     found, needed = shapes(weights), shapes(model.state_dict())
     for name in sorted(found.keys() | needed.keys()):
         if found.get(name) != needed.get(name):
-            raise ValueError(f"{path!r} holds the weights of another backbone than {backbone!r}, where {name!r} is "
-                             f"{needed.get(name, 'absent')} and not {found.get(name, 'absent')}. {owner_of(found, backbone)}")
+            raise ValueError(
+                f"{path!r} holds the weights of another backbone than {backbone!r}, where {name!r} is "
+                f"{needed.get(name, 'absent')} and not {found.get(name, 'absent')}. {owner_of(found, backbone)}"
+            )
     model.load_state_dict(weights)
 
 
@@ -252,8 +254,10 @@ def check_archive(
     "Raise ValueError where an archive, always trained with QuickGELU, is given to a backbone that computes GELU."
     if not uses_quick_gelu(backbone):
         found = {name: shape for name, shape in shapes(read_archive(path)).items() if name not in EXTRAS}
-        raise ValueError(f"{path!r} is a TorchScript archive as OpenAI published them, trained with QuickGELU, but {backbone!r} "
-                         f"computes GELU, which gives wrong features. {owner_of(found, backbone)}")
+        raise ValueError(
+            f"{path!r} is a TorchScript archive as OpenAI published them, trained with QuickGELU, but {backbone!r} computes "
+            f"GELU, which gives wrong features. {owner_of(found, backbone)}"
+        )
 
 # %% ../nbs/08_clip.ipynb #053f8374
 def check_weights(
