@@ -110,6 +110,7 @@ class CoOp(Learner):
         known("class_token_position", class_token_position, POSITIONS)
         super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, class_token_position=class_token_position,
                          class_specific=class_specific, seed=seed)
+        self.transfers = not class_specific
         classes = len(check_classnames(classnames)) if class_specific else 1
         with seeded(seed):
             context = torch.stack([context_vectors(clip, n_ctx, ctx_init) for _ in range(classes)])
@@ -117,7 +118,7 @@ class CoOp(Learner):
         self.prepare(classnames)
 
     def prepare(self, classnames: Sequence[str]) -> None:
-        if self.context.dim() == 3 and list(classnames) != getattr(self, "classnames", list(classnames)):
+        if not self.transfers and list(classnames) != getattr(self, "classnames", list(classnames)):
             raise ValueError("Class-specific contexts belong to the classes that they were learned for. "
                              "Train with class_specific=False to use the prompts on other classes.")
         super().prepare(classnames)

@@ -57,6 +57,8 @@ class Learner(nn.Module):
 
     name = ""  # as in `build_learner(name, ...)`
     learns_image = False  # False: nothing learned enters the image tower, so its features may be cached
+    remembers = False  # True: it must see its training images once before the first step, see `remember`
+    transfers = True  # False: what it learns means nothing for other classes
 
     def __init__(
         self,
