@@ -68,6 +68,8 @@ def reduced(
     custom = config.pop("custom_text", False)
     with seeded(0):
         model = (CoCa if "multimodal_cfg" in config else CustomTextCLIP if custom else CLIP)(**config)
+    if hasattr(trunk := getattr(model.visual, "trunk", None), "blocks"):  # the smallest transformers of timm are deep
+        del trunk.blocks[DEPTH:]
     set_model_preprocess_cfg(model, vars(PreprocessCfg(size=model.visual.image_size)))
     return FrozenCLIP(model, tokenizer, backbone)
 
