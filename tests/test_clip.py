@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from npt.clip import build_model, load_clip
 from npt.prompts import (LEARNERS, RECIPES, WORLD_RECIPES, Learner, build_learner, learner, learner_names, load_prompts, recipe,
@@ -99,8 +100,19 @@ def test_what_cannot_be_is_said_at_once(settings, error, words):
 def test_a_failing_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConnectionError, match="network.*pretrained"):
+    with pytest.raises(ConnectionError, match="weights 'openai' of ViT-B-32-quickgelu.*network.*pretrained"):
         load_clip("ViT-B-32-quickgelu", pretrained="openai")
+    with pytest.raises(ConnectionError, match="tokenizer of ViT-B-16-SigLIP could not.*network"):
+        load_clip("ViT-B-16-SigLIP")
+    with pytest.raises(ConnectionError, match="text tower of roberta-ViT-B-32, 'roberta-base', could not.*network"):
+        load_clip("roberta-ViT-B-32")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for backbone in "ViT-B-16-SigLIP", "roberta-ViT-B-32":
+        with pytest.raises(ImportError, match=f"{backbone}.*transformers: install it"):
+            load_clip(backbone)
 
 
 # ---- weights from a file
@@ -117,10 +129,21 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
-def test_weights_from_a_file(weights, monkeypatch):
+def test_weights_from_a_safetensors_file(weights, monkeypatch):
     monkeypatch.setenv("HOME", str(weights.parent))
     loaded = load_clip("ViT-S-32", pretrained=f"~/{weights.name}")
     assert loaded.logit_scale == torch.tensor(3.0).exp() and loaded.prefix_sharing is True
+
+
+def test_weights_from_a_checkpoint_of_open_clips_training(weights, tmp_path):
+    "It holds the optimiser too, and after training on several machines every name begins with 'module.'."
+    state = load_file(weights)
+    for prefix in "", "module.":
+        held = {prefix + name: weight for name, weight in state.items()}
+        optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+        torch.save({"epoch": 3, "name": "run", "state_dict": held, "optimizer": optimizer}, tmp_path / "epoch_3.pt")
+        loaded = load_clip("ViT-S-32", pretrained=str(tmp_path / "epoch_3.pt")).model.state_dict()
+        assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 class Hostile:
