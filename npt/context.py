@@ -110,6 +110,7 @@ class CoOp(Learner):
         known("class_token_position", class_token_position, POSITIONS)
         super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, class_token_position=class_token_position,
                          class_specific=class_specific, seed=seed)
+        self.transfers = not class_specific
         classes = len(check_classnames(classnames)) if class_specific else 1
         with seeded(seed):
             context = torch.stack([context_vectors(clip, n_ctx, ctx_init) for _ in range(classes)])
@@ -117,7 +118,7 @@ class CoOp(Learner):
         self.prepare(classnames)
 
     def prepare(self, classnames: Sequence[str]) -> None:
-        if self.context.dim() == 3 and list(classnames) != getattr(self, "classnames", list(classnames)):
+        if not self.transfers and list(classnames) != getattr(self, "classnames", list(classnames)):
             raise ValueError("Class-specific contexts belong to the classes that they were learned for. "
                              "Train with class_specific=False to use the prompts on other classes.")
         super().prepare(classnames)
@@ -187,5 +188,5 @@ class CoCoOp(Learner):
 
     def class_logits(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
         text = self.conditional_text_features(image_features)
-        logits = self.logit_scale * torch.einsum("bd,bkd->bk", image_features, text)
+        logits = self.to_logits(torch.einsum("bd,bkd->bk", image_features, text))
         return normalised(text.mean(dim=0)), logits

@@ -6,6 +6,7 @@
 __all__ = ['LOGITS_BATCH', 'predictions', 'class_accuracy', 'seen_classes', 'evaluate', 'harmonic_mean', 'base_to_novel']
 
 # %% ../nbs/11_evaluation.ipynb #96b505e8
+import math
 from collections.abc import Sequence
 
 import torch
@@ -93,15 +94,19 @@ def harmonic_mean(
 def base_to_novel(
     learner: nn.Module,  # with the base classes
     data: FewShotData,
+    on: str = "test",  # or "val", to choose weights by
 ) -> dict:  # percent
     """Evaluate prompts on the base and the novel test images.
 
-    Gives `base`, `novel` and `h`, and everything else that `evaluate` measures under its name after `base_` or `novel_`,
+    Where what was learned means nothing for other classes, as CoOp's class-specific contexts, `novel` and `h` are not a
+    number. Gives `base`, `novel` and `h`, and everything else that `evaluate` measures under its name after `base_` or `novel_`,
     such as `base_per_class`, `novel_worst_class` and, by the images that were trained on, `base_few`; all in percent.
     """
     result, trained = {}, data.base.train.counts if len(data.base.train) else None
     for name, part, counts in ("base", data.base, trained), ("novel", data.novel, None):
-        measured = evaluate(learner.for_classes(part.classnames), part.test, counts)
+        if name == "novel" and not learner.transfers:
+            return result | {"novel": math.nan, "h": math.nan}
+        measured = evaluate(learner.for_classes(part.classnames), getattr(part, on), counts)
         result[name] = measured.pop("accuracy")
         result |= {f"{name}_{key}": value for key, value in measured.items()}
     return result | {"h": harmonic_mean(result["base"], result["novel"])}

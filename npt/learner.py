@@ -57,6 +57,8 @@ class Learner(nn.Module):
 
     name = ""  # as in `build_learner(name, ...)`
     learns_image = False  # False: nothing learned enters the image tower, so its features may be cached
+    remembers = False  # True: it must see its training images once before the first step, see `remember`
+    transfers = True  # False: what it learns means nothing for other classes
 
     def __init__(
         self,
@@ -94,15 +96,36 @@ class Learner(nn.Module):
         pixels: Tensor,  # (B, 3, H, W), normalised as `clip.preprocess` does it
     ) -> Tensor:  # (B, d), L2-normalised
         "The pictures' features."
-        return self.clip.encode_image(pixels)
+        return self.adapt(self.clip.encode_image(pixels))
+
+    def adapt(
+        self,
+        frozen: Tensor,  # (B, d), L2-normalised features of the frozen image tower
+    ) -> Tensor:  # (B, d), L2-normalised
+        "What a learner that works on finished image features makes of them; most leave them as they are."
+        return frozen
+
+    def remember(
+        self,
+        features: Tensor,  # (N, d), L2-normalised frozen features of the training images
+        labels: Tensor,  # (N,) int64
+    ) -> None:
+        "Look at the training images once, before the first step; most learners need not."
+
+    def to_logits(
+        self,
+        cosines: Tensor,  # of image features with class vectors
+    ) -> Tensor:  # of the same shape
+        "Scale cosines as CLIP does, and add the bias that SigLIP has and CLIP has not."
+        return self.logit_scale * cosines + self.clip.logit_bias
 
     def class_logits(
         self,
         image_features: Tensor,  # (B, d), L2-normalised
     ) -> tuple[Tensor, Tensor]:  # class vectors (K, d), logits (B, K)
-        "Cosine of every image feature with every class, times the logit scale, and the class vectors it came from."
+        "The logit of every image feature and every class, see `to_logits`, and the class vectors it came from."
         text = self.text_features()
-        return text, self.logit_scale * image_features @ text.T
+        return text, self.to_logits(image_features @ text.T)
 
     def logits(
         self,

@@ -4,21 +4,27 @@
 
 # %% auto #0
 __all__ = ['NOT_COMPARED', 'RunSettings', 'RunFolder', 'read_json', 'open_run', 'Setup', 'load_run_data', 'run_template',
-           'set_up', 'fit_run', 'versions', 'measure_run', 'do_run', 'collect_runs']
+           'set_up', 'fit_run', 'versions', 'measure_run', 'do_run', 'run_row', 'collect_runs', 'try_run', 'do_runs']
 
 # %% ../nbs/12_runs.ipynb #97820487
 import json
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from unittest.mock import patch
 
 import pandas as pd
+import torch
+from joblib import Parallel, delayed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
+from tqdm import tqdm
 
 import npt
 from .clip import FrozenCLIP, check_device, check_weights, load_clip
@@ -27,11 +33,11 @@ from .datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from .evaluation import base_to_novel
 from .files import write_text
 from .imbalance import SAMPLERS
-from .learner import LEARNERS, fill
+from .learner import fill
 from .losses import NAMED_OBJECTIVES, build_objective
 from .names import known
 from .prepare import announce, dataset_state, prepare
-from .prompts import build_learner, learner_settings, load_prompts, recipe, save_prompts
+from .prompts import build_learner, learner_names, learner_settings, load_prompts, recipe, save_prompts
 from .training import CHECKPOINT, fit, measure_collapse
 
 # %% ../nbs/12_runs.ipynb #8992d530
@@ -41,8 +47,10 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str = "world/shapes"
-    learner: str = "coop"
-    objective: str = "npt"
+    learner: str = "coop"  # a name in `npt.prompts.learner_names`
+    learner_settings: dict[str, Any] = {}  # its own, where they are not the recipe's; a JSON text is read too
+    objective: str = "npt"  # "own", a name or a sum of terms, see `npt.prompts.Recipe.objective_for`
+    num_clusters: int | None = Field(None, ge=1)  # of classes, for the term tetf; None: so that 16 share one, in the mean
     tau: float = Field(1.0, gt=0, le=1)  # imbalance ratio min n_k / max n_k
     profile: Literal["exp", "step"] = "exp"
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: the first ones, or as the seed says
@@ -59,6 +67,8 @@ class RunSettings(BaseModel):
     epochs: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, see `measured_epochs`
+    measured_on: Literal["test", "val"] = "test"  # "val": to choose weights by
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -70,7 +80,15 @@ class RunSettings(BaseModel):
     @field_validator("learner")
     @classmethod
     def known_learner(cls, name: str) -> str:
-        return known("learner", name, LEARNERS)
+        return known("learner", name, learner_names())
+
+    @field_validator("learner_settings", mode="before")
+    @classmethod
+    def read_learner_settings(cls, given: Any) -> Any:
+        try:
+            return json.loads(given) if isinstance(given, str) else given
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{given!r} is no JSON text ({error}): write it as '{{\"n_ctx\": 8}}'") from None
 
     @field_validator("sampler")
     @classmethod
@@ -87,8 +105,15 @@ class RunSettings(BaseModel):
     @field_validator("objective")
     @classmethod
     def readable_objective(cls, text: str) -> str:
-        build_objective(text)
+        if text != "own":
+            build_objective(text)
         return text
+
+    @model_validator(mode="after")
+    def known_settings(self) -> "RunSettings":
+        for setting in self.learner_settings:
+            known(f"setting of the learner {self.learner!r} called", setting, learner_settings(self.learner))
+        return self
 
     @model_validator(mode="after")
     def loadable_clip(self) -> "RunSettings":
@@ -100,12 +125,15 @@ class RunSettings(BaseModel):
     @property
     def folder(self) -> Path:
         "runs_dir/<dataset>/<learner>+<objective>/tau<tau>-shots<shots>/seed<seed>, with what is not the default added."
-        objective = self.objective if self.objective in NAMED_OBJECTIVES else str(build_objective(self.objective))
-        objective = objective.replace(" ", "").replace("*", "x")
+        named = self.objective in ("own", *NAMED_OBJECTIVES)
+        objective = self.objective if named else str(build_objective(self.objective))
+        objective = objective.replace(" ", "").replace("*", "x").replace("|", "-guided-by-")
+        own = "".join(f",{key}={value}".replace(" ", "_") for key, value in sorted(self.learner_settings.items()))
         sampler = "" if self.sampler == "plain" else f"+{self.sampler}"
         backbone = "" if self.backbone == "world" else f"@{self.backbone}".replace("/", "-")
-        tail = "".join(f"-{value}" for value, usual in ((self.profile, "exp"), (self.order, "label")) if value != usual)
-        return Path(self.runs_dir, self.dataset, f"{self.learner}+{objective}{sampler}{backbone}",
+        unusual = (self.profile, "exp"), (self.order, "label"), (self.measured_on, "test")
+        tail = "".join(f"-{value}" for value, usual in unusual if value != usual)
+        return Path(self.runs_dir, self.dataset, f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-"),
                     f"tau{self.tau:g}-shots{self.shots}{tail}", f"seed{self.seed}")
 
 # %% ../nbs/12_runs.ipynb #7f60f12a
@@ -217,9 +245,8 @@ def set_up(
     clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision)
     template, names = run_template(settings, data), data.base.classnames
     zero_shot = build_learner("zero_shot", clip, names, template=template)
-    learned = recipe(settings.learner, clip.name).settings
-    if "seed" in learner_settings(settings.learner):
-        learned = {**learned, "seed": settings.seed}
+    drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}
+    learned = recipe(settings.learner, clip.name).settings | drawn | settings.learner_settings
     learner = build_learner(settings.learner, clip, names, template=template, **learned)
     return Setup(settings, open_run(settings, overwrite), data, clip, zero_shot, learner)
 
@@ -231,7 +258,7 @@ def fit_run(run: Setup) -> pd.DataFrame:  # the history
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)
     history = fit(run.learner, run.data.base.train, s.objective, s.epochs, s.batch_size, s.lr, s.seed, folder.path,
-                  test=run.data.base.test, sampler=s.sampler, workers=s.workers)
+                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every)
     write_text(history.to_csv(index=False), folder.history)
     save_prompts(run.learner, folder.prompts)
     return history
@@ -250,11 +277,13 @@ def measure_run(
     "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
     if run.folder.finished:
         return read_json(run.folder.metrics)
-    base, learned = run.data.base, base_to_novel(run.learner, run.data)
+    s, base = run.settings, run.data.base
+    split = getattr(base, s.measured_on)
     metrics = {
-        "zero_shot": base_to_novel(run.zero_shot, run.data),
-        **learned,
-        "collapse": {"before": measure_collapse(run.zero_shot, base.test), "after": measure_collapse(run.learner, base.test)},
+        "zero_shot": base_to_novel(run.zero_shot, run.data, s.measured_on),
+        **base_to_novel(run.learner, run.data, s.measured_on),
+        "collapse": {"before": measure_collapse(run.zero_shot, split), "after": measure_collapse(run.learner, split)},
+        "objective": str(recipe(s.learner, s.backbone).objective_for(s.objective)),  # the sum that was minimised
         "train_counts": dict(zip(base.classnames, base.train.counts)),
         "seconds": round(seconds, 2),
         "versions": versions(),
@@ -275,16 +304,43 @@ def do_run(
     return measure_run(run, time.perf_counter() - started)
 
 # %% ../nbs/12_runs.ipynb #5ff99526
+def run_row(
+    folder: RunFolder,  # of a finished run
+) -> dict:  # its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
+    "One run as a row of a table. Raises ValueError naming a damaged file."
+    metrics = read_json(folder.metrics)
+    row = {**read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
+           "minimised": metrics["objective"]}
+    row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
+    row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
+    return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
+
+
 def collect_runs(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
-) -> pd.DataFrame:  # a row a finished run: its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
+) -> pd.DataFrame:  # a row a finished run, see `run_row`
     "Read every finished run under a folder. Raises ValueError naming a damaged file."
-    rows = []
-    for path in sorted(Path(runs_dir).rglob("metrics.json")):
-        metrics, folder = read_json(path), RunFolder(path.parent)
-        row = {**read_json(folder.config), "folder": str(path.parent), "seconds": metrics["seconds"]}
-        row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
-        row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
-        row |= {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([run_row(RunFolder(path.parent)) for path in sorted(Path(runs_dir).rglob("metrics.json"))])
+
+# %% ../nbs/12_runs.ipynb #c0bd9eeb
+def try_run(settings: RunSettings) -> str | None:  # what went wrong
+    "Do one run on one thread, without a bar of its own."
+    torch.set_num_threads(1)
+    try:
+        with patch("npt.training.tqdm", partial(tqdm, disable=True)):
+            do_run(settings)
+    except Exception as error:
+        return f"{settings.folder}: {type(error).__name__}: {error}"
+
+
+def do_runs(
+    settings: Sequence[RunSettings],
+    jobs: int = 1,  # processes
+) -> pd.DataFrame:  # a row a run, in the order of the settings, see `run_row`
+    "Do runs that are not yet finished, and collect all. Raises RuntimeError that lists those which failed, when all are done."
+    missing = [one for one in settings if not RunFolder(one.folder).finished]
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(try_run)(one) for one in missing)
+    failed = [problem for problem in tqdm(results, "runs", total=len(missing), disable=not missing) if problem]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the others are kept:\n" + "\n".join(failed))
+    return pd.DataFrame([run_row(open_run(one)) for one in settings])

@@ -8,10 +8,16 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+import npt.adapters  # noqa: F401, it registers learners
+import npt.per_class  # noqa: F401
 from npt.clip import FrozenCLIP
-from npt.prompts import build_learner, load_prompts, save_prompts
+from npt.learner import Learner
+from npt.prompts import build_learner, learner_settings, read_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
+SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
+OTHERS = ["dog", "red fox"]  # the second is one of NAMES
+PETS = "a photo of a {}, a type of pet."
 CASES = {
     "coop": ("coop", dict()),
     "coop, random": ("coop", dict(n_ctx=5, ctx_init=None)),
@@ -25,6 +31,15 @@ CASES = {
     "ivlp": ("ivlp", dict(depth=3, depth_image=2, n_ctx=2, n_ctx_image=3)),
     "maple": ("maple", dict(depth=3)),
     "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
+    "tcp": ("tcp", dict(layer=2)),
+    "tcp, words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
+    "clip_adapter": ("clip_adapter", dict()),
+    "clip_adapter, wider": ("clip_adapter", dict(reduction=2, ratio=0.6)),
+    "tip_adapter": ("tip_adapter", dict(alpha=3.0, beta=5.5)),
+    "tip_adapter_f": ("tip_adapter_f", dict(alpha=3.0, beta=5.5)),
+    "lora": ("lora", dict()),
+    "lora, text": ("lora", dict(towers="text", rank=3, alpha=0.5)),
+    "lora, image": ("lora", dict(towers="image", rank=1)),
 }
 each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
 
@@ -44,12 +59,24 @@ def clip() -> FrozenCLIP:
     return random_clip()
 
 
-def images(count: int = 3) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def images(count: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
-    "One class: 77 tokens, vector by vector and block by block."
+def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: float = 0.01) -> Learner:
+    "A learner that has seen its training images, and whose parameters have left where they start."
+    seeds = dict(seed=seed) if "seed" in learner_settings(name) else {}
+    learner = build_learner(name, clip, NAMES, **settings, **seeds)
+    learner.remember(clip.encode_image(images(5, seed=3)), SEEN)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += steps * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return learner
+
+
+def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
+    "One class: 77 tokens, vector by vector and block by block; `deep` says which vectors enter a block."
     model, name, n = clip.model, sentence[1], len(context)
     tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
     rest = model.token_embedding(tokens)[0]
@@ -61,14 +88,14 @@ def literal_text(clip, sentence, context, deep, position="end") -> Tensor:
         called, tail = rest[1 + n : 1 + n + words], rest[1 + n + words:]
         x = torch.cat([rest[:1], context[:before], called, context[before:], tail])
     x = (x + model.positional_embedding)[None]
-    for number, block in enumerate(model.transformer.resblocks):
-        if 1 <= number <= len(deep):
-            x = torch.cat([x[:, :1], deep[number - 1][None], x[:, 1 + n:]], dim=1)
+    for number, block in enumerate(blocks or model.transformer.resblocks):
+        if number in deep:
+            x = torch.cat([x[:, :1], deep[number][None], x[:, 1 + n:]], dim=1)
         x = block(x, attn_mask=model.attn_mask)
     return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
 
 
-def literal_image(clip, pixels, prompts) -> Tensor:
+def literal_image(clip, pixels, prompts, blocks=None) -> Tensor:
     "The vision transformer block by block, prompts last among its tokens."
     tower, n = clip.model.visual, len(prompts[0]) if prompts else 0
     x = tower.conv1(pixels).flatten(2).transpose(1, 2)
@@ -76,76 +103,164 @@ def literal_image(clip, pixels, prompts) -> Tensor:
     if prompts:
         x = torch.cat([x, prompts[0].expand(len(x), -1, -1)], dim=1)
     x = tower.ln_pre(x)
-    for number, block in enumerate(tower.transformer.resblocks):
+    for number, block in enumerate(blocks or tower.transformer.resblocks):
         if 1 <= number < len(prompts):
             x = torch.cat([x[:, :-n], prompts[number].expand(len(x), -1, -1)], dim=1)
         x = block(x)
     return F.normalize(tower.ln_post(x[:, 0]) @ tower.proj, dim=-1)
 
 
-def literal_logits(learner, pixels) -> Tensor:
+def in_words(learner) -> list[str]:
+    return [text.replace("_", " ") for text in learner.classnames]
+
+
+def written_text(clip, sentence, blocks=None) -> Tensor:
+    "The text feature of a sentence with no learned vectors in it."
+    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(sentence[0]))[0, 1:5], {}, blocks=blocks)
+
+
+def literal_prompts(learner, pixels) -> Tensor:
+    "CoOp, CoCoOp, VPT, IVLP and MaPLe."
     clip, name, settings = learner.clip, learner.name, learner.settings
-    classes = [text.replace("_", " ") for text in learner.classnames]
+    classes = in_words(learner)
     lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
     deep = list(getattr(learner, "deep_text", []))
     prompts = list(getattr(learner, "image_prompts", []))
     if name == "maple":
         text = [learner.context, *deep]
         prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
-    image, scale = literal_image(clip, pixels, prompts), clip.logit_scale
+    image, scale, deep = literal_image(clip, pixels, prompts), clip.logit_scale, dict(enumerate(deep, start=1))
     where = settings.get("class_token_position", "end")
-    rows = []
-    for feature in image:
-        context = clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context
-        if name == "cocoop":
-            first, _, second = learner.meta_net
-            hidden = (feature @ first.weight.T + first.bias).clamp(min=0)
-            context = context + hidden @ second.weight.T + second.bias
+
+    def text(context: Tensor) -> Tensor:
         own = context if context.dim() == 3 else [context] * len(classes)
-        text = torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
-        rows.append(scale * text @ feature)
+        return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
+
+    if name != "cocoop":
+        return scale * image @ text(clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context).T
+    first, _, second = learner.meta_net
+    shifts = (image @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    return torch.stack([scale * text(learner.context + shift) @ feature for shift, feature in zip(shifts, image)])
+
+
+def literal_tcp(learner, pixels) -> Tensor:
+    clip, settings = learner.clip, learner.settings
+    lead = settings["ctx_init"] or "X " * settings["n_ctx"]
+    tail = ", a type of pet" if learner.template == PETS else ""
+    first, _, second = learner.meta_net
+    text = []
+    for name in in_words(learner):
+        frozen = written_text(clip, ("a photo of a", name + tail))
+        hidden = frozen @ first.weight.T + first.bias
+        vectors = (hidden * torch.sigmoid(1.702 * hidden)) @ second.weight.T + second.bias
+        deep = {settings["layer"]: vectors.reshape(settings["n_ctx"], 64)}
+        text.append(literal_text(clip, (lead, name + tail), learner.context, deep))
+    return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
+
+
+def written_classes(learner, blocks=None) -> Tensor:
+    return torch.stack([written_text(learner.clip, ("a photo of a", name), blocks) for name in in_words(learner)])
+
+
+def literal_clip_adapter(learner, pixels) -> Tensor:
+    "As published: on features of any length."
+    clip, ratio, (first, _, second, _) = learner.clip, learner.settings["ratio"], learner.adapter
+    frozen = 7 * literal_image(clip, pixels, [])
+    adapted = ((frozen @ first.weight.T).clamp(min=0) @ second.weight.T).clamp(min=0)
+    image = F.normalize(ratio * adapted + (1 - ratio) * frozen, dim=-1)
+    return clip.logit_scale * image @ written_classes(learner).T
+
+
+def literal_tip_adapter(learner, pixels) -> Tensor:
+    "Image by image, class by class and vote by vote."
+    clip, alpha, beta = learner.clip, learner.settings["alpha"], learner.settings["beta"]
+    keys = learner.keys if learner.name == "tip_adapter_f" else literal_image(clip, images(5, seed=3), [])
+    text, rows = written_classes(learner), []
+    for feature in literal_image(clip, pixels, []):
+        row = clip.logit_scale * text @ feature
+        for key, label in zip(keys, SEEN.tolist(), strict=True):
+            voted = torch.tensor([float(name == NAMES[label]) for name in learner.classnames])
+            row = row + alpha * torch.exp(-beta * (1 - key @ feature)) * voted
+        rows.append(row)
     return torch.stack(rows)
+
+
+def low_rank_block(block, update, scale):
+    "A block with its three projections one by one, their updates beside them, and its heads one by one."
+    def run(x: Tensor, attn_mask: Tensor | float = 0.0) -> Tensor:
+        attn, normed = block.attn, block.ln_1(x)
+        parts = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), update.down, update.up, strict=True)
+        projected = [normed @ w.T + b + scale * (normed @ down.T) @ up.T for w, b, down, up in parts]
+        heads = []
+        for q, k, v in zip(*(part.chunk(attn.num_heads, dim=-1) for part in projected), strict=True):
+            heads.append((q @ k.mT / q.shape[-1] ** 0.5 + attn_mask).softmax(dim=-1) @ v)
+        x = x + torch.cat(heads, dim=-1) @ attn.out_proj.weight.T + attn.out_proj.bias
+        return x + block.mlp(block.ln_2(x))
+
+    return run
+
+
+def literal_lora(learner, pixels) -> Tensor:
+    "The updates beside the frozen weights, as published, and never added to them."
+    clip, settings, updates = learner.clip, learner.settings, dict(learner.updates.items())
+    scale = settings["alpha"] / settings["rank"] ** 0.5
+    towers = dict(text=clip.model.transformer, image=clip.model.visual.transformer)
+    blocks = {tower: [low_rank_block(block, update, scale)
+                      for block, update in zip(towers[tower].resblocks, updates[tower], strict=True)] for tower in updates}
+    image = literal_image(clip, pixels, [], blocks.get("image"))
+    return clip.logit_scale * image @ written_classes(learner, blocks.get("text")).T
+
+
+LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
+
+
+def literal_logits(learner, pixels) -> Tensor:
+    return LITERAL.get(learner.name, literal_prompts)(learner, pixels)
 
 
 @each
 def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, name, settings):
-    learner = build_learner(name, clip, NAMES, **settings)
+    learner = trained(clip, name, settings)
     found, expected = learner.logits(images()), literal_logits(learner, images())
     losses = [F.cross_entropy(logits, torch.arange(3)) for logits in (found, expected)]
     assert torch.allclose(found, expected, atol=1e-6, rtol=0) and (losses[0] - losses[1]).abs() < 1e-6
     parameters = dict(learner.named_parameters())
-    mine, written = (torch.autograd.grad(loss, list(parameters.values())) for loss in losses)
+    mine, written = (torch.autograd.grad(loss, list(parameters.values())) if parameters else () for loss in losses)
     for key, one, other in zip(parameters, mine, written, strict=True):
         assert other.norm() > 1e-6, f"{key} must matter"
         assert torch.allclose(one, other, atol=1e-6, rtol=1e-6), key
 
 
 @each
-def test_a_saved_learner_comes_back_and_a_seed_gives_one_start(clip, tmp_path, name, settings):
-    learner, again, other = (build_learner(name, clip, NAMES, **settings, seed=seed) for seed in (1, 1, 2))
-    for key, value in learner.state_dict().items():
-        assert torch.equal(value, again.state_dict()[key]), key
-    drawn = [key for key, value in learner.state_dict().items() if not torch.equal(value, other.state_dict()[key])]
-    assert bool(drawn) == (settings.get("ctx_init", "words") is None or name != "coop")
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter += torch.randn_like(parameter) * 0.01
+def test_a_seed_gives_one_start(clip, name, settings):
+    first, again, other = (trained(clip, name, settings, seed, steps=0).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    drawn = [key for key, value in first.items() if not torch.equal(value, other[key])]
+    from_words = name == "coop" and settings.get("ctx_init", "words")
+    assert bool(drawn) == (not from_words and "seed" in learner_settings(name))
+
+
+@each
+def test_a_saved_learner_comes_back(clip, tmp_path, name, settings):
+    learner, fresh = trained(clip, name, settings), build_learner(name, clip, NAMES, **settings)
     save_prompts(learner, tmp_path / "prompts.safetensors")
-    load_prompts(other, tmp_path / "prompts.safetensors")
-    assert torch.equal(other.logits(images()), learner.logits(images()))
+    fresh.load_state_dict(read_prompts(tmp_path / "prompts.safetensors")[0])
+    assert torch.equal(fresh.logits(images()), learner.logits(images()))
 
 
 @each
 def test_other_classes_share_the_parameters(clip, name, settings):
-    learner = build_learner(name, clip, NAMES, **settings)
+    learner = trained(clip, name, settings)
     if settings.get("class_specific"):
         with pytest.raises(ValueError, match="class_specific=False"):
             learner.for_classes(["dog"])
         return
-    novel = learner.for_classes(["dog", "annual crop land"])
+    before = learner.logits(images())
+    novel = learner.for_classes(OTHERS)
     assert all(a is b for a, b in zip(learner.parameters(), novel.parameters(), strict=True))
     assert torch.allclose(novel.logits(images()), literal_logits(novel, images()), atol=1e-6)
-    assert learner.logits(images()).shape == (3, 3)
+    assert torch.equal(learner.logits(images()), before)
 
 
 @pytest.mark.parametrize("name", ["vpt", "ivlp", "maple"])
@@ -154,7 +269,49 @@ def test_image_prompts_on_a_resnet_are_refused_in_a_sentence(name):
         build_learner(name, random_clip(resnet=True), NAMES)
 
 
-@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"]])
+def test_lora_on_a_resnet_is_for_the_text_tower_alone():
+    clip = random_clip(resnet=True)
+    with pytest.raises(ValueError, match="the image tower, a ModifiedResNet, is none"):
+        build_learner("lora", clip, NAMES)
+    assert build_learner("lora", clip, NAMES, towers="text").logits(images()).shape == (3, 3)
+
+
+def test_lora_leaves_the_clip_as_it_is(clip):
+    before = {name: weights.clone() for name, weights in clip.model.state_dict().items()}
+    learner = trained(clip, "lora", {})
+    learner.logits(images()).sum().backward()
+    with pytest.raises(ZeroDivisionError):  # also where the tower fails
+        learner.updated("text", lambda: 1 / 0)
+    assert all(torch.equal(weights, before[name]) for name, weights in clip.model.state_dict().items())
+    assert not any(weights.requires_grad or weights.grad is not None for weights in clip.model.parameters())
+
+
+def test_tip_adapter_tells_classes_of_one_name_apart(clip):
+    with pytest.warns(UserWarning, match="More than one class is called"):
+        learner = build_learner("tip_adapter", clip, ["crane", "fox", "crane"], alpha=1.0, beta=0.0)
+        learner.remember(clip.encode_image(images(5)), torch.tensor([0, 0, 2, 1, 2]))
+        assert learner.votes(clip.encode_image(images())).tolist() == [[2.0, 1.0, 2.0]] * 3
+        turned = learner.for_classes(["crane", "crane"])
+    learner.remember(clip.encode_image(images(4)), torch.tensor([0, 0, 2, 0]))
+    assert turned.votes(clip.encode_image(images())).tolist() == [[3.0, 1.0]] * 3
+
+
+def test_tip_adapter_needs_its_training_images_and_refuses_what_is_no_cache(clip):
+    learner = build_learner("tip_adapter", clip, NAMES)
+    with pytest.raises(RuntimeError, match="call fit"):
+        learner.logits(images())
+    saved = trained(clip, "tip_adapter", {}).state_dict()
+    names = torch.tensor(list(b'[["cat"]]'), dtype=torch.uint8)
+    for bad in ({"more": saved["keys"]}, {"labels": saved["labels"].float()}, {"labels": saved["labels"] - 1},
+                {"labels": saved["labels"][1:]}, {"keys": saved["keys"][:, :7]}, {"names": names}, {"names": names[:1]},
+                {"names": names.long()}):
+        with pytest.raises(RuntimeError, match="This is no cache"):
+            learner.load_state_dict({**saved, **bad})
+    assert learner.keys is None
+
+
+@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"], CASES["tcp"],
+                                            CASES["lora"]])
 def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
     clip = random_clip()
     learner = build_learner(name, clip, NAMES, **settings)
