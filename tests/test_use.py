@@ -19,8 +19,8 @@ from npt.clip import load_clip
 from npt.data import load_dataset, make_loader
 from npt.datasets import DATASETS, TEMPLATE_ENSEMBLE
 from npt.files import write_tensors, write_text
-from npt.learner import LEARNERS, Learner, ZeroShot
-from npt.prompts import build_learner, read_prompts, save_prompts
+from npt.learner import Learner, ZeroShot
+from npt.prompts import build_learner, learner_names, read_prompts, save_prompts
 from npt.runs import RunSettings, set_up
 from npt.training import fit
 from npt.use import Origin, from_pretrained, load_run, predict, save_pretrained
@@ -78,7 +78,7 @@ def logits(learner: Learner, pixels: torch.Tensor) -> torch.Tensor:
         return learner.logits(pixels)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", learner_names())
 def test_every_learner_comes_back_from_its_run_and_from_a_shared_folder(name, tmp_path, pixels):
     folder, trained = train_a_little(tmp_path / "runs", learner=name)
     loaded = load_run(folder)
@@ -425,7 +425,7 @@ def test_nearest_words_agree_with_distances_one_by_one(clip):
 
 
 def test_nearest_words_of_every_learner(clip, tmp_path):
-    for name in LEARNERS:
+    for name in learner_names():
         learner = set_up(RunSettings(dataset="world/textures", shots=1, learner=name, runs_dir=str(tmp_path))).learner
         if isinstance(getattr(learner, "context", None), torch.Tensor):
             assert nearest_words(learner, top=2)["word"].str.len().min() > 0
