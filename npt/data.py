@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VAL_SHOTS', 'DATA_ROOT', 'MOST_NAMED', 'MOST_WORKERS', 'IMAGES_A_WORKER', 'TRAINING_EPOCHS', 'Item', 'Split', 'Part',
            'world_rows', 'as_splits', 'few_shot', 'warn_of_short', 'pick_shots', 'refuse_broken', 'FewShotData',
-           'load_dataset', 'open_image', 'training_transform', 'Draw', 'torch_seed', 'Images', 'worker_count',
+           'load_dataset', 'in_rgb', 'open_image', 'training_transform', 'Draw', 'torch_seed', 'Images', 'worker_count',
            'make_loader']
 
 # %% ../nbs/07_data.ipynb #4ee32279
@@ -209,17 +209,25 @@ def load_dataset(
     return data
 
 # %% ../nbs/07_data.ipynb #d17cc935
+def in_rgb(
+    image: Image.Image,
+    upright: bool,  # turn by the EXIF tag
+) -> Image.Image:  # 16-bit grey is scaled to 8 bits
+    "Turn and convert an image."
+    image = ImageOps.exif_transpose(image) if upright else image
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    return image.convert("RGB")
+
+
 def open_image(
     path: str | Path,
     upright: bool,  # turn by the EXIF tag
-) -> Image.Image:  # in RGB; 16-bit grey is scaled to 8 bits
+) -> Image.Image:  # in RGB, see `in_rgb`
     "Open an image file. Raises OSError that names it where it cannot be read."
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image) if upright else image
-            if image.mode.startswith("I;16"):
-                image = image.convert("I").point(lambda value: value / 256).convert("L")
-            return image.convert("RGB")
+            return in_rgb(image, upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{str(path)!r} can no longer be read, and could when the dataset was loaded ({error})") from error
 

@@ -19,6 +19,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "train": dict(epochs=1, shots=1, runs_dir="runs"),
     "judge_world": dict(seeds=[1], epochs=1, runs_dir="runs"),
     "first_results": dict(seeds=[1, 2], epochs=1, runs_dir="runs"),
+    "predict": dict(top=2),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
