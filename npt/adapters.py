@@ -198,7 +198,7 @@ def attention_blocks(
     blocks = list(getattr(transformer, "resblocks", []))
     if not blocks or any(type(block) is not ResidualAttentionBlock for block in blocks):
         raise ValueError(f"LoRA needs a transformer of open_clip's own blocks, and the {tower} tower, a "
-                         f"{type(holder).__name__}, is none.")
+                         f"{type(getattr(holder, 'trunk', holder)).__name__}, is none (towers='text' or 'image' updates one).")
     if transformer.grad_checkpointing:
         raise ValueError("Gradient checkpointing is on, which would run blocks again without the updates of their weights: "
                          "switch it off with set_grad_checkpointing(False).")

@@ -45,7 +45,7 @@ class FrozenCLIP:
         # read before half precision would round it
         self.logit_scale = model.logit_scale.detach().exp().reshape(()).to(self.device)
         bias = getattr(model, "logit_bias", None)  # SigLIP's; softmax does not see it, but published logits hold it
-        self.logit_bias = torch.zeros_like(self.logit_scale) if bias is None else bias.detach().reshape(()).to(self.device)
+        self.logit_bias = torch.zeros_like(self.logit_scale) if bias is None else bias.detach().clone().reshape(()).to(self.device)
         self.model = model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
         self.prefix_sharing: bool | str = why_not_shared(model) or True  # True, or why prompts run at full length
         self.context_length: int = tokenizer.context_length

@@ -209,6 +209,6 @@ def load_prompts(
     except RuntimeError as error:
         learner.load_state_dict(before, strict=False)
         held, needed = ({name: tuple(t.shape) for name, t in d.items()} for d in (tensors, before))
-        raise ValueError(f"{path} holds {held}, and this learner needs {needed}: build it with {header['settings']}."
-                         ) from error
+        raise ValueError(f"{path} holds {held}, and this learner needs {needed}: build it with {header['settings']}. "
+                         f"({str(error).strip().splitlines()[-1].strip()})") from error
     return header

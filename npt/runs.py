@@ -7,6 +7,7 @@ __all__ = ['NOT_COMPARED', 'RunSettings', 'RunFolder', 'read_json', 'open_run', 
            'set_up', 'fit_run', 'versions', 'measure_run', 'do_run', 'run_row', 'collect_runs', 'try_run', 'do_runs']
 
 # %% ../nbs/12_runs.ipynb #97820487
+import hashlib
 import json
 import platform
 import shutil
@@ -133,8 +134,10 @@ class RunSettings(BaseModel):
         backbone = "" if self.backbone == "world" else f"@{self.backbone}".replace("/", "-")
         unusual = (self.profile, "exp"), (self.order, "label"), (self.measured_on, "test")
         tail = "".join(f"-{value}" for value, usual in unusual if value != usual)
-        return Path(self.runs_dir, self.dataset, f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-"),
-                    f"tau{self.tau:g}-shots{self.shots}{tail}", f"seed{self.seed}")
+        method = f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-")
+        if len(method) > 120:  # file systems stop at 255 bytes
+            method = f"{method[:100]}...{hashlib.sha256(method.encode()).hexdigest()[:12]}"
+        return Path(self.runs_dir, self.dataset, method, f"tau{self.tau:g}-shots{self.shots}{tail}", f"seed{self.seed}")
 
 # %% ../nbs/12_runs.ipynb #7f60f12a
 NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers"}
