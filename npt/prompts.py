@@ -152,8 +152,8 @@ WORLD_RECIPES = {recipe.learner: recipe for recipe in [
     replace(RECIPES["coop"], settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
             source="this project: judge_world.ipynb, 16 shots"),
     *(replace(RECIPES[name], source="this project: search.ipynb", **own) for name, own in {
-        "kgcoop": dict(settings=dict(n_ctx=16, ctx_init=None), batch_size=32, lr=0.1, epochs=30),
-        "prograd": dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=30),
+        "kgcoop": dict(batch_size=32, lr=0.1, epochs=30),
+        "prograd": dict(lr=0.1, epochs=30),
         "cocoop": dict(batch_size=32, lr=0.1, epochs=6),
         "tcp": dict(settings=dict(layer=1), lr=0.002, epochs=20),
         "vpt": dict(settings=dict(depth=4), batch_size=32, lr=0.1, epochs=10),
