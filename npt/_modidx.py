@@ -382,6 +382,7 @@ d = { 'settings': {'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path'
                              'npt.prompts.Average.weights': ('prompts.html#average.weights', 'npt/prompts.py'),
                              'npt.prompts.Recipe': ('prompts.html#recipe', 'npt/prompts.py'),
                              'npt.prompts.Recipe.objective_for': ('prompts.html#recipe.objective_for', 'npt/prompts.py'),
+                             'npt.prompts._weights': ('prompts.html#_weights', 'npt/prompts.py'),
                              'npt.prompts.build_learner': ('prompts.html#build_learner', 'npt/prompts.py'),
                              'npt.prompts.learner_class': ('prompts.html#learner_class', 'npt/prompts.py'),
                              'npt.prompts.learner_names': ('prompts.html#learner_names', 'npt/prompts.py'),

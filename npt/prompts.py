@@ -148,23 +148,34 @@ def recipe(
     return WORLD_RECIPES.get(learner, published) if backbone == "world" else published
 
 # %% ../nbs/09_prompts.ipynb #8b7cb3ef
-WORLD_RECIPES = {recipe.learner: recipe for recipe in [
-    replace(RECIPES["coop"], settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
-            source="this project: judge_world.ipynb, 16 shots"),
-    *(replace(RECIPES[name], source="this project: search.ipynb", **own) for name, own in {
-        "kgcoop": dict(batch_size=32, lr=0.1, epochs=30),
-        "prograd": dict(lr=0.1, epochs=30),
-        "cocoop": dict(batch_size=32, lr=0.1, epochs=6),
-        "tcp": dict(settings=dict(layer=1), lr=0.002, epochs=20),
-        "vpt": dict(settings=dict(depth=4), batch_size=32, lr=0.1, epochs=10),
-        "ivlp": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),
-        "promptsrc": dict(settings=dict(depth=3, depth_image=4), batch_size=32, lr=0.1, epochs=10),
-        "maple": dict(settings=dict(depth=3), batch_size=32, lr=0.1, epochs=10),
-        "clip_adapter": dict(lr=0.1, epochs=60),
-        "tip_adapter": dict(),
-        "tip_adapter_f": dict(batch_size=32, lr=0.001, epochs=20),
-        "lora": dict(lr=1e-3, epochs=10),
-    }.items()),
+def _weights(lc: float, mi: float, etf: float, cpt: float) -> dict[str, str]:
+    "Regularisers at chosen weights; that of CPT is a share of its published sum."
+    return {"npt": f"ce + {lc}*lc + {mi}*mi", "npt_anchored": f"ce + {etf}*etf",
+            "cpt": f"ce + {0.25 * cpt:g}*tetf + {0.15 * cpt:g}*cc + {0.1 * cpt:g}*rs"}
+
+
+_SHALLOW = dict(depth=3, depth_image=4)  # as many blocks as the small towers have
+WORLD_RECIPES = {name: replace(RECIPES[name], source=f"this project: {source}.ipynb, 16 shots", **own)
+                 for name, source, own in [
+    ("coop", "judge_world", dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
+                                 weights=_weights(lc=3, mi=1, etf=1, cpt=0.1))),
+    ("kgcoop", "search", dict(batch_size=32, lr=0.1, epochs=30)),
+    ("prograd", "search", dict(lr=0.1, epochs=30)),
+    ("cocoop", "search", dict(batch_size=32, lr=0.1, epochs=6)),
+    ("tcp", "search", dict(settings=dict(layer=1), lr=0.005, epochs=20, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
+    ("vpt", "search", dict(settings=dict(depth=4), batch_size=32, lr=0.02, epochs=10,
+                           weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=1))),
+    ("ivlp", "search", dict(settings=_SHALLOW, batch_size=32, lr=0.02, epochs=10,
+                            weights=_weights(lc=1, mi=1, etf=1, cpt=0.1))),
+    ("promptsrc", "search", dict(settings=_SHALLOW, batch_size=32, lr=0.02, epochs=10,
+                                 weights=_weights(lc=1, mi=1, etf=1, cpt=0.1))),
+    ("maple", "search", dict(settings=dict(depth=3), batch_size=32, lr=0.1, epochs=10,
+                             weights=_weights(lc=1, mi=1, etf=1, cpt=0.1))),
+    ("clip_adapter", "search", dict(lr=0.02, epochs=60, weights=_weights(lc=1, mi=1, etf=0.1, cpt=0.1))),
+    ("tip_adapter", "search", dict()),
+    ("tip_adapter_f", "search", dict(batch_size=32, lr=0.005, epochs=20,
+                                     weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
+    ("lora", "search", dict(lr=0.005, epochs=10, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
 ]}
 
 # %% ../nbs/09_prompts.ipynb #72424e99
