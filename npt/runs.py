@@ -68,6 +68,7 @@ class RunSettings(BaseModel):
     epochs: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
     measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, see `measured_epochs`
     measured_on: Literal["test", "val"] = "test"  # "val": to choose weights by
     device: str = "cpu"
@@ -261,7 +262,7 @@ def fit_run(run: Setup) -> pd.DataFrame:  # the history
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)
     history = fit(run.learner, run.data.base.train, s.objective, s.epochs, s.batch_size, s.lr, s.seed, folder.path,
-                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every)
+                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every, s.optimizer)
     write_text(history.to_csv(index=False), folder.history)
     save_prompts(run.learner, folder.prompts)
     return history

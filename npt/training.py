@@ -313,6 +313,7 @@ def fit(
     workers: int | None = None,  # processes that prepare training images; the result never depends on it
     num_clusters: int | None = None,  # of classes, for the term tetf; None: as in `npt.anchors.cluster_classes`
     measure_every: int | None = None,  # epochs between two measures of collapse, as in `measured_epochs`
+    optimizer: str | None = None,  # a name in `OPTIMIZERS`; None: the recipe's
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
 
@@ -325,15 +326,16 @@ def fit(
     settings = recipe(learner.name, learner.clip.name)
     epochs, batch_size, lr = epochs or settings.epochs, batch_size or settings.batch_size, lr or settings.lr
     objective, sampler = settings.objective_for(objective), known("sampler", sampler, SAMPLERS)
+    kind = known("optimizer", optimizer or settings.optimizer, OPTIMIZERS)
     if learner.remembers:
         learner.remember(*training_features(learner, train, seed, workers))
     parameters = dict(learner.named_parameters())
     if not parameters:
         return pd.DataFrame()
-    optimizer = OPTIMIZERS[settings.optimizer](parameters.values(), lr=lr)
+    optimizer = OPTIMIZERS[kind](parameters.values(), lr=lr)
     share = settings.average.weights(epochs).tolist() if settings.average else None
     average = {name: torch.zeros_like(p) for name, p in parameters.items()} if share else {}
-    fitted = (f"{learner.name} by {objective} on {len(train)} images of {len(train.classnames)} classes, "
+    fitted = (f"{learner.name} by {objective} with {kind} on {len(train)} images of {len(train.classnames)} classes, "
               f"{epochs=} {batch_size=} {lr=} {seed=} {sampler=} {num_clusters=} {measure_every=}")
     checkpoint = Path(run_dir) / CHECKPOINT if run_dir else None
     resumes = checkpoint and checkpoint.exists()
