@@ -1,5 +1,6 @@
 """What every test may ask for: the checkout, a scratch copy of it, and the promise that it is left as it was."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads each would stand in each other's way
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(
     ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints"
