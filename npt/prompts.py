@@ -161,7 +161,7 @@ WORLD_RECIPES = {name: replace(RECIPES[name], source=f"this project: {source}.ip
                                  weights=_weights(lc=3, mi=1, etf=1, cpt=0.1))),
     ("kgcoop", "search", dict(batch_size=32, lr=0.1, epochs=30, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
     ("prograd", "search", dict(lr=0.1, epochs=30, weights=_weights(lc=0.3, mi=0.3, etf=1, cpt=0.1))),
-    ("cocoop", "search", dict(batch_size=32, lr=0.1, epochs=6)),
+    ("cocoop", "search", dict(batch_size=32, lr=0.1, epochs=6, weights=_weights(lc=3, mi=1, etf=0.1, cpt=0.1))),
     ("tcp", "search", dict(settings=dict(layer=1), lr=0.005, epochs=20, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
     ("vpt", "search", dict(settings=dict(depth=4), batch_size=32, lr=0.02, epochs=10,
                            weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=1))),
