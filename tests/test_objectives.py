@@ -15,7 +15,7 @@ from npt.cross_entropy import NAMED_OBJECTIVES, TERMS, StepFeatures
 from npt.data import load_dataset
 from npt.evaluation import predictions
 from npt.losses import REGULARISERS, build_objective
-from npt.prompts import RECIPES, CoOp, build_learner
+from npt.prompts import RECIPES, CoOp, build_learner, recipe
 from npt.training import CONSISTENCY_TEMPLATES, backward, epoch_draws, fit, frozen_anchors, image_batches
 
 ANCHORED = ["etf", "kg", "kl", "scl_text", "scl_image", "scl_logits", "tetf", "cc", "rs"]
@@ -280,7 +280,7 @@ def test_every_named_objective_trains_and_repeats_to_the_last_bit(objective, cli
     (history, context), (again, same) = runs
     assert history.equals(again) and torch.equal(context, same)
     assert not torch.equal(context, coop(clip, base.classnames).context.detach())
-    weighted = sum(weight * history[f"term_{name}"] for name, weight in build_objective(objective).weights)
+    weighted = sum(weight * history[f"term_{name}"] for name, weight in recipe("coop", "world").objective_for(objective).weights)
     assert np.allclose(weighted, history.loss, rtol=1e-5)
 
 
