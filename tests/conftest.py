@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads each would stand in each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is small, and a second thread only waits
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(
     ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints"
