@@ -187,7 +187,7 @@ class CoCoOp(Learner):
         return torch.cat([self.prompts.features(self.clip, part) for part in parts])
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        "As for every learner, but that known class vectors are of no use: each picture has its own, kept for a part at a time."
+        "As for every learner; known class vectors are of no use here, since each picture has its own, kept no longer than needed."
         total, logits = 0, []
         for part in image_features.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1)):
             text = self.conditional_text_features(part)

@@ -322,7 +322,7 @@ def fit(
     num_clusters: int | None = None,  # of classes, for the term tetf; None: as in `npt.anchors.cluster_classes`
     measure_every: int | None = None,  # epochs between two measures of collapse, as in `measured_epochs`
     optimizer: str | None = None,  # a name in `OPTIMIZERS`; None: the recipe's
-    views: int | None = None,  # random crops of each training image, met in turn; None: fresh ones in each epoch, as published
+    views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
 

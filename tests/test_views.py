@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import npt.context
 import npt.training
@@ -231,7 +232,7 @@ def test_the_memory_of_tip_adapter_is_the_mean_of_the_first_views(photographs, f
     expected = crop_features(clip, train, REMEMBERED_CROPS).unflatten(0, (REMEMBERED_CROPS, -1)).mean(0)
     sizes = count_calls(monkeypatch, clip)
     found, labels = training_features(build_learner("tip_adapter", clip, train.classnames), train)
-    assert torch.allclose(found, torch.nn.functional.normalize(expected, dim=1), atol=1e-6) and sizes == []
+    assert torch.allclose(found, F.normalize(expected, dim=1), atol=1e-6) and sizes == []
     assert torch.equal(labels, train.labels) and torch.allclose(found.norm(dim=1), torch.ones(len(train)))
 
 
@@ -268,7 +269,7 @@ def test_views_are_part_of_what_a_run_is(settings, folder):
     published = settings.model_copy(update=dict(views=None))
     assert settings.folder.parent.name == published.folder.parent.name + "-views2"
     metrics = do_run(settings)
-    assert do_run(settings) == metrics and len(list(folder.glob("*"))) == 2 + 3, "two views, and train, base and novel as tested"
+    assert do_run(settings) == metrics and len(list(folder.glob("*"))) == 2 + 3, "train, base and novel as tested"
     differ = settings.model_copy(update=dict(views=3))
     settings.folder.parent.rename(differ.folder.parent)
     with pytest.raises(ValueError, match="views: 2 there, 3 asked for"):
@@ -283,8 +284,9 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
     for file in folder.glob("*"):
         file.unlink()
     frozen, learned = count_calls(monkeypatch, run.clip), []
-    through = run.learner.image_features
-    monkeypatch.setattr(type(run.learner), "image_features", lambda self, pixels: learned.append(len(pixels)) or through(pixels))
+    through = run.learner.image_features  # of the base classes; the same prompts for the novel ones
+    monkeypatch.setattr(type(run.learner), "image_features",
+                        lambda self, pixels: learned.append(len(pixels)) or through(pixels))
     metrics = npt.runs.measure_run(run, 0.0)
     images = [len(run.data.base.test), len(run.data.novel.test)]
     if run.learner.learns_image:
@@ -327,7 +329,7 @@ def test_hand_written_prompts_of_the_base_classes_are_not_encoded_again(photogra
 @pytest.mark.parametrize("name", ["coop", "kgcoop", "tip_adapter", "tip_adapter_f", "ivlp", "cocoop"])
 def test_known_class_vectors_give_the_same_logits(name, monkeypatch):
     learner = built(name, LOADED, ["red striped triangle", "blue dotted heart", "yellow zigzag ring"])
-    image = torch.nn.functional.normalize(torch.randn(5, LOADED.embed_dim, generator=torch.Generator().manual_seed(1)), dim=1)
+    image = F.normalize(torch.randn(5, LOADED.embed_dim, generator=torch.Generator().manual_seed(1)), dim=1)
     if learner.remembers:
         learner.remember(image.flip(0), torch.tensor([0, 1, 2, 0, 1]))
     (text, logits), known = learner.class_logits(image), learner.text_features()
@@ -341,13 +343,14 @@ def test_known_class_vectors_give_the_same_logits(name, monkeypatch):
 
 def test_cocoop_reduces_class_vectors_to_logits_part_by_part(monkeypatch):
     learner = build_learner("cocoop", LOADED, ["red striped triangle", "blue dotted heart", "yellow zigzag ring"])
-    image = torch.nn.functional.normalize(torch.randn(11, LOADED.embed_dim, generator=torch.Generator().manual_seed(1)), dim=1)
+    image = F.normalize(torch.randn(11, LOADED.embed_dim, generator=torch.Generator().manual_seed(1)), dim=1)
     text = learner.conditional_text_features(image)
     logits = learner.to_logits(torch.einsum("bd,bkd->bk", image, text))
-    mean = torch.nn.functional.normalize(text.mean(0), dim=1)
+    mean = F.normalize(text.mean(0), dim=1)
     held, make = [], type(learner).conditional_text_features
     monkeypatch.setattr(npt.context, "PROMPTS_AT_ONCE", 6)
-    monkeypatch.setattr(type(learner), "conditional_text_features", lambda self, part: held.append(len(part)) or make(self, part))
+    monkeypatch.setattr(type(learner), "conditional_text_features",
+                        lambda self, part: held.append(len(part)) or make(self, part))
     found = learner.class_logits(image)
     assert held == [2, 2, 2, 2, 2, 1]
     assert torch.allclose(found[0], mean, atol=1e-5) and torch.allclose(found[1], logits, atol=1e-3)
