@@ -129,8 +129,8 @@ class TipAdapter(ZeroShot):
         nearness = torch.exp(-self.settings["beta"] * (1 - image_features @ self.keys.T))
         return nearness @ belongs.to(nearness)
 
-    def class_logits(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
-        text, logits = super().class_logits(image_features)
+    def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        text, logits = super().class_logits(image_features, text)
         return text, logits + self.settings["alpha"] * self.votes(image_features)
 
 

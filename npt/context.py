@@ -186,7 +186,11 @@ class CoCoOp(Learner):
         parts = contexts.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1))
         return torch.cat([self.prompts.features(self.clip, part) for part in parts])
 
-    def class_logits(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
-        text = self.conditional_text_features(image_features)
-        logits = self.to_logits(torch.einsum("bd,bkd->bk", image_features, text))
-        return normalised(text.mean(dim=0)), logits
+    def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        "As for every learner; known class vectors are of no use here, since each picture has its own, kept no longer than needed."
+        total, logits = 0, []
+        for part in image_features.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1)):
+            text = self.conditional_text_features(part)
+            logits.append(self.to_logits(torch.einsum("bd,bkd->bk", part, text)))
+            total = total + text.sum(dim=0)
+        return normalised(total / len(image_features)), torch.cat(logits)

@@ -122,9 +122,10 @@ class Learner(nn.Module):
     def class_logits(
         self,
         image_features: Tensor,  # (B, d), L2-normalised
+        text: Tensor | None = None,  # (K, d), what `text_features()` gave, where it is known
     ) -> tuple[Tensor, Tensor]:  # class vectors (K, d), logits (B, K)
         "The logit of every image feature and every class, see `to_logits`, and the class vectors it came from."
-        text = self.text_features()
+        text = self.text_features() if text is None else text
         return text, self.to_logits(image_features @ text.T)
 
     def logits(

@@ -32,6 +32,7 @@ from .clip import FrozenCLIP, check_device, check_weights, load_clip
 from .data import DATA_ROOT, FewShotData, load_dataset
 from .datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from .evaluation import base_to_novel
+from .features import check_views
 from .files import write_text
 from .imbalance import SAMPLERS
 from .learner import fill
@@ -39,7 +40,7 @@ from .losses import NAMED_OBJECTIVES, build_objective
 from .names import known
 from .prepare import announce, dataset_state, prepare
 from .prompts import build_learner, learner_names, learner_settings, load_prompts, recipe, save_prompts
-from .training import CHECKPOINT, fit, measure_collapse
+from .training import CHECKPOINT, fit
 
 # %% ../nbs/12_runs.ipynb #8992d530
 class RunSettings(BaseModel):
@@ -71,6 +72,7 @@ class RunSettings(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
     measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, see `measured_epochs`
     measured_on: Literal["test", "val"] = "test"  # "val": to choose weights by
+    views: int | None = Field(None, ge=1)  # random crops of each training image, met in turn; None: fresh ones in each epoch
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -118,6 +120,11 @@ class RunSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def croppable_images(self) -> "RunSettings":
+        check_views(self.views, DATASETS[self.dataset])
+        return self
+
+    @model_validator(mode="after")
     def loadable_clip(self) -> "RunSettings":
         check_device(self.device, self.precision)
         if self.backbone != "world":
@@ -135,6 +142,7 @@ class RunSettings(BaseModel):
         backbone = "" if self.backbone == "world" else f"@{self.backbone}".replace("/", "-")
         unusual = (self.profile, "exp"), (self.order, "label"), (self.measured_on, "test")
         tail = "".join(f"-{value}" for value, usual in unusual if value != usual)
+        tail += f"-views{self.views}" if self.views else ""
         method = f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-")
         if len(method) > 120:  # file systems stop at 255 bytes
             method = f"{method[:100]}...{hashlib.sha256(method.encode()).hexdigest()[:12]}"
@@ -262,7 +270,8 @@ def fit_run(run: Setup) -> pd.DataFrame:  # the history
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)
     history = fit(run.learner, run.data.base.train, s.objective, s.epochs, s.batch_size, s.lr, s.seed, folder.path,
-                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every, s.optimizer)
+                  getattr(run.data.base, s.measured_on), s.sampler, s.workers, s.num_clusters, s.measure_every, s.optimizer,
+                  s.views)
     write_text(history.to_csv(index=False), folder.history)
     save_prompts(run.learner, folder.prompts)
     return history
@@ -282,11 +291,12 @@ def measure_run(
     if run.folder.finished:
         return read_json(run.folder.metrics)
     s, base = run.settings, run.data.base
-    split = getattr(base, s.measured_on)
+    before, after = (base_to_novel(one, run.data, s.measured_on, collapse=True) for one in (run.zero_shot, run.learner))
+    collapse = {"before": before.pop("base_collapse"), "after": after.pop("base_collapse")}
     metrics = {
-        "zero_shot": base_to_novel(run.zero_shot, run.data, s.measured_on),
-        **base_to_novel(run.learner, run.data, s.measured_on),
-        "collapse": {"before": measure_collapse(run.zero_shot, split), "after": measure_collapse(run.learner, split)},
+        "zero_shot": before,
+        **after,
+        "collapse": collapse,
         "objective": str(recipe(s.learner, s.backbone).objective_for(s.objective)),  # the sum that was minimised
         "train_counts": dict(zip(base.classnames, base.train.counts)),
         "seconds": round(seconds, 2),

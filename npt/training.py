@@ -29,7 +29,7 @@ from .collapse import collapse_metrics
 from .cross_entropy import StepFeatures
 from .data import Draw, Split, make_loader
 from .datasets import TEMPLATE_ENSEMBLE
-from .features import split_features
+from .features import check_views, crop_features, split_features, view_draws
 from .files import write_tensors
 from .imbalance import SAMPLERS, make_sampler
 from .learner import fill
@@ -63,12 +63,17 @@ def epoch_draws(
     seed: int,
     epoch: int,  # from 0
     epochs: int,  # of the whole run
+    views: int | None = None,  # V, crops of each image in all; None: a fresh crop for every draw
 ) -> list[list[Draw]]:  # N draws in batches, the last perhaps smaller
     "The batches of one epoch, a function of these arguments and of nothing else."
     generator = epoch_generator(seed, epoch)
     order = list(make_sampler(sampler, labels, generator, epoch / epochs))
-    crops = torch.randint(2**62, (len(order),), generator=generator).tolist()
-    draws = [Draw(index, crop) for index, crop in zip(order, crops)]
+    if views is None:
+        crops = torch.randint(2**62, (len(order),), generator=generator).tolist()
+        draws = [Draw(index, crop) for index, crop in zip(order, crops)]
+    else:
+        view = view_draws(len(labels), epoch % views)
+        draws = [view[index] for index in order]
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
 
 # %% ../nbs/10_training.ipynb #e23c0164
@@ -94,17 +99,23 @@ def image_batches(
     split: Split,
     draws: Iterable[list[Draw]],  # the batches, of any number of epochs
     workers: int | None = None,  # processes that prepare images, as in `make_loader`
+    views: int | None = None,  # the draws are those of so many views, as in `epoch_draws`; None: of fresh crops
 ) -> Iterator[Batch]:
-    "Image features and labels of each batch of draws, on the learner's device."
+    """Image features and labels of each batch of draws, on the learner's device.
+
+    Where the image tower is frozen and images have views, or are never cropped, features are looked up; a learner that
+    learns in the image tower runs it on the same crops.
+    """
     device = learner.clip.device
-    if not learner.learns_image and split.record.crop is None:
-        features, labels = split_features(learner.clip, split)
+    if not learner.learns_image and (views or split.record.crop is None):
+        features = crop_features(learner.clip, split, views, workers) if views else split_features(learner.clip, split)[0]
+        labels = split.labels.to(device)
         for batch in draws:
-            index = torch.tensor([draw.index for draw in batch], device=device)
-            yield frozen_batch(learner, features[index], labels[index])
+            row = torch.tensor([draw.seed if views else draw.index for draw in batch], device=device)
+            yield frozen_batch(learner, features[row], labels[row % len(labels)])
         return
     for pixels, labels in make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers):
-        pixels, labels = pixels.to(device), labels.to(device)
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         encode = partial(learner.clip.encode_image, pixels)
         yield (Batch(learner.image_features(pixels), labels, encode) if learner.learns_image
                else frozen_batch(learner, encode(), labels))
@@ -142,15 +153,12 @@ REMEMBERED_CROPS = 10  # Tip-Adapter's augment_epoch
 def training_features(
     learner: nn.Module,
     train: Split,
-    seed: int,  # of the crops
     workers: int | None = None,  # as in `make_loader`
 ) -> tuple[Tensor, Tensor]:  # (N, d) of unit length, labels (N,)
     "Frozen features of the training images, mean over random crops (Zhang et al., ECCV 2022)."
     if train.record.crop is None:
         return split_features(learner.clip, train)
-    crops = torch.randint(2**62, (REMEMBERED_CROPS * len(train),), generator=epoch_generator(seed, -1)).tolist()
-    draws = [[Draw(number % len(train), crop)] for number, crop in enumerate(crops)]
-    frozen = torch.cat([batch.encode_image() for batch in image_batches(learner, train, draws, workers)])
+    frozen = crop_features(learner.clip, train, REMEMBERED_CROPS, workers)
     return normalised(frozen.unflatten(0, (REMEMBERED_CROPS, -1)).mean(0)), train.labels.to(frozen.device)
 
 # %% ../nbs/10_training.ipynb #bc522f73
@@ -239,7 +247,7 @@ def learned_features(
         frozen, labels = split_features(learner.clip, split)
         return learner.adapt(frozen), labels
     loader = make_loader(split, learner.clip.preprocess_cfg)
-    features = torch.cat([learner.image_features(pixels.to(learner.clip.device)) for pixels, _ in loader])
+    features = torch.cat([learner.image_features(pixels.to(learner.clip.device, non_blocking=True)) for pixels, _ in loader])
     return features, split.labels.to(features.device)
 
 # %% ../nbs/10_training.ipynb #2d627133
@@ -314,21 +322,26 @@ def fit(
     num_clusters: int | None = None,  # of classes, for the term tetf; None: as in `npt.anchors.cluster_classes`
     measure_every: int | None = None,  # epochs between two measures of collapse, as in `measured_epochs`
     optimizer: str | None = None,  # a name in `OPTIMIZERS`; None: the recipe's
+    views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
 
     The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*`
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
     epochs after which they were not measured.
+    With `views` and a frozen image tower the crops' features are computed once, for all runs that train on these images,
+    and training opens no image again. Where the image tower is learned in, the same crops pass through it each time.
     Raises FloatingPointError if the loss stops being finite; ValueError for an unknown objective or sampler, an objective
-    that the learner cannot change, and for a foreign or damaged checkpoint in `run_dir`.
+    that the learner cannot change, views of images that are not cropped, and for a foreign or damaged checkpoint in
+    `run_dir`.
     """
     settings = recipe(learner.name, learner.clip.name)
     epochs, batch_size, lr = epochs or settings.epochs, batch_size or settings.batch_size, lr or settings.lr
     objective, sampler = settings.objective_for(objective), known("sampler", sampler, SAMPLERS)
     kind = known("optimizer", optimizer or settings.optimizer, OPTIMIZERS)
+    check_views(views, train.record)
     if learner.remembers:
-        learner.remember(*training_features(learner, train, seed, workers))
+        learner.remember(*training_features(learner, train, workers))
     parameters = dict(learner.named_parameters())
     if not parameters:
         return pd.DataFrame()
@@ -336,17 +349,19 @@ def fit(
     share = settings.average.weights(epochs).tolist() if settings.average else None
     average = {name: torch.zeros_like(p) for name, p in parameters.items()} if share else {}
     fitted = (f"{learner.name} by {objective} with {kind} on {len(train)} images of {len(train.classnames)} classes, "
-              f"{epochs=} {batch_size=} {lr=} {seed=} {sampler=} {num_clusters=} {measure_every=}")
+              f"{epochs=} {batch_size=} {lr=} {seed=} {sampler=} {num_clusters=} {measure_every=} {views=}")
     checkpoint = Path(run_dir) / CHECKPOINT if run_dir else None
     resumes = checkpoint and checkpoint.exists()
     history = load_checkpoint(checkpoint, learner, optimizer, average, fitted) if resumes else []
 
     remaining, measured = range(len(history), epochs), measured_epochs(learner, epochs, measure_every)
-    draws = (batch for epoch in remaining for batch in epoch_draws(train.labels, sampler, batch_size, seed, epoch, epochs))
+    draws = (batch for epoch in remaining
+             for batch in epoch_draws(train.labels, sampler, batch_size, seed, epoch, epochs, views))
+    met = min(views, epochs) if views else None  # a short run needs no more
     counts, steps = torch.tensor(train.counts, device=learner.clip.device), math.ceil(len(train) / batch_size)
     anchors = frozen_anchors(learner, num_clusters)
     bar = tqdm(total=epochs * steps, initial=len(history) * steps, desc=f"{learner.name} + {objective}", mininterval=1)
-    with bar, closing(image_batches(learner, train, draws, workers)) as batches:
+    with bar, closing(image_batches(learner, train, draws, workers, met)) as batches:
         for epoch in remaining:
             optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs, lr)
             row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"],

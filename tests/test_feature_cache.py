@@ -161,6 +161,7 @@ CHANGES = [  # ingredient, what is done to it
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(os.path.realpath(os.sep), 0), *split.items[1:]))),
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 0), 0),))),
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 1), 0),))),
+    ("crops", lambda clip, split, monkeypatch: replace(split, record=replace(split.record, crop=(0.5, 1.0)))),
     *[("versions", newer(library)) for library in ("torch", "torchvision", "open_clip_torch", "timm", "pillow")],
     *[("code", edited(room)) for room in ("world", "data", "towers", "clip", "features")],
 ]
@@ -176,11 +177,11 @@ def settings_back():
 @pytest.mark.parametrize("name, change", CHANGES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CHANGES)])
 def test_whatever_changes_the_features_changes_the_key(name, change, clip, photographs, monkeypatch, settings_back):
     torch.set_float32_matmul_precision("highest")
-    before, key = ingredients(clip, photographs), feature_key(clip, photographs)
+    before, key = ingredients(clip, photographs, 0), feature_key(clip, photographs, 0)
     changed = change(clip, photographs, monkeypatch) or photographs
-    after = ingredients(clip, changed)
+    after = ingredients(clip, changed, 0)
     assert [each for each in before if before[each] != after[each]] == [name]
-    assert feature_key(clip, changed) != key
+    assert feature_key(clip, changed, 0) != key
 
 
 def test_every_ingredient_was_changed(clip, photographs):
@@ -256,5 +257,5 @@ def test_several_runs_may_write_at_once(folder, clip):
     files = list(folder.iterdir())
     assert len(files) == 2 and all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in files)
     split = load_dataset("world/textures", shots=4).base.train
-    computed = npt.features.compute_features(clip, split)
+    computed, = npt.features.compute_features(clip, split, [None])
     assert torch.allclose(split_features(clip, split)[0], computed, atol=1e-6)

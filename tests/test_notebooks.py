@@ -21,6 +21,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "first_results": dict(seeds=[1, 2], epochs=1, runs_dir="runs"),
     "search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
+    "views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
     "predict": dict(top=2),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
