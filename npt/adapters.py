@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOWERS', 'CLIPAdapter', 'numbered', 'places', 'TipAdapter', 'TipAdapterF', 'why_no_cache', 'LowRank',
-           'attention_blocks', 'Calling', 'LoRA', 'in_two']
+           'attention_blocks', 'LoRA', 'in_two']
 
 # %% ../nbs/09_adapters.ipynb #5691c04f
 import json
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .clip import FrozenCLIP
 from .learner import ZeroShot, fill, learner, seeded
 from .names import known
+from .packing import with_weights
 from .towers import common_prefix, normalised, text_tower, trim
 
 # %% ../nbs/09_adapters.ipynb #8599416f
@@ -196,7 +196,7 @@ def attention_blocks(
     holder = model.visual if tower == "image" else text_tower(model)
     transformer = getattr(holder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))
-    if not blocks or any(type(block) is not ResidualAttentionBlock for block in blocks):
+    if not blocks or not all(isinstance(block, ResidualAttentionBlock) for block in blocks):
         raise ValueError(f"LoRA needs a transformer of open_clip's own blocks, and the {tower} tower, a "
                          f"{type(getattr(holder, 'trunk', holder)).__name__}, is none (towers='text' or 'image' updates one).")
     if transformer.grad_checkpointing:
@@ -205,17 +205,6 @@ def attention_blocks(
     return {name: module for name, module in model.named_modules() if any(module is block for block in blocks)}
 
 # %% ../nbs/09_adapters.ipynb #c58fbbaf
-class Calling(nn.Module):
-    "A module around a model that calls any function, for `functional_call` to change the model's weights meanwhile."
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[], Tensor]) -> Tensor:
-        return function()
-
-
 @learner("lora")
 class LoRA(ZeroShot):
     "Low-rank updates of attention (Hu et al., ICLR 2022; Zanella and Ben Ayed, CVPRW 2024), and hand-written prompts."
@@ -252,8 +241,8 @@ class LoRA(ZeroShot):
         scale, weights = self.settings["alpha"] / self.settings["rank"] ** 0.5, {}
         for (name, block), update in zip(self.blocks[tower].items(), self.updates[tower], strict=True):
             frozen = block.attn.in_proj_weight
-            weights[f"model.{name}.attn.in_proj_weight"] = frozen + (scale * update()).to(frozen)
-        return functional_call(Calling(self.clip.model), weights, (function,))
+            weights[f"{name}.attn.in_proj_weight"] = frozen + (scale * update()).to(frozen)
+        return with_weights(self.clip.model, weights, function)
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)

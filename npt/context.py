@@ -144,7 +144,7 @@ class CoOp(Learner):
         return torch.stack(rows), before
 
 # %% ../nbs/09_context.ipynb #919a8bc7
-PROMPTS_AT_ONCE = 4096  # of all pictures together; more of them go through the text tower in turn
+PROMPTS_AT_ONCE = 4096  # of all pictures together, where nothing is learned; more of them go through the text tower in turn
 
 
 @learner("cocoop")
@@ -183,13 +183,13 @@ class CoCoOp(Learner):
     ) -> Tensor:  # (B, K, d), L2-normalised
         "The class vectors that each picture sees."
         contexts = self.context + self.meta_net(image_features.to(self.context))[:, None]
-        parts = contexts.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1))
-        return torch.cat([self.prompts.features(self.clip, part) for part in parts])
+        return self.prompts.features(self.clip, contexts)
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "As for every learner; known class vectors are of no use here, since each picture has its own, kept no longer than needed."
         total, logits = 0, []
-        for part in image_features.split(max(PROMPTS_AT_ONCE // len(self.classnames), 1)):
+        many = len(image_features) if torch.is_grad_enabled() else max(PROMPTS_AT_ONCE // len(self.classnames), 1)
+        for part in image_features.split(many):
             text = self.conditional_text_features(part)
             logits.append(self.to_logits(torch.einsum("bd,bkd->bk", part, text)))
             total = total + text.sum(dim=0)

@@ -34,7 +34,7 @@ from .files import cache_folder, write_tensors
 from .world import WorldImage
 
 # %% ../nbs/08_features.ipynb #4e36096f
-ROOMS = "world", "data", "towers", "clip", "features"  # what lies between an image and its feature
+ROOMS = "world", "blocks", "data", "towers", "clip", "features"  # what lies between an image and its feature
 LIBRARIES = "torch", "torchvision", "open_clip_torch", "timm", "pillow"
 
 

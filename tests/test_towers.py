@@ -166,25 +166,27 @@ def test_many_prefixes_are_as_many_runs_of_one(model):
 
 
 @pytest.mark.parametrize("contexts, deep, prefixes, suffixes", [
-    (None, {}, [(1,)] * 4, [(2,)] * 4),
-    (None, {1: (), 3: ()}, [(1,)] * 4, [(2,)] * 4),
-    (None, {1: (), 2: (2,)}, [(1,), (1,), (2,), (2,)], [(2,)] * 4),
-    (3, {}, [(3, 1)] * 4, [(2,), (3, 2), (3, 2), (3, 2)]),
+    (None, {}, [(1, 1)] * 4, [1] * 4),
+    (None, {1: (), 3: ()}, [(1, 1)] * 4, [1] * 4),
+    (None, {1: (), 2: (2,)}, [(1, 1), (1, 1), (1, 2), (1, 2)], [1] * 4),
+    (3, {}, [(3, 1)] * 4, [1, 3, 3, 3]),
 ], ids=["one context", "deep", "class-specific", "three contexts"])
-def test_what_prompts_share_is_run_once(model, contexts, deep, prefixes, suffixes):
+def test_what_prompts_share_is_run_once_and_nothing_is_padded(model, contexts, deep, prefixes, suffixes):
     prefix, suffix, tokens = prompts_for(model, ["cat", "red fox"], 4, contexts)
     deep = {block: drawn(*own, 4, WIDTH, seed=block) for block, own in deep.items()}
-    seen = []
-    hooks = [block.ln_1.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
-             for block in model.transformer.resblocks]
+    seen = {"ln_1": [], "ln_2": []}
+    hooks = [getattr(block, name).register_forward_pre_hook(lambda _, args, to=to: to.append(tuple(args[0].shape)))
+             for name, to in seen.items() for block in model.transformer.resblocks]
     try:
         shared_text_features(model, prefix, torch.cat([suffix, suffix], dim=1), tokens, deep)
     finally:
         for hook in hooks:
             hook.remove()
-    parts = [[(*lead, prefix.shape[-2], WIDTH) for lead in prefixes],
-             [(*lead, suffix.shape[1], WIDTH) for lead in suffixes]]
-    assert seen == [shape for both in zip(*parts) for shape in both]
+    packed = 3 + 4  # "cat", "red fox", each with a full stop and EOT
+    before = [(*lead, prefix.shape[-2], WIDTH) for lead in prefixes]
+    assert seen["ln_1"] == before + [(many, packed, WIDTH) for many in suffixes]
+    many = contexts or 1
+    assert seen["ln_2"] == before[:3] + [(many, packed, WIDTH)] * 3 + [(many, 2, WIDTH)], "after the last block only EOT is read"
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:
