@@ -208,7 +208,7 @@ def packed_features(
     return project_text(tower, x)
 
 # %% ../nbs/07_towers.ipynb #0a3a5263
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}  # of one share; fixed, so that memory decides nothing about rounding
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}  # of one share; fixed, so that memory decides nothing about rounding
 
 
 def project_text(
