@@ -254,6 +254,8 @@ def set_up(
     Every bad setting raises here, before anything is trained or written: ValueError, FileNotFoundError or, where a dataset or
     weights cannot be fetched, ConnectionError, each with what to do.
     """
+    if settings.backbone == "world":
+        torch.set_num_threads(1)  # its towers are so small that a second thread only waits, and slows the first down
     data = load_run_data(settings)
     clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision,
                      memory_budget=settings.memory_budget)
