@@ -22,6 +22,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "predict": dict(top=2),
+    "gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
