@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLORS', 'TERM_COLORS', 'CLASS_COLORS', 'COSINE_SCALE', 'TEMPLATE', 'COLLAPSE_TITLES', 'RESULT_COLUMNS',
            'image_sheet', 'training_curves', 'collapse_curves', 'cosine_matrices', 'feature_projection',
-           'accuracy_by_shots', 'results_table', 'save_figure']
+           'accuracy_by_shots', 'reliability', 'results_table', 'save_figure']
 
 # %% ../nbs/13_figures.ipynb #fe22b6b1
 import base64
@@ -363,6 +363,45 @@ def accuracy_by_shots(
     return fig.update_layout(
         template=TEMPLATE, title="Accuracy of each class, most shots first", width=880, height=560, margin_b=130,
         legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom"),
+    )  # fmt: skip
+
+# %% ../nbs/13_figures.ipynb #b4588c53
+def reliability(
+    bins: dict[str, pd.DataFrame],  # by name, each as `npt.evaluation.reliability_bins` gives it: low, high, confidence, ...
+    title: str = "Reliability",
+) -> go.Figure:
+    "Accuracy against confidence for each name, and how many images have it. Raises `ValueError` where there is no name."
+    if not bins:
+        raise ValueError("There is nothing to draw: give at least one table of bins.")
+    gaps = {name: (table.accuracy - table.confidence).abs() for name, table in bins.items()}
+    titles = [f"{name}: ECE {np.average(gaps[name], weights=table.images):.1f} %" for name, table in bins.items()]
+    fig = make_subplots(2, len(bins), shared_xaxes=True, shared_yaxes=True, row_heights=[0.78, 0.22], subplot_titles=titles,
+                        vertical_spacing=0.06, horizontal_spacing=0.06)
+    fig.update_annotations(font_size=13)
+    for column, (name, table) in enumerate(bins.items(), start=1):
+        place, first = dict(row=1, col=column), column == 1
+        bars = dict(x=(table.low + table.high) / 2, width=table.high - table.low)
+        kept = dict(marker=dict(color=COLORS["base"], line=dict(color="white", width=1)), name="accuracy")
+        hover = dict(customdata=table[["images", "confidence", "accuracy"]], hovertemplate="%{customdata[0]} images: confidence "
+                     "%{customdata[1]:.1f} %, accuracy %{customdata[2]:.1f} %<extra></extra>")
+        fig.add_bar(y=table.accuracy, **bars, **kept, **hover, **place, showlegend=first)
+        hatched = dict(color="rgba(213,94,0,0.25)", line=dict(color=COLORS["learned"], width=1), pattern_shape="/")
+        fig.add_bar(y=table.confidence - table.accuracy, base=table.accuracy, **bars, **hover, **place, marker=hatched,
+                    name="distance to confidence", showlegend=first)
+        fig.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color="#555555", dash="dot", width=1.5), hoverinfo="skip",
+                        showlegend=False, **place)
+        fig.add_bar(y=100 * table.images / table.images.sum(), **bars, marker_color="#AEB4BD", showlegend=False, **hover,
+                    row=2, col=column)
+        fig.update_xaxes(title="confidence (%)", row=2, col=column)
+    fig.update_xaxes(range=[0, 100], showgrid=False)
+    fig.update_yaxes(range=[0, 100], row=1)
+    most = max((table.images / table.images.sum()).max() for table in bins.values())
+    fig.update_yaxes(range=[0, 105 * most], row=2)
+    fig.update_yaxes(title="accuracy (%)", row=1, col=1)
+    fig.update_yaxes(title="images (%)", row=2, col=1)
+    return fig.update_layout(
+        template=TEMPLATE, title=title, barmode="overlay", width=96 + 300 * len(bins), height=460, margin=dict(t=72, b=84),
+        legend=dict(orientation="h", x=0, y=-0.16, yanchor="top"),
     )  # fmt: skip
 
 # %% ../nbs/13_figures.ipynb #5fd65c8d
