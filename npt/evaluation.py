@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOGITS_BATCH', 'BINS', 'Outputs', 'outputs', 'class_accuracy', 'seen_classes', 'reliability_bins',
-           'calibration_error', 'evaluate', 'harmonic_mean', 'base_to_novel']
+           'calibration_error', 'measures', 'evaluate', 'harmonic_mean', 'base_to_novel']
 
 # %% ../nbs/11_evaluation.ipynb #96b505e8
 import math
@@ -101,6 +101,31 @@ def calibration_error(
     return float((bins.images * (bins.accuracy - bins.confidence).abs()).sum() / bins.images.sum())
 
 # %% ../nbs/11_evaluation.ipynb #626c04f7
+def measures(
+    found: Outputs,
+    split: Split,  # that the outputs are of
+    counts: Sequence[int] | None = None,  # as in `evaluate`, as the next three
+    many: int = 7,
+    few: int = 2,
+    collapse: bool = False,
+) -> dict:  # percent
+    "What `evaluate` gives, of outputs."
+    guesses = found.logits.argmax(1)
+    each = class_accuracy(guesses, found.labels, len(split.classnames)).cpu()
+    worst = int(each.nan_to_num(nan=torch.inf).argmin())
+    result = {"accuracy": float((guesses == found.labels).double().mean() * 100), "macro_accuracy": float(each.nanmean()),
+              "worst_accuracy": float(each[worst]), "worst_class": split.classnames[worst],
+              "ece": calibration_error(reliability_bins(found.logits, found.labels))}
+    if counts is not None:
+        result |= group_accuracy(each, counts, many, few)
+    seen = seen_classes(split)
+    if seen is not None:
+        result |= {"seen": float(each[seen].nanmean()), "unseen": float(each[~seen].nanmean())}
+    if collapse:
+        result["collapse"] = collapse_metrics(found.text, found.image, found.labels)
+    return result | {"per_class": each.tolist()}
+
+
 def evaluate(
     learner: nn.Module,
     split: Split,  # whose class names are the learner's
@@ -119,21 +144,7 @@ def evaluate(
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
     not numbers.
     """
-    found = outputs(learner, split)
-    guesses = found.logits.argmax(1)
-    each = class_accuracy(guesses, found.labels, len(split.classnames)).cpu()
-    worst = int(each.nan_to_num(nan=torch.inf).argmin())
-    result = {"accuracy": float((guesses == found.labels).double().mean() * 100), "macro_accuracy": float(each.nanmean()),
-              "worst_accuracy": float(each[worst]), "worst_class": split.classnames[worst],
-              "ece": calibration_error(reliability_bins(found.logits, found.labels))}
-    if counts is not None:
-        result |= group_accuracy(each, counts, many, few)
-    seen = seen_classes(split)
-    if seen is not None:
-        result |= {"seen": float(each[seen].nanmean()), "unseen": float(each[~seen].nanmean())}
-    if collapse:
-        result["collapse"] = collapse_metrics(found.text, found.image, found.labels)
-    return result | {"per_class": each.tolist()}
+    return measures(outputs(learner, split), split, counts, many, few, collapse)
 
 # %% ../nbs/11_evaluation.ipynb #f69ae52d
 def harmonic_mean(

@@ -416,7 +416,7 @@ def transfer_bars(
         raise ValueError("There is nothing to draw: the table has no row.")
     kinds = [kind for kind in KINDS if kind in set(table.kind)]
     table = pd.concat([table[table.kind == kind] for kind in kinds])
-    names = ["<br>".join(textwrap.wrap(name.replace("/", " "), 14)) for name in table.index]
+    names = ["<br>".join(textwrap.wrap(name.replace("/", " "), 14, break_long_words=False)) for name in table.index]
     places = np.arange(len(table)) + 0.6 * table.kind.map(kinds.index).to_numpy()
     fig = go.Figure()
     for column, name, shift in ("zero_shot", "zero-shot", -0.2), ("accuracy", "prompts", 0.2):
@@ -433,7 +433,7 @@ def transfer_bars(
     fig.update_yaxes(title="accuracy (%)", range=[0, min(108, table[["zero_shot", "accuracy"]].max().max() * 1.12)])
     return fig.update_layout(
         template=TEMPLATE, title="Prompts and zero-shot CLIP, difference in points", width=max(560, 160 + 90 * len(table)),
-        height=440, margin=dict(t=104, b=96), legend=dict(orientation="h", x=1, xanchor="right", y=1.1, yanchor="bottom"),
+        height=440, margin=dict(t=104, b=60 if len(table) < 10 else 110), legend=dict(orientation="h", x=1, xanchor="right", y=1.1, yanchor="bottom"),
     )  # fmt: skip
 
 # %% ../nbs/13_figures.ipynb #5fd65c8d
