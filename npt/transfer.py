@@ -148,10 +148,9 @@ class Transfer(BaseModel):
     versions: dict[str, str] = {}  # of what measured last
 
     def only(self, names: Sequence[str]) -> "Transfer":
-        "What there is of some targets, in their order."
-        found = {row.target: row for row in self.rows}
-        return self.model_copy(update=dict(rows=tuple(found[name] for name in names if name in found),
-                                           missing={name: self.missing[name] for name in names if name in self.missing}))
+        "What there is of some targets."
+        return self.model_copy(update=dict(rows=tuple(row for row in self.rows if row.target in names),
+                                           missing={name: why for name, why in self.missing.items() if name in names}))
 
     def table(self) -> pd.DataFrame:  # a row a target, and the mean over other datasets and over domains
         "Everything but the collapse metrics, in one table. A mean over fewer targets than were asked for says so."
