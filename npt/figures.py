@@ -382,14 +382,14 @@ def reliability(
         place, first = dict(row=1, col=column), column == 1
         bars = dict(x=(table.low + table.high) / 2, width=table.high - table.low)
         kept = dict(marker=dict(color=COLORS["base"], line=dict(color="white", width=1)), name="accuracy")
-        hover = dict(customdata=table[["images", "confidence", "accuracy"]], hovertemplate="%{customdata[0]} images: confidence "
-                     "%{customdata[1]:.1f} %, accuracy %{customdata[2]:.1f} %<extra></extra>")
+        hover = dict(customdata=table[["images", "confidence", "accuracy"]], hovertemplate="%{customdata[0]} images: "
+                     "confidence %{customdata[1]:.1f} %, accuracy %{customdata[2]:.1f} %<extra></extra>")
         fig.add_bar(y=table.accuracy, **bars, **kept, **hover, **place, showlegend=first)
         hatched = dict(color="rgba(213,94,0,0.25)", line=dict(color=COLORS["learned"], width=1), pattern_shape="/")
         fig.add_bar(y=table.confidence - table.accuracy, base=table.accuracy, **bars, **hover, **place, marker=hatched,
                     name="distance to confidence", showlegend=first)
-        fig.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color="#555555", dash="dot", width=1.5), hoverinfo="skip",
-                        showlegend=False, **place)
+        fig.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color="#555555", dash="dot", width=1.5),
+                        hoverinfo="skip", showlegend=False, **place)
         fig.add_bar(y=100 * table.images / table.images.sum(), **bars, marker_color="#AEB4BD", showlegend=False, **hover,
                     row=2, col=column)
         fig.update_xaxes(title="confidence (%)", row=2, col=column)
@@ -424,16 +424,17 @@ def transfer_bars(
                     marker_color=COLORS["zero_shot" if column == "zero_shot" else "learned"],
                     hovertemplate="%{customdata}: %{y:.1f} %<extra></extra>")
     for place, (_, row) in zip(places, table.iterrows()):
-        fig.add_annotation(x=place, y=max(row.zero_shot, row.accuracy), text=_signed(row.difference, "+.1f"), showarrow=False,
-                           yshift=10, font_size=11)
+        fig.add_annotation(x=place, y=max(row.zero_shot, row.accuracy), text=_signed(row.difference, "+.1f"),
+                           showarrow=False, yshift=10, font_size=11)
     for kind in kinds:
         middle = places[(table.kind == kind).to_numpy()].mean()
         fig.add_annotation(x=middle, y=1.0, yref="paper", yanchor="bottom", text=f"<b>{KINDS[kind]}</b>", showarrow=False)
-    fig.update_xaxes(tickvals=places, ticktext=names, tickfont_size=10, tickangle=0 if len(table) < 10 else -60, showgrid=False)
+    angle, below = (0, 60) if len(table) < 10 else (-60, 110)
+    fig.update_xaxes(tickvals=places, ticktext=names, tickfont_size=10, tickangle=angle, showgrid=False)
     fig.update_yaxes(title="accuracy (%)", range=[0, min(108, table[["zero_shot", "accuracy"]].max().max() * 1.12)])
     return fig.update_layout(
         template=TEMPLATE, title="Prompts and zero-shot CLIP, difference in points", width=max(560, 160 + 90 * len(table)),
-        height=440, margin=dict(t=104, b=60 if len(table) < 10 else 110), legend=dict(orientation="h", x=1, xanchor="right", y=1.1, yanchor="bottom"),
+        height=440, margin=dict(t=104, b=below), legend=dict(orientation="h", x=1, xanchor="right", y=1.1, yanchor="bottom"),
     )  # fmt: skip
 
 # %% ../nbs/13_figures.ipynb #5fd65c8d

@@ -190,8 +190,8 @@ def refuse_bound(learner: Learner) -> None:
         raise ValueError(f"the contexts of this {learner.name!r} belong to the classes that they were learned for, so they "
                          "cannot be transferred: train with class_specific=False")
     if learner.remembers:
-        raise ValueError(f"{learner.name!r} remembers images of the classes that it was trained on, and is zero-shot CLIP on "
-                         "others, so there is nothing to transfer")
+        raise ValueError(f"{learner.name!r} remembers images of the classes that it was trained on, and is zero-shot CLIP "
+                         "on others, so there is nothing to transfer")
 
 
 def run_root(folder: RunFolder) -> str | None:
@@ -256,7 +256,8 @@ def transfer(
     absent = {name: kept.missing[name] for name in names if name in kept.missing}
     if targets is not None and absent:
         causes = "\n".join(f"- {name}: {cause}" for name, cause in absent.items())
-        raise FileNotFoundError(f"{len(absent)} of {len(names)} datasets could not be measured, the others are kept:\n{causes}")
+        raise FileNotFoundError(f"{len(absent)} of {len(names)} datasets could not be measured, the others are "
+                                f"kept:\n{causes}")
     return kept.only(names)
 
 
@@ -276,7 +277,7 @@ def with_result(
 # %% ../nbs/15_transfer.ipynb #9d8947a7
 def collect_transfers(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
-) -> pd.DataFrame:  # a row a run and target: the fields of `Row`, before_* and after_* collapse on the target, and the settings
+) -> pd.DataFrame:  # a row a run and target: the fields of `Row`, before_* and after_* collapse there, and the settings
     "Read the transfers of every run under a folder. Raises ValueError naming a damaged file."
     rows = []
     for path in sorted(Path(runs_dir).rglob("transfer.json")):

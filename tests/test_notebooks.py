@@ -23,7 +23,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
     "predict": dict(top=2),
-    "transfer": dict(epochs=1, shots=1, runs_dir="runs"),
+    "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
