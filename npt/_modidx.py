@@ -472,6 +472,7 @@ d = { 'settings': {'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path'
                           'npt.show.static_figures': ('show.html#static_figures', 'npt/show.py'),
                           'npt.show.with_palette': ('show.html#with_palette', 'npt/show.py')},
             'npt.towers': { 'npt.towers.ImageTower': ('towers.html#imagetower', 'npt/towers.py'),
+                            'npt.towers.at_least_float32': ('towers.html#at_least_float32', 'npt/towers.py'),
                             'npt.towers.change_input': ('towers.html#change_input', 'npt/towers.py'),
                             'npt.towers.check_deep_prompts': ('towers.html#check_deep_prompts', 'npt/towers.py'),
                             'npt.towers.common_prefix': ('towers.html#common_prefix', 'npt/towers.py'),

@@ -121,10 +121,12 @@ class FrozenCLIP:
         return (place * (tokens[1:] != tokens[0, -1])).amax(dim=-1)
 
     def full_text_features(
-        self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep: Mapping[int, Tensor] = MappingProxyType({})
+        self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep: Mapping[int, Tensor] = MappingProxyType({}),
+        unit: bool = True,
     ) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
-        return full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length)
+        return full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length,
+                                  unit)
 
     def text_features_from(
         self,
@@ -132,23 +134,25 @@ class FrozenCLIP:
         suffix: Tensor,  # (K, S, w), the vectors that follow in each prompt, up to the longest EOT or beyond
         tokens: Tensor,  # (K, L) int64, the prompts as text, any word standing for a learned vector
         deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w), from after SOT on
-    ) -> Tensor:  # (K, d) or (B, K, d), L2-normalised
+        unit: bool = True,  # L2-normalise
+    ) -> Tensor:  # (K, d) or (B, K, d), at least float32
         "Text features of prompts given as vectors; differentiable, and the prefix is run once where that is exact."
         if self.prefix_sharing is not True or prefix.shape[-2] == 0:
-            return self.full_text_features(prefix, suffix, tokens, deep)
+            return self.full_text_features(prefix, suffix, tokens, deep, unit)
         return shared_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep,
-                                    self.start_length, self.memory_budget)
+                                    self.start_length, unit, self.memory_budget)
 
     @torch.no_grad()
     def encode_text(
         self,
         texts: Sequence[str],  # K texts
-    ) -> Tensor:  # (K, d), L2-normalised
+        unit: bool = True,  # L2-normalise
+    ) -> Tensor:  # (K, d), at least float32
         "Encode texts. Raises ValueError naming the first text that is too long."
         tokens = self.tokenize(texts)
         length = common_prefix(tokens)
         vectors = self.embed(trim(tokens))
-        return self.text_features_from(vectors[0, :length], vectors[:, length:], tokens)
+        return self.text_features_from(vectors[0, :length], vectors[:, length:], tokens, unit=unit)
 
     @torch.no_grad()
     def encode_image(

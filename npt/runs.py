@@ -75,6 +75,7 @@ class RunSettings(BaseModel):
     views: int | None = Field(None, ge=1)  # random crops of each training image, met in turn; None: fresh ones in each epoch
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_budget: float | None = Field(None, gt=0)  # gigabytes for the text tower's backward pass, see `npt.clip.FrozenCLIP`
 
     @field_validator("dataset")
     @classmethod
@@ -149,7 +150,7 @@ class RunSettings(BaseModel):
         return Path(self.runs_dir, self.dataset, method, f"tau{self.tau:g}-shots{self.shots}{tail}", f"seed{self.seed}")
 
 # %% ../nbs/12_runs.ipynb #7f60f12a
-NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers"}
+NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget"}
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,11 @@ def set_up(
     Every bad setting raises here, before anything is trained or written: ValueError, FileNotFoundError or, where a dataset or
     weights cannot be fetched, ConnectionError, each with what to do.
     """
+    if settings.backbone == "world":
+        torch.set_num_threads(1)  # its towers are so small that a second thread only waits, and slows the first down
     data = load_run_data(settings)
-    clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision)
+    clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision,
+                     memory_budget=settings.memory_budget)
     template, names = run_template(settings, data), data.base.classnames
     zero_shot = build_learner("zero_shot", clip, names, template=template)
     drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTED', 'TOKENS_AT_ONCE', 'end_of_text', 'trim', 'common_prefix', 'join', 'replace', 'change_input',
-           'text_tower', 'token_embedding', 'why_no_deep_prompts', 'text_blocks', 'check_deep_prompts', 'normalised',
-           'full_text_features', 'prefix_keys_values', 'packed_features', 'project_text', 'suffix_lengths',
-           'shared_text_features', 'why_not_shared', 'why_no_image_prompts', 'ImageTower', 'image_tower',
-           'prompted_image_features']
+           'text_tower', 'token_embedding', 'why_no_deep_prompts', 'text_blocks', 'check_deep_prompts',
+           'at_least_float32', 'normalised', 'full_text_features', 'prefix_keys_values', 'packed_features',
+           'project_text', 'suffix_lengths', 'shared_text_features', 'why_not_shared', 'why_no_image_prompts',
+           'ImageTower', 'image_tower', 'prompted_image_features']
 
 # %% ../nbs/07_towers.ipynb #5f954766
 import math
@@ -134,11 +134,16 @@ def check_deep_prompts(
                              f"({num_classes}, n, {width}), n from 1 to the {room} context vectors of the prefix.")
 
 # %% ../nbs/07_towers.ipynb #d51f3ff7
+def at_least_float32(x: Tensor) -> Tensor:
+    "Half precision as float32, everything else as it is."
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def normalised(
     features: Tensor,  # (..., d)
 ) -> Tensor:  # (..., d), rows of unit length, at least float32
     "L2-normalise, in float32 where the features came in half precision."
-    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    return F.normalize(at_least_float32(features), dim=-1)
 
 
 def full_text_features(
@@ -148,7 +153,8 @@ def full_text_features(
     tokens: Tensor,  # (K, L) int64, the prompts as text at full context length, any word standing for a learned vector
     deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w) vectors
     start: int = 1,  # position of the first vector that deep prompts replace: after SOT
-) -> Tensor:  # (K, d) or (B, K, d), L2-normalised
+    unit: bool = True,  # L2-normalise
+) -> Tensor:  # (K, d) or (B, K, d), at least float32
     """Text features by the model's own full-length path; positions after the suffix are embedded from `tokens`.
 
     Raises ValueError for deep prompts that do not fit, or whose entry to this tower is not known.
@@ -166,7 +172,8 @@ def full_text_features(
         hooks.enter_context(embed.register_forward_hook(lambda *_: vectors.flatten(end_dim=-3)))
         for block, learned in deep.items():
             hooks.enter_context(change_input(text_blocks(model)[block], entering(learned)))
-        return normalised(model.encode_text(tokens.expand(*lead, -1).flatten(end_dim=-2))).unflatten(0, lead)
+        features = model.encode_text(tokens.expand(*lead, -1).flatten(end_dim=-2)).unflatten(0, lead)
+    return normalised(features) if unit else at_least_float32(features)
 
 # %% ../nbs/07_towers.ipynb #908b6c53
 def prefix_keys_values(
@@ -208,7 +215,7 @@ def packed_features(
     return project_text(tower, x)
 
 # %% ../nbs/07_towers.ipynb #0a3a5263
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768}  # of one share; fixed, so that memory decides nothing about rounding
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}  # of one share; fixed, so that memory decides nothing about rounding
 
 
 def project_text(
@@ -242,9 +249,10 @@ def shared_text_features(
     tokens: Tensor,  # (K, L) int64, the prompts as text; says where each EOT is
     deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w) vectors
     start: int = 1,  # position of the first vector that deep prompts replace: after SOT
+    unit: bool = True,  # L2-normalise
     memory_budget: float = math.inf,  # bytes that may be kept for the backward pass; what is beyond runs twice
     at_once: int | None = None,  # tokens of one share of the classes; None: `TOKENS_AT_ONCE`
-) -> Tensor:  # (K, d) or (B, K, d), L2-normalised
+) -> Tensor:  # (K, d) or (B, K, d), at least float32
     """The features of `full_text_features` from the prefix run once and the suffixes packed up to their EOT.
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
@@ -263,7 +271,8 @@ def shared_text_features(
         seen = [part[:, :, share.classes] if part.shape[2] > 1 else part for pair in before for part in pair]
         run = packed_features if keep or not torch.is_grad_enabled() else partial(run_twice, tower, packed_features)
         found.append(run(tower, x[None], share, *seen))
-    features = normalised(torch.cat(found, dim=1)[:, back])
+    features = torch.cat(found, dim=1)[:, back]
+    features = normalised(features) if unit else at_least_float32(features)
     return features if prefix.dim() > 2 else features[0]
 
 # %% ../nbs/07_towers.ipynb #201e4ec6

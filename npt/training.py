@@ -132,10 +132,8 @@ def template_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
 @torch.no_grad()
 def ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     "Frozen text features of a learner's classes, mean over templates before normalising (PromptSRC, ICCV 2023)."
-    clip = learner.clip
-    prompts = [clip.tokenize(fill(template, learner.classnames)) for template in CONSISTENCY_TEMPLATES]
-    total = sum(clip.model.encode_text(tokens).to(torch.promote_types(clip.dtype, torch.float32)) for tokens in prompts)
-    return normalised(total)
+    prompts = (fill(template, learner.classnames) for template in CONSISTENCY_TEMPLATES)
+    return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
 
 
 def frozen_anchors(

@@ -211,7 +211,8 @@ def predict(
     for start in tqdm(range(0, len(pictures), PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False):
         opened = [open_picture(*picture) for picture in pictures[start : start + PICTURES_AT_ONCE]]
         features.append(learner.image_features(torch.stack([learner.clip.preprocess(image) for image in opened])))
-    logits = torch.cat([learner.class_logits(some)[1] for some in torch.cat(features).split(LOGITS_BATCH)])
+    text = learner.text_features()
+    logits = torch.cat([learner.class_logits(some, text)[1] for some in torch.cat(features).split(LOGITS_BATCH)])
     percent, labels = (100 * logits.float().softmax(dim=1)).sort(dim=1, descending=True, stable=True)
     rows = [(name, rank, learner.classnames[label], sure)
             for (name, _), *best in zip(pictures, labels[:, :top].tolist(), percent[:, :top].tolist())

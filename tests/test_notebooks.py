@@ -21,9 +21,11 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "first_results": dict(seeds=[1, 2], epochs=1, runs_dir="runs"),
     "search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
+    "benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
     "views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
     "predict": dict(top=2),
     "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
+    "gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -135,3 +137,11 @@ def test_notebook_runs(path: Path, tmp_path: Path, untouched: None):
     )
     message = "the committed outputs are not those of the committed code: run the notebook and commit it"
     assert showing(executed) == showing(read(path)), message
+
+
+def test_the_readme_shows_what_the_benchmark_printed():
+    printed = "".join(output.get("text", "") for output in outputs(read(ROOT / "nbs" / "benchmark.ipynb")))
+    ratios = [line for line in printed.splitlines() if "times faster" in line]
+    assert len(ratios) > 3
+    readme = (ROOT / "README.md").read_text()
+    assert all(line in readme for line in ratios), "put the lines of the last run into nbs/index.ipynb"

@@ -22,7 +22,7 @@ def random_clip(cls: type = CLIP, dtype: torch.dtype = torch.float32, context_le
     "A CLIP with random weights, a real text tower and next to no image tower."
     torch.manual_seed(0)
     text_cfg = CLIPTextCfg(**dict(width=64, heads=4, layers=3, context_length=context_length) | text)
-    vision_cfg = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32)
+    vision_cfg = CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=16, image_size=32)
     model = cls(embed_dim=48, vision_cfg=vision_cfg, text_cfg=text_cfg, quick_gelu=True)
     open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
     return FrozenCLIP(model, SimpleTokenizer(context_length=context_length), "random", dtype=dtype)
