@@ -191,7 +191,7 @@ BAD = {
     "tau": (dict(tau=0.0), "greater than 0"),
     "tau above 1": (dict(tau=1.2), "less than or equal to 1"),
     "shots": (dict(shots=0), "greater than or equal to 1"),
-    "precision": (dict(precision="bf16"), "bf16"),
+    "precision": (dict(precision="fp8"), "fp8"),
     "device": (dict(device="cuda:99"), "cuda:99"),
     "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),

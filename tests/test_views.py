@@ -351,8 +351,12 @@ def test_cocoop_reduces_class_vectors_to_logits_part_by_part(monkeypatch):
     monkeypatch.setattr(npt.context, "PROMPTS_AT_ONCE", 6)
     monkeypatch.setattr(type(learner), "conditional_text_features",
                         lambda self, part: held.append(len(part)) or make(self, part))
-    found = learner.class_logits(image)
+    with torch.no_grad():
+        found = learner.class_logits(image)
     assert held == [2, 2, 2, 2, 2, 1]
     assert torch.allclose(found[0], mean, atol=1e-5) and torch.allclose(found[1], logits, atol=1e-3)
-    found[1].sum().backward()
+    learned = learner.class_logits(image)[1]
+    assert held[6:] == [11], "where something is learned, the text tower's memory budget decides what is run in turn"
+    assert torch.allclose(learned, logits, atol=1e-3)
+    learned.sum().backward()
     assert learner.context.grad.norm() > 0
