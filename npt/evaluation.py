@@ -141,8 +141,7 @@ def evaluate(
     `ece` (expected calibration error), `per_class` (a list in label order, not a number for a class without images), with
     `counts` the groups of classes that there are, `many`, `medium` and `few`, and in the offline world `seen` and `unseen`
     (macro accuracy of the classes pretraining did and did not show); all in percent. With `collapse` there is a dict of that
-    name beside them, what
-    `npt.collapse.collapse_metrics` gives for the same features.
+    name beside them, what `npt.collapse.collapse_metrics` gives for the same features.
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
     not numbers.
     """

@@ -136,7 +136,7 @@ def bytes_kept(
 
 def shares_kept(
     sizes: Sequence[int],  # bytes of each share
-    budget: int,  # bytes
+    budget: float,  # bytes, perhaps infinitely many
 ) -> list[bool]:
     "Which shares may keep their activations, the last ones first: their turn in the backward pass comes first."
     kept, left = [], budget

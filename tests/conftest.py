@@ -66,3 +66,10 @@ def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(10):
             Image.fromarray(chance.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "Where the features of one test are kept."
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"

@@ -11,30 +11,14 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from shared import fresh
 
 import npt.features
-from npt.clip import FrozenCLIP, load_clip
+from npt.clip import FrozenCLIP
 from npt.data import Item, Split, load_dataset, make_loader
 from npt.datasets import find_dataset
 from npt.features import code_fingerprint, feature_key, ingredients, split_features
 from npt.world import WorldImage
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    "Where the features of one test are kept."
-    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
-
-
-LOADED = load_clip("world")
-
-
-def fresh() -> FrozenCLIP:
-    "A CLIP as a new run loads it, which remembers nothing."
-    clip = copy.copy(LOADED)
-    clip.kept = {}
-    return clip
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from shared import killed_after
 
-import npt.training
 from npt.clip import load_clip
 from npt.cross_entropy import NAMED_OBJECTIVES, TERMS
 from npt.data import load_dataset
@@ -129,7 +129,7 @@ def test_every_objective_runs_with_every_learner(learner, tmp_path):
 
 
 @pytest.mark.parametrize("learner", ["promptsrc", "tcp", "tip_adapter_f"])
-def test_averages_optimisers_and_caches_survive_a_kill(learner, tmp_path, monkeypatch):
+def test_averages_optimisers_and_caches_survive_a_kill(learner, tmp_path):
     data, settings = load_dataset("world/textures", shots=2), recipe(learner, "world").settings
 
     def fitted(run_dir=None):
@@ -137,17 +137,8 @@ def test_averages_optimisers_and_caches_survive_a_kill(learner, tmp_path, monkey
         return built, fit(built, data.base.train, epochs=4, run_dir=run_dir)
 
     whole, history = fitted()
-    with monkeypatch.context() as patch:
-        save = npt.training.save_checkpoint
-
-        def killed_after_the_second(path, *args):
-            save(path, *args)
-            if len(args[-1]) == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(npt.training, "save_checkpoint", killed_after_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path)
+    with killed_after(2):
+        fitted(tmp_path)
     resumed, rest = fitted(tmp_path)
     assert rest.equals(history)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())

@@ -1,16 +1,15 @@
 "A fixed number of crops a training image: features that are computed once, and evaluation that repeats no work."
 
-import copy
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from shared import LOADED, fresh, killed_after
 
 import npt.context
 import npt.training
-from npt.clip import FrozenCLIP, load_clip
 from npt.collapse import collapse_metrics
 from npt.data import load_dataset, make_loader
 from npt.evaluation import base_to_novel, evaluate
@@ -19,22 +18,6 @@ from npt.imbalance import SAMPLERS
 from npt.prompts import build_learner, recipe
 from npt.runs import RunSettings, do_run, set_up
 from npt.training import REMEMBERED_CROPS, epoch_draws, fit, image_batches, training_features
-
-LOADED = load_clip("world")
-
-
-def fresh() -> FrozenCLIP:
-    "A CLIP as a new run loads it, which remembers nothing."
-    clip = copy.copy(LOADED)
-    clip.kept = {}
-    return clip
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    "Where the features of one test are kept."
-    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
 
 
 @pytest.fixture(scope="module")
@@ -206,20 +189,11 @@ def test_crops_are_told_apart(photographs, folder):
 
 # ---- reproducible
 
-def test_same_seed_and_views_same_bits_also_after_resuming(photographs, folder, tmp_path, monkeypatch):
+def test_same_seed_and_views_same_bits_also_after_resuming(photographs, folder, tmp_path):
     train, settings = photographs.base.train, dict(objective="npt", views=3, epochs=5)
     whole = fitted(fresh(), train, **settings)
-    with monkeypatch.context() as patch:
-        save = npt.training.save_checkpoint
-
-        def killed_after_the_second(path, *args):
-            save(path, *args)
-            if len(args[-1]) == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(npt.training, "save_checkpoint", killed_after_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            fitted(fresh(), train, run_dir=tmp_path / "run", **settings)
+    with killed_after(2):
+        fitted(fresh(), train, run_dir=tmp_path / "run", **settings)
     with pytest.raises(ValueError, match="views=3.*views=4"):
         fitted(fresh(), train, run_dir=tmp_path / "run", **{**settings, "views": 4})
     assert_equal(whole, fitted(fresh(), train, run_dir=tmp_path / "run", **settings))
