@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ELSEWHERE', 'AXES', 'MOST_RUNS', 'TRANSFER', 'FAILED', 'PATIENCE', 'MOST_LISTED', 'Grid', 'check_values', 'complaint',
            'read_grid', 'Task', 'experiment_tasks', 'joined_tasks', 'expand', 'Source', 'source_of', 'short_hash',
-           'as_json', 'group_tasks', 'prepare_dataset', 'needed_features', 'cache_features', 'measure_transfer',
-           'run_lock', 'do_in_notebook', 'do_task', 'do_group', 'gpu_place', 'job_device', 'Plan', 'make_plan',
-           'write_plan', 'needs_of', 'mean_seconds', 'duration', 'describe', 'first_line', 'missing_needs', 'failures',
-           'tell_failures', 'attempt', 'parser', 'main']
+           'as_json', 'group_tasks', 'prepare_dataset', 'needed_features', 'cache_features', 'kept_clip', 'kept_target',
+           'measure_transfer', 'run_lock', 'do_in_notebook', 'do_task', 'do_group', 'gpu_place', 'job_device', 'Plan',
+           'make_plan', 'write_plan', 'needs_of', 'mean_seconds', 'duration', 'describe', 'first_line', 'failed_beside',
+           'why', 'failures', 'tell_failures', 'attempt', 'parser', 'main']
 
 # %% ../nbs/16_grid.ipynb #f3094a5c
 import argparse
@@ -24,7 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from tqdm import tqdm
 
-from .clip import load_clip
-from .data import DATA_ROOT, load_dataset
+from .clip import FrozenCLIP, load_clip
+from .data import DATA_ROOT, Split, load_dataset
 from .datasets import DATASETS, find_dataset
 from .evaluation import evaluate
 from .features import crop_features, split_features
@@ -45,7 +45,7 @@ from .files import write_text
 from .names import known
 from .prepare import dataset_state, prepare
 from .runs import RunFolder, RunSettings, do_run, load_run_data, open_run, read_json
-from .use import load_run
+from .use import load_folder
 
 # %% ../nbs/16_grid.ipynb #455a8a26
 ELSEWHERE = {  # settings of a run that no experiment has, and where they belong
@@ -286,16 +286,38 @@ def cache_features(
         split_features(clip, load_dataset(source.dataset, data_root, shots=1).all.test)
 
 # %% ../nbs/16_grid.ipynb #10bb4c0a
+@cache
+def kept_clip(source: Source, device: str) -> FrozenCLIP:
+    "A backbone, loaded once in a process, with the features that it has computed."
+    return load_clip(source.backbone, source.pretrained, device=device, precision=source.precision)
+
+
+@cache
+def kept_target(name: str, data_root: str | None) -> Split:
+    "All test images of a dataset, listed once in a process."
+    return load_dataset(name, data_root, shots=1).all.test
+
+
 def measure_transfer(
     task: Task,  # its run is finished
 ) -> dict:  # target to what `npt.evaluation.evaluate` measures, in percent
-    "Try what a run learned on its targets, those aside that were tried before, and write transfer.json."
-    learner = load_run(task.folder.path, task.settings.device)
+    """Try what a run learned on its targets, those aside that were tried before, and write transfer.json.
+
+    Raises RuntimeError that names the targets that could not be tried, after the others were.
+    """
+    settings, problems = task.settings, []
+    learner = load_folder(task.folder.path, kept_clip(replace(source_of(settings), dataset=""), settings.device), settings.device)
     found = read_json(task.transfer) if task.transfer.exists() else {}
     for target in task.untried:
-        test = load_dataset(target, task.settings.data_root, shots=1).all.test
-        found[target] = evaluate(learner.for_classes(test.classnames), test) if learner.transfers else {"accuracy": None}
+        try:
+            test = kept_target(target, settings.data_root)
+            found[target] = evaluate(learner.for_classes(test.classnames), test) if learner.transfers else {"accuracy": None}
+        except Exception as error:
+            problems.append(f"{target}: {error}")
+            continue
         write_text(json.dumps(found, indent=1), task.transfer)
+    if problems:
+        raise RuntimeError(f"the run is finished, and could not be tried on {'; '.join(problems)}")
     return found
 
 # %% ../nbs/16_grid.ipynb #3f60a4fb
@@ -405,10 +427,11 @@ class Plan:
     folder: Path  # of the workflow's own files
 
     def needs(self, group: str) -> list[str]:
-        "The names of the features that a group looks up."
-        wanted = {replace(source_of(task.settings), dataset=name)
-                  for task in self.groups[group] for name in (task.settings.dataset, *task.targets)}
-        return [name for name, (source, _, _) in self.features.items() if source in wanted]
+        "The names of the features that a group looks up, those of its own images first."
+        own, targets = source_of(self.groups[group][0].settings), {name for task in self.groups[group] for name in task.targets}
+        wanted = {own, *(replace(own, dataset=target) for target in targets)}
+        return sorted((name for name, (source, _, _) in self.features.items() if source in wanted),
+                      key=lambda name: self.features[name][0] != own)
 
     def unfinished(self) -> dict[str, list[Task]]:
         "The groups with something left to do, and what that is."
@@ -485,45 +508,56 @@ def describe(plan: Plan) -> str:  # a few lines
     return "\n".join(lines)
 
 # %% ../nbs/16_grid.ipynb #2f41cd25
-MOST_LISTED = 50
+MOST_LISTED = 5  # runs under one cause
 
 
 def first_line(path: Path) -> str:
-    "The cause at the top of a file that a failure left."
-    return (path.read_text().splitlines() or [""])[0]
+    "The cause at the top of a file that a failure left, or nothing."
+    return (path.read_text().splitlines() or [""])[0] if path.exists() else ""
 
 
-def missing_needs(plan: Plan, group: str) -> str:
-    "Why a group was not done, where what it needs failed."
-    needs = needs_of(plan)["features"]
-    for name in plan.needs(group):
-        for path in (plan.folder / "datasets" / f"{needs[name]}.{FAILED}", plan.folder / "features" / f"{name}.{FAILED}"):
-            if path.exists():
-                return f"{needs[name] or plan.features[name][0].dataset} could not be prepared: {first_line(path)}"
-    return "not finished, and nothing says why: its job was stopped or killed, or never started"
+def failed_beside(path: Path) -> Path:
+    "Where a part of the preparation leaves why it failed."
+    return path.with_suffix(f".{FAILED}")
 
 
-def failures(plan: Plan) -> list[str]:  # a line for each run that is not finished
+def why(plan: Plan, group: str, task: Task) -> str:
+    "Why a run is not finished."
+    dataset, features = task.settings.dataset, plan.needs(group)[0]
+    for path in map(failed_beside, (plan.folder / "datasets" / dataset, plan.folder / "features" / features)):
+        if path.exists():
+            return f"{dataset} could not be prepared: {first_line(path)}"
+    return first_line(task.failed) or ("nothing says why: its job was stopped, killed or never started (see "
+                                       f"{plan.folder / 'groups' / group}.log)")
+
+
+def failures(plan: Plan) -> dict[str, list[Task]]:  # cause to runs
     "What is missing at the end, and why."
-    return [f"{task.folder.path}: {first_line(task.failed) if task.failed.exists() else missing_needs(plan, name)}"
-            for name, group in plan.unfinished().items() for task in group]
+    found = defaultdict(list)
+    for name, group in plan.unfinished().items():
+        for task in group:
+            found[why(plan, name, task)].append(task)
+    return dict(found)
 
 
 def tell_failures(plan: Plan) -> str:  # "" where all is done
-    "The list of failures, cut where it is long; the whole of it is in failures.txt beside the runs."
-    lines, path = failures(plan), Path(plan.grid.runs_dir, "failures.txt")
-    if not lines:
+    "The causes and the runs, cut where many have the same; the whole list is in failures.txt beside the runs."
+    found, path = failures(plan), Path(plan.grid.runs_dir, "failures.txt")
+    if not found:
         path.unlink(missing_ok=True)
         return ""
-    write_text("\n".join(lines) + "\n", path)
-    more = [f"... and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
-    return "\n".join([f"{len(lines)} of {len(plan.tasks)} runs are missing:", *lines[:MOST_LISTED], *more,
-                      f"All of them: {path}. Tracebacks: {FAILED} in their folders. The same command tries them again."])
+    write_text("".join(f"{task.folder.path}: {cause}\n" for cause, tasks in found.items() for task in tasks), path)
+    lines = [f"{sum(map(len, found.values()))} of {len(plan.tasks)} runs are missing:"]
+    for cause, tasks in found.items():
+        more = [f"  ... and {len(tasks) - MOST_LISTED} more"] if len(tasks) > MOST_LISTED else []
+        lines += [f"- {cause}", *(f"  {task.folder.path}" for task in tasks[:MOST_LISTED]), *more]
+    return "\n".join([*lines, f"All of them: {path}. Tracebacks: {FAILED} in the folder of a run. The same command tries them "
+                      "again."])
 
 # %% ../nbs/16_grid.ipynb #52f6b34a
 def attempt(work, beside: Path) -> int:  # exit code
     "Do a part of the preparation; where it fails, keep the cause and the traceback in a file beside."
-    path = beside.with_suffix(f".{FAILED}")
+    path = failed_beside(beside)
     try:
         work()
     except Exception as error:
