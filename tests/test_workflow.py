@@ -20,19 +20,19 @@ PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH
 needs_snakemake = pytest.mark.skipif(find_spec("snakemake") is None, reason="snakemake needs Python 3.11 or later")
 
 
-def snakemake(folder: Path, grid: Path, *options: str, cores: int = 1) -> subprocess.Popen:
+def snakemake(folder: Path, grid: Path, *options: str) -> subprocess.Popen:
     "Start a workflow in a folder."
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", str(cores),
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2",
                "--configfile", str(grid), *options]
     return subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": PYTHONPATH}, text=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def grid_file(folder: Path, **axes) -> Path:
-    "A grid over a few runs of two seconds each, one in a job."
+def grid_file(folder: Path, group: int = 2, **axes) -> Path:
+    "A grid over a few runs of a second or two each."
     common = dict(dataset="world/textures", shots=2, epochs=2, measure_every=0, learner="coop", objective="own")
     path = folder / "grid.yaml"
-    path.write_text(yaml.safe_dump(dict(runs_dir="runs", group=2, experiments=dict(small=common | axes))))
+    path.write_text(yaml.safe_dump(dict(runs_dir="runs", group=group, experiments=dict(small=common | axes))))
     return path
 
 
@@ -43,7 +43,7 @@ def files(folder: Path) -> set[Path]:
 @needs_snakemake
 def test_killed_workflow_goes_on_and_a_failed_run_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    grid = grid_file(tmp_path, learner=["coop", "maple"], learner_settings=[{}, {"n_ctx": 3}, {"n_ctx": 99}])
+    grid = grid_file(tmp_path, group=3, learner=["coop", "kgcoop"], learner_settings=[{}, {"n_ctx": 3}, {"n_ctx": 99}])
     tasks = {task.folder.path: task for task in expand(read_grid(grid))}
     doomed = {path for path in tasks if "n_ctx=99" in str(path)}  # longer than a text can be
     first, patience = snakemake(tmp_path, grid), time.monotonic() + 120
@@ -55,7 +55,7 @@ def test_killed_workflow_goes_on_and_a_failed_run_stops_no_other(tmp_path, monke
     assert 0 < len(kept) < len(tasks) - len(doomed)
 
     second = snakemake(tmp_path, grid)
-    said = second.communicate()[1]
+    said = second.communicate()[0]
     assert second.returncode == 1
     assert f"grid runs: 6 runs, {len(kept)} done, {6 - len(kept)} to do" in said
     assert {path for path, task in tasks.items() if not task.finished} == doomed
@@ -73,7 +73,7 @@ def test_dry_run_counts_and_does_nothing(tmp_path):
     run = expand(read_grid(grid))[0]
     before = files(tmp_path)
     dry = snakemake(tmp_path, grid, "--dry-run")
-    said = dry.communicate()[1]
+    said = dry.communicate()[0]
     assert dry.returncode == 0 and files(tmp_path) == before
     assert "3 runs, 0 done, 3 to do (jobs: 2)" in said and "unknown for 3 runs" in said
     assert not (tmp_path / run.folder.path).exists()
@@ -82,7 +82,7 @@ def test_dry_run_counts_and_does_nothing(tmp_path):
 @needs_snakemake
 def test_the_papers_grid_is_listed_without_its_data(tmp_path):
     dry = snakemake(tmp_path, GRIDS / "paper.yaml", "--dry-run", "--quiet", "rules")
-    said = dry.communicate()[1]
+    said = dry.communicate()[0]
     assert dry.returncode == 0 and not files(tmp_path)
     runs = 11 * 12 * 4 * 3 * 3 + 11 * 3 * 3
     jobs = 11 * -(-(12 * 4 * 3 * 3 + 3 * 3) // 4)
