@@ -13,7 +13,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from npt.grid import expand, failures, group_tasks, make_plan, read_grid
+from npt.files import write_text
+from npt.grid import describe, expand, failures, group_tasks, main, make_plan, read_grid, write_plan
+from npt.runs import open_run
 
 GRIDS = ROOT / "workflow" / "grids"
 PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -63,7 +65,8 @@ def test_killed_workflow_goes_on_and_a_failed_run_stops_no_other(tmp_path, monke
     ending = said[said.rindex("2 of 6 runs are missing:"):]
     assert all(str(path) in ending for path in doomed) and "99" in ending.splitlines()[1]
     assert all("Traceback" in tasks[path].failed.read_text() for path in doomed)
-    assert {str(path) for path in doomed} == {line.split(": ")[0] for line in Path("runs/failures.txt").read_text().splitlines()}
+    listed = Path("runs/failures.txt").read_text().splitlines()
+    assert {str(path) for path in doomed} == {line.split(": ")[0] for line in listed}
     assert len(Path("runs/report.csv").read_text().splitlines()) == 1 + 4, "the report is made of what there is"
 
 
@@ -102,8 +105,6 @@ def test_the_worlds_grid_is_the_paper_in_miniature():
 
 
 def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
-    from npt.files import write_text
-    from npt.grid import describe
     monkeypatch.chdir(tmp_path)
     plan = make_plan(read_grid(grid_file(tmp_path, seed=[1, 2, 3, 4], learner=["coop", "maple"])))
     for task, seconds in zip(plan.tasks[::2], (50, 70)):
@@ -123,8 +124,8 @@ def test_a_changed_grid_leaves_finished_groups_alone():
 
 @pytest.mark.parametrize("text, said", [
     ("runs_dir: runs\nexperimens: {a: {seed: 1}}", "'experimens'. Did you mean 'experiments'"),
-    ("runs_dir: runs\nexperiments: {a: {learners: [coop]}}", "(in the experiment 'a') called 'learners'. Did you mean 'learner'"),
-    ("runs_dir: runs\nexperiments: {a: {learner: [coop, coup]}}", "a.learner: there is no learner 'coup'. Did you mean 'coop'"),
+    ("runs_dir: runs\nexperiments: {a: {learners: [coop]}}", "(in the experiment 'a') called 'learners'. Did you mean 'learner"),
+    ("runs_dir: runs\nexperiments: {a: {learner: [coup]}}", "a.learner: there is no learner 'coup'. Did you mean 'coop'"),
     ("runs_dir: runs\nexperiments: {a: {tau: [1, 4]}}", "a.tau: Input should be less than or equal to 1 (it is 4)"),
     ("runs_dir: runs\nexperiments: {a: {shots: [0]}}", "a.shots: Input should be greater than or equal to 1 (it is 0)"),
     ("runs_dir: runs\nexperiments: {a: {seed: []}}", "a.seed is an empty list"),
@@ -151,7 +152,6 @@ def test_a_grid_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
-    from npt.runs import open_run
     monkeypatch.chdir(tmp_path)
     grid = read_grid(grid_file(tmp_path))
     open_run(expand(grid)[0].settings.model_copy(update=dict(epochs=7)))
@@ -160,7 +160,6 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch)
 
 
 def test_missing_data_is_told_for_the_runs_that_needed_it(tmp_path, monkeypatch):
-    from npt.grid import main, write_plan
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("npt.grid.prepare", lambda name, root: (_ for _ in ()).throw(ConnectionError(f"no way to {name}")))
     plan = make_plan(read_grid(grid_file(tmp_path, dataset=["dtd", "world/textures"])))
