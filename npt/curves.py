@@ -15,7 +15,6 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from .cross_entropy import TERMS
 from .figures import COLORS, TEMPLATE, TERM_COLORS
 from .losses import build_objective
 from .runs import RunSettings
@@ -148,7 +147,7 @@ def setting_curves(
     fig.update_xaxes(type="log", tickvals=places, ticktext=[f"{place:g}" for place in places], title=along.replace("_", " "))
     fig.update_yaxes(title=f"{METRIC_NAMES.get(metric, metric)} (%)", col=1)
     return fig.update_layout(
-        template=TEMPLATE, title=title, width=max(480, 110 + 260 * len(names)), height=400, margin=dict(t=84, b=96),
+        template=TEMPLATE, title=title, width=max(480, 110 + 260 * len(names)), height=400, margin=dict(t=76, b=96),
         legend=dict(orientation="h", x=0, y=-0.22, yanchor="top"),
     )  # fmt: skip
 
@@ -200,15 +199,15 @@ def weight_map(
         xgap=2, ygap=2, hoverinfo="z", colorbar=dict(title=f"{METRIC_NAMES.get(metric, metric)} (%)", thickness=14),
     ))  # fmt: skip
     best = table.stack().idxmax()
-    marks = dict(symbol=["square-open", "circle-open"], size=[46, 36], line=dict(width=2.5, color="#222222"))
-    for place, (name, (row, column)) in enumerate({"the recipe's weights": recipe, "the best of the map": best}.items()):
-        looks = {key: value[place] if isinstance(value, list) else value for key, value in marks.items()}
-        fig.add_scatter(x=[np.log10(column)], y=[np.log10(row)], mode="markers", marker=looks, name=name, hoverinfo="skip")
+    for name, (row, column), symbol, size in (("the recipe's weights", recipe, "square-open", 48),
+                                              ("the best of the map", best, "circle-open", 38)):
+        fig.add_scatter(x=[np.log10(column)], y=[np.log10(row)], mode="markers", name=name, hoverinfo="skip",
+                        marker=dict(symbol=symbol, size=size, color="#222222", line_width=2.5))
     for axes, update in (table.index, fig.update_yaxes), (table.columns, fig.update_xaxes):
         update(tickvals=np.log10(axes.to_numpy()), ticktext=[f"{weight:g}" for weight in axes], title=axes.name, showgrid=False,
                zeroline=False)
     return fig.update_layout(
-        template=TEMPLATE, width=600, height=540, margin=dict(t=84, b=100),
+        template=TEMPLATE, width=600, height=540, margin=dict(t=64, b=100),
         title=f"{METRIC_NAMES.get(metric, metric)} on validation images by weights<br><sup>white: cross-entropy alone, "
         f"{alone:.1f} %</sup>", legend=dict(orientation="h", x=0, y=-0.16, yanchor="top", itemsizing="constant"),
     )  # fmt: skip
@@ -241,10 +240,10 @@ def effects_chart(
         )  # fmt: skip
         fig.add_vline(x=0, line=dict(color="#222222", width=1), row=1, col=column)
     fig.update_annotations(font_size=13)
-    fig.update_xaxes(title=f"difference in {METRIC_NAMES.get(metric, metric)} (points)", zeroline=False)
+    fig.update_xaxes(title=f"difference in {METRIC_NAMES.get(metric, metric)} (points)", zeroline=False, matches="x")
     order = [labels[name] for name in labels if name in effects.index.unique(among)]
     fig.update_yaxes(categoryorder="array", categoryarray=order[::-1], range=[-0.6, len(order) - 0.4])
     return fig.update_layout(
         template=TEMPLATE, title="What the terms change against cross-entropy alone", width=200 + 320 * len(panels),
-        height=150 + 30 * len(order), margin=dict(l=190, t=84),
+        height=150 + 30 * len(order), margin=dict(l=190, t=76),
     )  # fmt: skip
