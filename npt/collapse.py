@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['RANK_CUTOFF', 'class_means', 'within_between', 'distance_normalized_variance', 'equinorm', 'equiangularity',
-           'duality_gap', 'nearest_mean_agreement', 'collapse_metrics']
+           'duality_gap', 'nearest_mean_agreement', 'head_tail_angles', 'collapse_metrics']
 
 # %% ../nbs/01_collapse.ipynb #93cfea9c
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -84,6 +86,29 @@ def nearest_mean_agreement(
     chosen = (image_features @ F.normalize(text_features, dim=1).T).argmax(1)
     nearest = (image_features @ means.T - means.square().sum(1) / 2).argmax(1)
     return (chosen == nearest).double().mean()
+
+# %% ../nbs/01_collapse.ipynb #69697799
+@torch.no_grad()
+def head_tail_angles(
+    text_features: torch.Tensor,  # (K, d)
+    counts: Sequence[int],  # (K,) training images of each class; of equal ones the first is the larger
+) -> dict[str, float]:  # head_angle, tail_angle, head_tail_angle, in degrees
+    """Mean angles between the text features of larger and of smaller classes, seen from the mean of all (minority collapse:
+    Fang, He, Long & Su, PNAS 2021).
+
+    The odd class belongs to the head. Not a number in a half with one class. Raises `ValueError` for another number of counts."""
+    if len(counts) != len(text_features):
+        raise ValueError(f"{len(text_features)} classes need as many counts, not {len(counts)}.")
+    unit = F.normalize((text_features - text_features.mean(0)).double(), dim=1)
+    angles = (unit @ unit.T).clamp(-1, 1).arccos().rad2deg()
+    by_size = torch.tensor(counts).argsort(descending=True, stable=True)
+    head, tail = by_size.split([-(-len(counts) // 2), len(counts) // 2])
+
+    def within(half: torch.Tensor) -> float:
+        first, second = torch.triu_indices(len(half), len(half), 1)
+        return angles[half[first], half[second]].mean().item()
+
+    return {"head_angle": within(head), "tail_angle": within(tail), "head_tail_angle": angles[head][:, tail].mean().item()}
 
 # %% ../nbs/01_collapse.ipynb #5bba06be
 def _check_inputs(text_features, image_features, labels):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .collapse import collapse_metrics
+from .collapse import collapse_metrics, head_tail_angles
 from .data import FewShotData, Split
 from .imbalance import group_accuracy
 from .training import learned_features
@@ -124,6 +124,8 @@ def measures(
         result |= {"seen": float(each[seen].nanmean()), "unseen": float(each[~seen].nanmean())}
     if collapse:
         result["collapse"] = collapse_metrics(found.text, found.image, found.labels)
+        if counts is not None:
+            result["collapse"] |= head_tail_angles(found.text, counts)
     return result | {"per_class": each.tolist()}
 
 
@@ -141,7 +143,8 @@ def evaluate(
     `ece` (expected calibration error), `per_class` (a list in label order, not a number for a class without images), with
     `counts` the groups of classes that there are, `many`, `medium` and `few`, and in the offline world `seen` and `unseen`
     (macro accuracy of the classes pretraining did and did not show); all in percent. With `collapse` there is a dict of that
-    name beside them, what `npt.collapse.collapse_metrics` gives for the same features.
+    name beside them, what `npt.collapse.collapse_metrics` gives for the same features, and with `counts` also the angles, in
+    degrees, of `npt.collapse.head_tail_angles`.
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
     not numbers.
     """
@@ -160,21 +163,22 @@ def base_to_novel(
     learner: nn.Module,  # with the base classes
     data: FewShotData,
     on: str = "test",  # or "val", to choose weights by
-    collapse: bool = False,  # measure neural collapse on the base classes too
+    collapse: bool = False,  # measure neural collapse too
 ) -> dict:  # percent
     """Evaluate prompts on the base and the novel test images.
 
     Where what was learned means nothing for other classes, as CoOp's class-specific contexts, `novel` and `h` are not a
     number. Gives `base`, `novel` and `h`, and everything else that `evaluate` measures under its name after `base_` or `novel_`,
     such as `base_per_class`, `novel_worst_class` and, by the images that were trained on, `base_few`; all in percent. With
-    `collapse` there is `base_collapse`, a dict.
+    `collapse` there are `base_collapse` and, where each novel class has an image, `novel_collapse`, dicts.
     """
     result, trained = {}, data.base.train.counts if len(data.base.train) else None
     for name, part, counts in ("base", data.base, trained), ("novel", data.novel, None):
         if name == "novel" and not learner.transfers:
             return result | {"novel": math.nan, "h": math.nan}
         bound = learner if tuple(learner.classnames) == part.classnames else learner.for_classes(part.classnames)
-        measured = evaluate(bound, getattr(part, on), counts, collapse=collapse and name == "base")
+        split = getattr(part, on)
+        measured = evaluate(bound, split, counts, collapse=collapse and (name == "base" or min(split.counts) > 0))
         result[name] = measured.pop("accuracy")
         result |= {f"{name}_{key}": value for key, value in measured.items()}
     return result | {"h": harmonic_mean(result["base"], result["novel"])}

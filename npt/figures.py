@@ -439,16 +439,16 @@ def transfer_bars(
 
 # %% ../nbs/13_figures.ipynb #5fd65c8d
 RESULT_COLUMNS = dict(
-    base="base", novel="novel", h="H", base_seen="base, seen", base_unseen="base, unseen",
+    accuracy="all classes", base="base", novel="novel", h="H", base_seen="base, seen", base_unseen="base, unseen",
     novel_seen="novel, seen", novel_unseen="novel, unseen",
 )  # fmt: skip
 
 
 def results_table(
-    metrics: dict,  # percent: base, novel, h, the same under "zero_shot", and optionally base_seen and its like
+    metrics: dict,  # percent: base, novel, h, or accuracy of all, the same under "zero_shot", and optionally base_seen and its like
 ) -> go.Figure:
-    "Zero-shot, learned, and their difference, in percent. Raises `KeyError` where base, novel or h is missing."
-    required = "base", "novel", "h"
+    "Zero-shot, learned, and their difference, in percent. Raises `KeyError` where accuracy, or base, novel or h is missing."
+    required = ("accuracy",) if "accuracy" in metrics else ("base", "novel", "h")
     keys = [key for key in RESULT_COLUMNS if key in required or key in metrics and key in metrics["zero_shot"]]
     zero_shot, learned = ([source[key] for key in keys] for source in (metrics["zero_shot"], metrics))
     cells = [[f"{a:.1f}", f"{b:.1f}", _signed(b - a, "+.1f")] for a, b in zip(zero_shot, learned)]

@@ -262,7 +262,7 @@ class Look:
         return short_hash([asdict(self.source), [run.model_dump() for run in self.runs], self.whole])
 
 
-IMAGES = {"shots", "tau", "seed", "profile", "order", "views", "measured_on"}  # the settings that choose them
+IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "views", "measured_on"}  # the settings that choose them
 
 
 def needed_looks(tasks: Sequence[Task]) -> list[Look]:
@@ -287,11 +287,12 @@ def cache_features(
     clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision)
     for settings in look.runs:
         data = load_run_data(settings)
-        for split in getattr(data.base, settings.measured_on), getattr(data.novel, settings.measured_on), data.base.train:
+        parts = (data.base, data.novel) if settings.classes == "base" else (data.all,)
+        for split in (*(getattr(part, settings.measured_on) for part in parts), parts[0].train):
             if len(split):
                 split_features(clip, split)
         if settings.views:
-            crop_features(clip, data.base.train, settings.views, settings.workers)
+            crop_features(clip, parts[0].train, settings.views, settings.workers)
     if look.whole:
         split_features(clip, load_dataset(source.dataset, data_root, shots=1).all.test)
 

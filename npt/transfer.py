@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COUNTS', 'PERCENT', 'family', 'kind_of', 'default_targets', 'Row', 'bind', 'accuracy_among', 'measure', 'Transfer',
            'results_file', 'read_transfer', 'refuse_bound', 'run_root', 'try_target', 'transfer', 'with_result',
-           'collect_transfers']
+           'transfer_rows', 'collect_transfers']
 
 # %% ../nbs/15_transfer.ipynb #8fb0497d
 import copy
@@ -275,16 +275,22 @@ def with_result(
     return kept.model_copy(update=dict(rows=tuple(rows), missing=missing, versions=versions()))
 
 # %% ../nbs/15_transfer.ipynb #9d8947a7
+def transfer_rows(
+    folder: RunFolder,  # of a run that was transferred
+) -> list[dict]:  # the fields of `Row`, before_* and after_* collapse on the target, and the run's settings
+    "The targets of one run as rows of a table. Raises ValueError naming a damaged file."
+    run, rows = run_row(folder), []
+    same = {key: run[key] for key in ("dataset", "learner", "objective", "tau", "shots", "seed", "backbone", "folder")}
+    for row in read_transfer(results_file(folder)).rows:
+        nc = {"before": row.zero_shot_collapse, "after": row.collapse}
+        rows.append(same | row.model_dump(exclude={"collapse", "zero_shot_collapse"}) |
+                    {f"{when}_{key}": value for when, values in nc.items() for key, value in (values or {}).items()})
+    return rows
+
+
 def collect_transfers(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
-) -> pd.DataFrame:  # a row a run and target: the fields of `Row`, before_* and after_* collapse there, and the settings
+) -> pd.DataFrame:  # a row a run and target, see `transfer_rows`
     "Read the transfers of every run under a folder. Raises ValueError naming a damaged file."
-    rows = []
-    for path in sorted(Path(runs_dir).rglob("transfer.json")):
-        run = run_row(RunFolder(path.parent))
-        same = {key: run[key] for key in ("dataset", "learner", "objective", "tau", "shots", "seed", "backbone", "folder")}
-        for row in read_transfer(path).rows:
-            nc = {"before": row.zero_shot_collapse, "after": row.collapse}
-            rows.append(same | row.model_dump(exclude={"collapse", "zero_shot_collapse"}) |
-                        {f"{when}_{key}": value for when, values in nc.items() for key, value in (values or {}).items()})
-    return pd.DataFrame(rows)
+    paths = sorted(Path(runs_dir).rglob("transfer.json"))
+    return pd.DataFrame([row for path in paths for row in transfer_rows(RunFolder(path.parent))])
