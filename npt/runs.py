@@ -146,6 +146,7 @@ class RunSettings(BaseModel):
         unusual = (self.classes, "base"), (self.profile, "exp"), (self.order, "label"), (self.measured_on, "test")
         tail = "".join(f"-{value}" for value, usual in unusual if value != usual)
         tail += f"-views{self.views}" if self.views else ""
+        tail += f"-clusters{self.num_clusters}" if self.num_clusters else ""
         method = f"{self.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-")
         if len(method) > 120:  # file systems stop at 255 bytes
             method = f"{method[:100]}...{hashlib.sha256(method.encode()).hexdigest()[:12]}"
