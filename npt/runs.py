@@ -366,7 +366,7 @@ def run_row(
     metrics = read_json(folder.metrics)
     row = {**read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
-           "source": metrics["versions"].get("source")}
+           "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"])}
     row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
     row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
     return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}

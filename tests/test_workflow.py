@@ -67,7 +67,7 @@ def test_killed_workflow_goes_on_and_a_failed_run_stops_no_other(tmp_path, monke
     assert all("Traceback" in tasks[path].failed.read_text() for path in doomed)
     listed = Path("runs/failures.txt").read_text().splitlines()
     assert {str(path) for path in doomed} == {line.split(": ")[0] for line in listed}
-    assert len(Path("runs/report.csv").read_text().splitlines()) == 1 + 4, "the report is made of what there is"
+    assert len(Path("runs/runs.csv").read_text().splitlines()) == 1 + 4, "the report is made of what there is"
 
 
 @needs_snakemake

@@ -1,0 +1,68 @@
+"""The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT-B/16, two base classes and
+one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
+grid's runs, half an hour on 2 cores; otherwise a slice that still has every learner, an imbalanced run and a transfer."""
+
+import json
+import os
+from math import isfinite
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from miniature import make_tree
+from test_workflow import GRIDS, needs_snakemake, snakemake
+
+from npt.grid import expand, read_grid
+from npt.transfer import read_transfer, results_file
+
+WHOLE = os.environ.get("NPT_WALK") == "whole"
+TARGETS = ["dtd", "imagenet_r"]  # another dataset, and a domain of the same
+REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pretrained="none", shots=4, epochs=1,
+            batch_size=64)  # more than there are training images, so that an epoch is a step
+SLICE = dict(seed=1, tau=0.25, objective="npt")
+
+
+def real_grid(folder: Path) -> Path:
+    "The world's grid, on ImageNet in miniature."
+    grid = yaml.safe_load((GRIDS / "world.yaml").read_text())
+    for axes in grid["experiments"].values():
+        axes |= REAL | ({} if WHOLE else SLICE) | (dict(transfer=TARGETS) if "transfer" in axes else {})
+    if not WHOLE:
+        del grid["experiments"]["transfer_with_images"]
+        grid["experiments"]["transfer"] |= dict(tau=SLICE["tau"], learner="coop")
+    path = folder / "real.yaml"
+    path.write_text(yaml.safe_dump(grid | dict(data_root=str(folder / "data"), runs_dir="runs", group=3), sort_keys=False))
+    return path
+
+
+@needs_snakemake
+@pytest.mark.filterwarnings("ignore:.*split")
+def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("imagenet", *TARGETS):
+        make_tree(name, tmp_path / "data")
+    grid = real_grid(tmp_path)
+    tasks = expand(read_grid(grid))
+    assert {task.settings.learner for task in tasks} == {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
+    first = snakemake(tmp_path, grid)
+    said = first.communicate()[0]
+    assert first.returncode == 0, said[-3000:]
+
+    for task in tasks:
+        metrics, history = json.loads(task.folder.metrics.read_text()), pd.read_csv(task.folder.history)
+        fewest = 4 if task.settings.tau == 1 else 1
+        assert metrics["train_counts"] == {"tench": 4, "goldfish": fewest}
+        assert all(0 <= metrics[name] <= 100 for name in ("base", "novel", "h"))
+        assert history.epoch.tolist() == [0], "one epoch, which is one step"
+        assert isfinite(history.loss.iloc[-1]), f"{task.folder.path} learned from a loss that is no number"
+        if task.targets:
+            rows = read_transfer(results_file(task.folder)).rows
+            assert {(row.target, row.kind) for row in rows} == {("imagenet", "source"), ("dtd", "dataset"), ("imagenet_r", "domain")}
+    assert len(pd.read_csv("runs/runs.csv")) == len(tasks) and Path("runs/report.html").stat().st_size > 10_000
+
+    before = {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks}
+    second = snakemake(tmp_path, grid)
+    said = second.communicate()[0]
+    assert second.returncode == 0 and f"{len(tasks)} runs, {len(tasks)} done, 0 to do" in said
+    assert {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks} == before
