@@ -120,6 +120,7 @@ d = { 'settings': {'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path'
                                 'npt.comparison.comparisons': ('comparison.html#comparisons', 'npt/comparison.py'),
                                 'npt.comparison.gains': ('comparison.html#gains', 'npt/comparison.py'),
                                 'npt.comparison.gains_over_learners': ('comparison.html#gains_over_learners', 'npt/comparison.py'),
+                                'npt.comparison.in_order': ('comparison.html#in_order', 'npt/comparison.py'),
                                 'npt.comparison.kinds': ('comparison.html#kinds', 'npt/comparison.py'),
                                 'npt.comparison.main_table': ('comparison.html#main_table', 'npt/comparison.py'),
                                 'npt.comparison.markdown_table': ('comparison.html#markdown_table', 'npt/comparison.py'),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from .comparison import in_order
 from .files import write_text
 from .grid import Grid, Task, expand, read_grid
 from .runs import differing_settings, read_json, run_row
@@ -139,4 +140,5 @@ def seeds_table(
     "How many seeds each cell has, of how many."
     groups = wanted.groupby([*rows, columns], sort=False).finished.agg(["sum", "size"])
     texts = [str(size) if done == size else f"{done} of {size}" for done, size in groups.to_numpy()]
-    return pd.Series(texts, groups.index).unstack(columns, fill_value="-")
+    table = in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
+    return table[sorted(table, reverse=True)].rename(columns=f"{columns} = {{}}".format)
