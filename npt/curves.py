@@ -27,7 +27,7 @@ def runs_of(
     metric: str = "h",  # a column
     **settings,  # of a run, each with the one value that is wanted
 ) -> pd.DataFrame:  # some of the rows
-    "The runs with these settings that have the metric. Raises ValueError where there is none, with the command that makes them."
+    "The runs with these settings that have the metric. Raises ValueError where there is none, with the command for them."
     kept = runs
     for name, value in settings.items():
         kept = kept[kept[name] == value] if name in kept else kept[:0]
@@ -65,7 +65,8 @@ def _line_with_band(
     band = go.Scatter(x=[*rows.index, *rows.index[::-1]], y=edge, fill="toself", fillcolor=_see_through(color), mode="lines",
                       line_width=0, hoverinfo="skip", showlegend=False, **shared)
     means = go.Scatter(x=rows.index, y=rows["mean"], mode="lines+markers", line=dict(color=color, width=2), marker_size=7,
-                       customdata=spread, hovertemplate=f"{name}: %{{y:.1f}} ± %{{customdata:.1f}} %<extra></extra>", **shared)
+                       customdata=spread, hovertemplate=f"{name}: %{{y:.1f}} ± %{{customdata:.1f}} %<extra></extra>",
+                       **shared)
     return [band, means]
 
 
@@ -76,9 +77,10 @@ def setting_curves(
     panels: str = "learner",  # a column with one panel for each value
     title: str = "Accuracy by training images of a class",
 ) -> go.Figure:
-    "The metric along a setting, a line an objective, a panel a learner. Raises ValueError where runs of a point are not the same."
+    "The metric along a setting, a line an objective, a panel a learner. Raises ValueError where a point mixes runs."
     table = cells(runs, [panels, "objective", along], [metric])[metric].sort_index()
-    names, lines, places = _panels(table.index.unique(panels)), *(sorted(table.index.unique(i)) for i in ("objective", along))
+    names = _panels(table.index.unique(panels))
+    lines, places = (sorted(table.index.unique(level)) for level in ("objective", along))
     lines = [one for one in OBJECTIVE_COLORS if one in lines] + [one for one in lines if one not in OBJECTIVE_COLORS]
     colors = dict(zip(lines, TERM_COLORS)) | OBJECTIVE_COLORS
     heads = [str(name) if panels == "learner" else f"{panels} {name:g}" for name in names]
@@ -97,7 +99,8 @@ def setting_curves(
             trace.showlegend = trace.name not in seen
             seen.add(trace.name)
     fig.update_annotations(font_size=13)
-    fig.update_xaxes(type="log", tickvals=places, ticktext=[f"{place:g}" for place in places], title=AXIS_NAMES.get(along, along))
+    fig.update_xaxes(type="log", tickvals=places, ticktext=[f"{place:g}" for place in places],
+                     title=AXIS_NAMES.get(along, along))
     fig.update_yaxes(title=f"{METRIC_NAMES.get(metric, metric)} (%)", col=1)
     return fig.update_layout(
         template=TEMPLATE, title=title, width=max(480, 110 + 260 * len(names)), height=400, margin=dict(t=76, b=96),
@@ -127,8 +130,8 @@ def weight_table(
         raise ValueError(f"No run that was measured on validation images has the term {sorted(missing)}.")
     kept = present[asked].all(axis=1) & (present.sum(axis=1) == len(asked)) & (weights.ce == 1)
     if not kept.any():
-        raise ValueError(f"No run that was measured on validation images minimised just {' + '.join(asked)}. This makes some: "
-                         "snakemake --cores 2 --configfile workflow/grids/ablation.yaml")
+        raise ValueError(f"No run that was measured on validation images minimised just {' + '.join(asked)}. This makes "
+                         "some: snakemake --cores 2 --configfile workflow/grids/ablation.yaml")
     weights = weights[list(terms)].add_prefix("weight of ")
     return cells(runs[kept].join(weights), list(weights), [metric])[metric, "mean"].unstack().sort_index().sort_index(axis=1)
 
@@ -157,8 +160,8 @@ def weight_map(
         fig.add_scatter(x=[np.log10(column)], y=[np.log10(row)], mode="markers", name=name, hoverinfo="skip",
                         marker=dict(symbol=symbol, size=size, color="#222222", line_width=2.5))
     for axes, update in (table.index, fig.update_yaxes), (table.columns, fig.update_xaxes):
-        update(tickvals=np.log10(axes.to_numpy()), ticktext=[f"{weight:g}" for weight in axes], title=axes.name, showgrid=False,
-               zeroline=False)
+        update(tickvals=np.log10(axes.to_numpy()), ticktext=[f"{weight:g}" for weight in axes], title=axes.name,
+               showgrid=False, zeroline=False)
     return fig.update_layout(
         template=TEMPLATE, width=600, height=540, margin=dict(t=64, b=100),
         title=f"{METRIC_NAMES.get(metric, metric)} on validation images by weights<br><sup>white: cross-entropy alone, "
@@ -221,5 +224,5 @@ def intervals_said(
     "Count the intervals above and below zero, beside what chance alone would do."
     above, below = int((effects.low > 0).sum()), int((effects.high < 0).sum())
     chance = sum(map(chance_rate, effects.pairs))
-    return (f"{len(effects)} differences: {above} intervals above zero, {below} below; with no effect at all about {chance:.0f} "
-            "would be one or the other")
+    return (f"{len(effects)} differences: {above} intervals above zero, {below} below; with no effect at all about "
+            f"{chance:.0f} would be one or the other")
