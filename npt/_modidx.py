@@ -377,6 +377,8 @@ d = { 'settings': {'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path'
                           'npt.lens.correlations': ('lens.html#correlations', 'npt/lens.py'),
                           'npt.lens.correlations_said': ('lens.html#correlations_said', 'npt/lens.py'),
                           'npt.lens.distances': ('lens.html#distances', 'npt/lens.py'),
+                          'npt.lens.in_deviations': ('lens.html#in_deviations', 'npt/lens.py'),
+                          'npt.lens.parts_measured': ('lens.html#parts_measured', 'npt/lens.py'),
                           'npt.lens.pools': ('lens.html#pools', 'npt/lens.py'),
                           'npt.lens.scatter_grid': ('lens.html#scatter_grid', 'npt/lens.py'),
                           'npt.lens.training_lens': ('lens.html#training_lens', 'npt/lens.py'),
