@@ -187,8 +187,9 @@ def correlations_said(
     "Say how many correlations could be computed, and how many have an interval without zero."
     table = table.dropna(subset=[f"{of}_low", f"{of}_high"])
     with_claim, against = int((table[f"{of}_high"] < 0).sum()), int((table[f"{of}_low"] > 0).sum())
+    alike = ", and over all runs more, as learners that differ in both pass for a relation" if "all" in set(table.kind) else ""
     return (f"{len(table)} correlations: {with_claim} intervals lie below zero, as the paper says, {against} above it, the others "
-            f"hold it; without any relation about {0.05 * len(table):.0f} would leave it out by chance")
+            f"hold it; without any relation about {0.05 * len(table):.0f} would leave it out by chance{alike}")
 
 # %% ../nbs/17_lens.ipynb #619c22f2
 SYMBOLS = "circle", "diamond", "square", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hourglass"

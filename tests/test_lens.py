@@ -108,9 +108,8 @@ def test_intervals_hold_no_correlation_in_the_design_of_the_grid(taus, fewer_res
         effects += 0.4 * draw.normal(size=(2, 20 * taus))[:, method * taus + tau]
         return *(effects + 0.3 * draw.normal(size=effects.shape)), cells, groups
 
-    within = coverage(0, sample)
-    assert min(within.values()) > 0.9, "as far from 0.95 as 200 trials may be, or on the safe side of it"
-    assert coverage(0, lambda draw: sample(draw, groups=None))["pearson"] < within["pearson"] or taus == 1
+    assert min(coverage(0, sample).values()) > 0.9, "as far from 0.95 as 200 trials may be, or on the safe side of it"
+    assert max(coverage(0, lambda draw: sample(draw, groups=None)).values()) < 0.8, "over all runs learners pass for a relation"
     if taus == 3:
         cells = method * taus + tau
         assert max(coverage(0, lambda draw: sample(draw, cells)).values()) < 0.85, "ratios are no witnesses of their own"
@@ -148,7 +147,7 @@ def test_a_difference_of_learners_does_not_pass_for_a_correlation():
     found = found.set_index(["pool", "kind"])
     for of in "pearson", "spearman":
         assert found[f"{of}_low"]["τ = 1", "all"] > 0.3 and found[of]["τ = 1", "all"] > 0.75
-        assert found[f"{of}_high"]["τ = 1", "within learner"] < -0.9
+        assert found[f"{of}_high"]["τ = 1", "within learner"] < -0.7
         assert found[of][POOLED, "within learner and τ"] < -0.9, "the ratio changes accuracy for all runs"
         assert found[of][POOLED, "within learner"] > found[of][POOLED, "within learner and τ"]
 
@@ -194,7 +193,7 @@ def test_only_correlations_that_there_are_are_counted():
     found = correlations(table().assign(after_nc1=np.inf))
     assert correlations_said(found).startswith(f"{len(found) * 2 // 3} correlations: ")
     said = correlations_said(correlations(simpson(), ["novel"]))
-    assert "2 correlations: 1 intervals lie below zero, as the paper says, 1 above it" in said
+    assert "2 correlations: 1 intervals lie below zero, as the paper says, 1 above it" in said and "over all runs more" in said
 
 
 @pytest.mark.parametrize("change, said", [
