@@ -367,6 +367,7 @@ d = { 'settings': {'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path'
                              'npt.learner.learner': ('learner.html#learner', 'npt/learner.py'),
                              'npt.learner.seeded': ('learner.html#seeded', 'npt/learner.py')},
             'npt.lens': { 'npt.lens._called': ('lens.html#_called', 'npt/lens.py'),
+                          'npt.lens._over_decades': ('lens.html#_over_decades', 'npt/lens.py'),
                           'npt.lens._title': ('lens.html#_title', 'npt/lens.py'),
                           'npt.lens.angle_curves': ('lens.html#angle_curves', 'npt/lens.py'),
                           'npt.lens.angle_table': ('lens.html#angle_table', 'npt/lens.py'),

@@ -220,8 +220,7 @@ def scatter_grid(
                 hovertemplate=f"{learner}, {objective}, τ = %{{customdata[0]:g}}, seed %{{customdata[1]}}: %{{x:.3g}}, %{{y:.1f}} %"
                               "<extra></extra>",
             )  # fmt: skip
-        values = measured[metric].replace(np.inf, np.nan).dropna()
-        if metric in ("nc1", "cdnv") and len(values) and values.min() > 0:
+        if _over_decades(measured[metric]):
             fig.update_xaxes(type="log", dtick="D2", row=place // 4 + 1, col=place % 4 + 1)
     keys = [(name, dict(color=colors[i % len(colors)], symbol="circle", size=9)) for i, name in enumerate(learners)]
     keys += [(name, dict(color="#444444", symbol=SYMBOLS[i % len(SYMBOLS)], size=9)) for i, name in enumerate(objectives)]
@@ -240,6 +239,12 @@ def scatter_grid(
 
 def _called(target: str) -> str:
     return dict(h="H", novel="novel accuracy", base="base accuracy").get(target, target)
+
+
+def _over_decades(values: pd.Series) -> bool:
+    "Whether an axis should be logarithmic; within a decade it would have hardly a label."
+    values = values[np.isfinite(values)]
+    return len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
 
 
 def _title(metric: str) -> str:
@@ -301,7 +306,7 @@ def training_lens(
             fig.add_scatter(x=mean.index, y=mean, mode="lines", name=f"{objective}, τ = {tau:g}", showlegend=place == 0,
                             line=dict(color=OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2),
                             legendgroup=f"{objective} {tau}", row=place // 4 + 1, col=place % 4 + 1)
-        if metric in ("nc1", "cdnv"):
+        if _over_decades(some[f"{on}_{metric}"]):
             fig.update_yaxes(type="log", dtick="D2", row=place // 4 + 1, col=place % 4 + 1)
     fig.update_annotations(font_size=11)
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)

@@ -227,6 +227,14 @@ def test_every_learner_and_objective_has_its_mark(learners):
     assert drawn == len(runs) * len(METRICS)
 
 
+def test_an_axis_is_logarithmic_over_decades_only():
+    runs = table().assign(after_nc1=np.inf, after_nc3=0.0)
+    for high, kind in (30, "log"), (0.05, None):
+        runs["after_nc4"] = np.linspace(1 - 0.01, 1 - high, len(runs))
+        axes = scatter_grid(runs).layout
+        assert [axes.xaxis.type, axes.xaxis2.type, axes.xaxis3.type] == [None, None, kind]
+
+
 def test_a_line_along_training_is_a_mean_over_seeds():
     rows = [dict(epoch=epoch, learner="coop", objective=objective, tau=tau, seed=seed, test_nc1=seed * (1 + epoch))
             for epoch in (0, 5) for objective in ("own", "npt") for tau in (1.0, 0.25) for seed in (1, 2, 3)]
