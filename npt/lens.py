@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESAMPLES', 'POOLED', 'PARTS', 'SYMBOLS', 'KIND_COLORS', 'ANGLES', 'cell_weights', 'weighted_ranks',
-           'weighted_correlation', 'correlation', 'centered_within', 'distances', 'pools', 'correlations',
-           'correlations_said', 'scatter_grid', 'correlation_chart', 'training_lens', 'angle_table', 'angle_curves']
+           'weighted_correlation', 'in_deviations', 'centered_within', 'correlation', 'distances', 'parts_measured',
+           'pools', 'correlations', 'correlations_said', 'scatter_grid', 'correlation_chart', 'training_lens',
+           'angle_table', 'angle_curves']
 
 # %% ../nbs/17_lens.ipynb #bdc71f07
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from .curves import OBJECTIVE_COLORS
@@ -33,15 +35,20 @@ def cell_weights(
 
 
 def weighted_ranks(
-    values: np.ndarray,  # (n,)
+    values: np.ndarray,  # (n,) or (R, n)
     weights: np.ndarray,  # (R, n)
 ) -> np.ndarray:  # (R, n) the mean rank of the copies of each value, up to a constant
     "Ranks in each resample; equal values share theirs."
-    _, place = np.unique(values, return_inverse=True)
-    order = place.argsort(kind="stable")
-    starts = np.searchsorted(place[order], np.arange(place.max() + 1))
-    each = np.add.reduceat(weights[:, order], starts, axis=1)
-    return (each.cumsum(1) - each / 2)[:, place]
+    values = np.broadcast_to(values, weights.shape)
+    order = values.argsort(1, kind="stable")
+    values, each = (np.take_along_axis(table, order, 1) for table in (values, weights))
+    copies, other = each.cumsum(1), values[:, 1:] != values[:, :-1]
+    edge = np.ones((len(values), 1), bool)
+    below = np.maximum.accumulate(np.where(np.hstack([edge, other]), copies - each, 0), 1)
+    upto = np.minimum.accumulate(np.where(np.hstack([other, edge]), copies, np.inf)[:, ::-1], 1)[:, ::-1]
+    ranks = np.empty_like(copies)
+    np.put_along_axis(ranks, order, (below + upto) / 2, 1)
+    return ranks
 
 
 def weighted_correlation(
@@ -54,7 +61,28 @@ def weighted_correlation(
     x, y = (values - (share * values).sum(1, keepdims=True) for values in (x, y))
     covariance, *variances = ((share * product).sum(1) for product in (x * y, x * x, y * y))
     scale = np.sqrt(variances[0] * variances[1])
-    return np.divide(covariance, scale, out=np.full(len(weights), np.nan), where=scale > 1e-12)
+    return np.divide(covariance, scale, out=np.full(len(weights), np.nan), where=scale > 1e-12).clip(-1, 1)
+
+
+def in_deviations(
+    values: np.ndarray,  # (n,)
+) -> np.ndarray:  # (n,) of mean 0 and standard deviation 1; all 0 where the values are equal but for rounding
+    "Take the unit out of a variable, so that small numbers are told from no difference."
+    centered = values - values.mean()
+    spread = centered.std()
+    return centered / spread if spread > 1e-12 * np.abs(values).max() else np.zeros(len(values))
+
+
+def centered_within(
+    values: np.ndarray,  # (n,) in deviations
+    groups: np.ndarray,  # (n,) the group of each run, from 0
+    weights: np.ndarray,  # (R, n)
+) -> np.ndarray:  # (R, n)
+    "Subtract from each run the mean of its group, in each resample; what is equal but for rounding is made equal."
+    member = np.eye(groups.max() + 1)[groups]
+    sizes = weights @ member
+    means = np.divide((weights * values) @ member, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return (values - means @ member.T).round(10)
 
 
 def correlation(
@@ -62,6 +90,7 @@ def correlation(
     y: Sequence[float],  # (n,)
     cells: Sequence,  # (n,) what is resampled as one
     seed: int = 0,
+    groups: Sequence | None = None,  # (n,) correlate within these; over all where there are none
 ) -> dict[str, float]:  # pearson, pearson_low, pearson_high, spearman, spearman_low, spearman_high, runs, cells
     """Pearson's and Spearman's correlation, each with a 95 % percentile interval of a bootstrap over cells.
 
@@ -69,25 +98,22 @@ def correlation(
     cells."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     kept = np.isfinite(x) & np.isfinite(y)
-    x, y, cells = x[kept], y[kept], np.unique(np.asarray(cells)[kept], return_inverse=True)[1]
-    found = dict(runs=len(x), cells=len(set(cells)))
+    cells = np.unique(np.asarray(cells)[kept], return_inverse=True)[1]
+    found = dict(runs=int(kept.sum()), cells=len(set(cells)))
+    found |= {f"{name}{end}": np.nan for name in ("pearson", "spearman") for end in ("", "_low", "_high")}
     if found["cells"] < 3:
         return found
-    once, weights = np.ones((1, len(x))), cell_weights(cells, seed)
-    for name, form in ("pearson", lambda values, w: values), ("spearman", weighted_ranks):
-        (value,), resampled = (weighted_correlation(form(x, w), form(y, w), w) for w in (once, weights))
-        low, high = np.nanpercentile(resampled, [2.5, 97.5]) if np.isfinite(value) else (np.nan, np.nan)
-        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    pair, drawn = [in_deviations(values[kept]) for values in (x, y)], []
+    if groups is not None:
+        groups = np.unique(np.asarray(groups)[kept], return_inverse=True)[1]
+    for weights in np.ones((1, len(cells))), cell_weights(cells, seed):
+        drawn.append((pair if groups is None else [centered_within(values, groups, weights) for values in pair], weights))
+    for name, form in ("pearson", lambda values, weights: values), ("spearman", weighted_ranks):
+        (value,), resampled = (weighted_correlation(*(form(values, weights) for values in seen), weights) for seen, weights in drawn)
+        if np.isfinite(value):
+            low, high = np.nanpercentile(resampled, [2.5, 97.5])
+            found |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return found
-
-# %% ../nbs/17_lens.ipynb #d4808daa
-def centered_within(
-    runs: pd.DataFrame,
-    columns: Sequence[str],
-    groups: Sequence[str],  # columns
-) -> pd.DataFrame:  # the columns
-    "Subtract from each run the mean over its group."
-    return runs[list(columns)] - runs.groupby(list(groups))[list(columns)].transform("mean")
 
 # %% ../nbs/17_lens.ipynb #e037a3e4
 POOLED = "pooled"
@@ -106,6 +132,11 @@ def distances(
     return table.assign(nc4=1 - table.nc4) if "nc4" in table else table
 
 
+def parts_measured(runs: pd.DataFrame) -> list[str]:  # of `PARTS`
+    "On which classes collapse was measured."
+    return [part for part, prefix in PARTS.items() if any(f"{prefix}{name}" in runs for name in COLLAPSE_TITLES)]
+
+
 def pools(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, list[str]]]:  # pool, kind, its runs, groups to center within
     "What is correlated: each imbalance ratio alone, and all; over all runs and within."
     found = []
@@ -119,25 +150,32 @@ def pools(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, list[str]]]:
 
 
 def correlations(
-    runs: pd.DataFrame,  # a row a run
+    runs: pd.DataFrame,  # a row a run, of one dataset
     targets: Sequence[str] = ("novel", "h"),  # columns
-    parts: Sequence[str] = tuple(PARTS),  # classes on which collapse was measured
+    parts: Sequence[str] | None = None,  # classes on which collapse was measured; all that there are
     seed: int = 0,
 ) -> pd.DataFrame:  # columns target, part, metric, pool, kind, and those of `correlation`
-    "Correlate each distance from collapse with each target, in each pool. Raises ValueError with too few kinds of runs."
+    """Correlate each distance from collapse with each target, in each pool.
+
+    Raises ValueError with too few kinds of runs, with runs of several datasets, and where a target or collapse was not measured."""
+    lacking = [name for name in ("learner", "objective", "tau", *targets) if name not in runs]
+    if lacking:
+        raise ValueError(f"the runs have no column {lacking}, which correlations need")
     number = len(runs.groupby(["learner", "objective", "tau"]))
     if number < 3:
         raise ValueError(f"the runs are of {number} kinds (learner, objective, tau), and a correlation needs at least 3")
-    rows = []
-    for part in parts:
+    if "dataset" in runs and runs.dataset.nunique() > 1:
+        raise ValueError(f"the runs are of the datasets {sorted(runs.dataset.unique())}, whose accuracies do not compare: choose one, "
+                         "as in runs[runs.dataset == ...]")
+    runs, rows = runs.reset_index(drop=True), []
+    for part in parts_measured(runs) or ["base"] if parts is None else parts:
         measured = distances(runs, part)
         table = runs[["learner", "objective", "tau", *targets]].join(measured)
-        for pool, kind, some, groups in pools(table):
-            cells = some.groupby(["learner", "objective", "tau"]).ngroup().to_numpy()
-            values = some.replace([np.inf, -np.inf], np.nan)
-            values = centered_within(values, [*measured, *targets], groups) if groups else values
+        for pool, kind, some, by in pools(table):
+            cells = some.groupby(["learner", "objective"]).ngroup().to_numpy()
+            groups = some.groupby(by).ngroup().to_numpy() if by else None
             rows += [dict(target=target, part=part, metric=metric, pool=pool, kind=kind,
-                          **correlation(values[metric], values[target], cells, seed))
+                          **correlation(some[metric], some[target], cells, seed, groups))
                      for metric in measured for target in targets]
     return pd.DataFrame(rows)
 
@@ -146,14 +184,15 @@ def correlations_said(
     table: pd.DataFrame,  # as `correlations` gives it
     of: str = "spearman",  # or "pearson"
 ) -> str:  # a sentence
-    "Say how many correlations there are, and how many have an interval without zero."
-    low, high = table[f"{of}_low"], table[f"{of}_high"]
-    with_claim, against = int((high < 0).sum()), int((low > 0).sum())
+    "Say how many correlations could be computed, and how many have an interval without zero."
+    table = table.dropna(subset=[f"{of}_low", f"{of}_high"])
+    with_claim, against = int((table[f"{of}_high"] < 0).sum()), int((table[f"{of}_low"] > 0).sum())
+    alike = ", and over all runs more, as learners that differ in both pass for a relation" if "all" in set(table.kind) else ""
     return (f"{len(table)} correlations: {with_claim} intervals lie below zero, as the paper says, {against} above it, the others "
-            f"hold it; without any relation about {0.05 * len(table):.0f} would leave it out by chance")
+            f"hold it; without any relation about {0.05 * len(table):.0f} would leave it out by chance{alike}")
 
 # %% ../nbs/17_lens.ipynb #619c22f2
-SYMBOLS = "circle", "diamond", "square", "triangle-up", "x", "star"
+SYMBOLS = "circle", "diamond", "square", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hourglass"
 
 
 def scatter_grid(
@@ -162,7 +201,9 @@ def scatter_grid(
     part: str = "base",  # the classes on which collapse was measured
 ) -> go.Figure:
     "Accuracy against each distance from collapse, a mark a run."
+    runs = runs.reset_index(drop=True)  # tables that were put together may have rows of one name
     measured, learners, objectives = distances(runs, part), list(runs.learner.unique()), list(runs.objective.unique())
+    colors = TERM_COLORS if len(learners) <= len(TERM_COLORS) else qualitative.Dark24  # no two learners alike
     taus = sorted(runs.tau.unique())
     sizes = dict(zip(taus, np.linspace(5, 10, len(taus)) if len(taus) > 1 else [8]))
     metrics = [name for name in measured if measured[name].notna().any()]
@@ -174,15 +215,14 @@ def scatter_grid(
             fig.add_scatter(
                 x=measured.loc[some.index, metric], y=some[target], mode="markers", showlegend=False, row=place // 4 + 1,
                 col=place % 4 + 1, customdata=some[["tau", "seed"]],
-                marker=dict(color=TERM_COLORS[learners.index(learner) % len(TERM_COLORS)], opacity=0.75,
+                marker=dict(color=colors[learners.index(learner) % len(colors)], opacity=0.75,
                             symbol=SYMBOLS[objectives.index(objective) % len(SYMBOLS)], size=[sizes[tau] for tau in some.tau]),
                 hovertemplate=f"{learner}, {objective}, τ = %{{customdata[0]:g}}, seed %{{customdata[1]}}: %{{x:.3g}}, %{{y:.1f}} %"
                               "<extra></extra>",
             )  # fmt: skip
-        values = measured[metric].replace(np.inf, np.nan).dropna()
-        if metric in ("nc1", "cdnv") and len(values) and values.min() > 0:
+        if _over_decades(measured[metric]):
             fig.update_xaxes(type="log", dtick="D2", row=place // 4 + 1, col=place % 4 + 1)
-    keys = [(name, dict(color=TERM_COLORS[i % len(TERM_COLORS)], symbol="circle", size=9)) for i, name in enumerate(learners)]
+    keys = [(name, dict(color=colors[i % len(colors)], symbol="circle", size=9)) for i, name in enumerate(learners)]
     keys += [(name, dict(color="#444444", symbol=SYMBOLS[i % len(SYMBOLS)], size=9)) for i, name in enumerate(objectives)]
     keys += [(f"τ = {tau:g}", dict(color="#AAAAAA", symbol="circle", size=sizes[tau])) for tau in taus[::-1]]
     for name, marker in keys:
@@ -199,6 +239,12 @@ def scatter_grid(
 
 def _called(target: str) -> str:
     return dict(h="H", novel="novel accuracy", base="base accuracy").get(target, target)
+
+
+def _over_decades(values: pd.Series) -> bool:
+    "Whether an axis should be logarithmic; within a decade it would have hardly a label."
+    values = values[np.isfinite(values)]
+    return len(values) > 0 and values.min() > 0 and values.max() > 10 * values.min()
 
 
 def _title(metric: str) -> str:
@@ -260,7 +306,7 @@ def training_lens(
             fig.add_scatter(x=mean.index, y=mean, mode="lines", name=f"{objective}, τ = {tau:g}", showlegend=place == 0,
                             line=dict(color=OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2),
                             legendgroup=f"{objective} {tau}", row=place // 4 + 1, col=place % 4 + 1)
-        if metric in ("nc1", "cdnv"):
+        if _over_decades(some[f"{on}_{metric}"]):
             fig.update_yaxes(type="log", dtick="D2", row=place // 4 + 1, col=place % 4 + 1)
     fig.update_annotations(font_size=11)
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)
@@ -275,16 +321,19 @@ ANGLES = dict(head_angle="two of the head", head_tail_angle="head and tail", tai
 
 def angle_table(
     runs: pd.DataFrame,  # a row a run
-) -> pd.DataFrame:  # (learner, objective, tau) by the keys of `ANGLES`, degrees; the learner "zero_shot" is CLIP before training
+) -> pd.DataFrame:  # (learner, objective, tau) by the keys of `ANGLES`, degrees; the learner "zero_shot" is CLIP before training, where measured
     "Mean angles between text features of larger and smaller classes. Raises ValueError where they were not measured."
     present = [name for name in ANGLES if f"after_{name}" in runs]
     if not present:
         raise ValueError("the runs have no column after_head_angle: the angles of head and tail were not measured")
     by = ["learner", "objective", "tau"]
     after = runs.groupby(by, sort=False)[[f"after_{name}" for name in present]].mean().set_axis(present, axis=1)
+    if any(f"before_{name}" not in runs for name in present):
+        return after
     before = runs.groupby("tau", sort=False)[[f"before_{name}" for name in present]].mean().set_axis(present, axis=1)
     before.index = pd.MultiIndex.from_tuples([("zero_shot", "own", tau) for tau in before.index], names=by)
-    return pd.concat([before, after])
+    table = pd.concat([before, after])
+    return table[~table.index.duplicated()]  # a run of the learner zero_shot learns nothing
 
 
 def angle_curves(
@@ -299,17 +348,22 @@ def angle_curves(
                         vertical_spacing=0.1, subplot_titles=[f"{learner}, {objective}" for objective in objectives for learner in learners])
     colors = dict(zip(ANGLES, (COLORS["base"], COLORS["zero_shot"], COLORS["learned"])))
     taus = sorted(table.index.unique("tau"))
+    before = table[table.index.get_level_values("learner") == "zero_shot"].droplevel(["learner", "objective"]).sort_index()
     for learner, objective in shown:
         place = dict(row=list(objectives).index(objective) + 1, col=learners.index(learner) + 1)
-        rows = table.loc[(learner, objective)].sort_index()
-        for name in rows:
-            fig.add_scatter(x=rows.index, y=rows[name], mode="lines+markers", name=ANGLES[name], legendgroup=name,
-                            showlegend=place == dict(row=1, col=1), line=dict(color=colors[name], width=2), **place)
+        for name, values in table.xs((learner, objective), level=[0, 1]).sort_index().items():
+            fig.add_scatter(x=values.index, y=values, mode="lines+markers", name=ANGLES[name], legendgroup=name, **place,
+                            showlegend=ANGLES[name] not in [trace.name for trace in fig.data],
+                            line=dict(color=colors[name], width=2))
+        for name, values in before.items() if len(before) else ():
+            fig.add_scatter(x=values.index, y=values, mode="lines", name=f"{ANGLES[name]}, before training", legendgroup=name,
+                            showlegend=False, line=dict(color=colors[name], width=1.5, dash="dash"), opacity=0.6, **place)
         fig.add_hline(y=np.degrees(np.arccos(-1 / (classes - 1))), line=dict(color="#222222", dash="dot", width=1), **place)
     fig.update_xaxes(type="log", tickvals=taus, ticktext=[f"{tau:g}" for tau in taus])
     fig.update_xaxes(title="τ", row=len(objectives))
     fig.update_yaxes(title="angle (degrees)", col=1)
     fig.update_annotations(font_size=12)
     return fig.update_layout(template=TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(objectives),
-                             margin=dict(t=84, b=100), title=f"Angles between text features (dotted: simplex ETF of {classes} classes)",
+                             margin=dict(t=84, b=100), title="Angles between text features "
+                             f"({'dashed: before training, ' if len(before) else ''}dotted: simplex ETF of {classes} classes)",
                              legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"))
