@@ -1,6 +1,7 @@
 """The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT-B/16, two base classes and
 one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
-grid's runs, half an hour on 2 cores; otherwise a slice that still has every learner, an imbalanced run and a transfer."""
+grid's runs, half an hour on 2 cores, and one more in a notebook; otherwise there is a slice that still has every learner, an
+imbalanced run, methods' own losses and a regulariser, and a transfer."""
 
 import json
 import os
@@ -20,19 +21,25 @@ WHOLE = os.environ.get("NPT_WALK") == "whole"
 TARGETS = ["dtd", "imagenet_r"]  # another dataset, and a domain of the same
 REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pretrained="none", shots=4, epochs=1,
             batch_size=64)  # more than there are training images, so that an epoch is a step
-SLICE = dict(seed=1, tau=0.25, objective="npt")
+SLICE = dict(  # by experiment; each learner once, and CoOp with and without a regulariser, both tried on other datasets
+    base_to_novel=dict(seed=1, tau=0.25, objective="npt_anchored"),
+    base_to_novel_with_images=dict(seed=1, tau=0.25, objective="own"),
+    transfer=dict(seed=1, tau=0.25, objective=["own", "npt_anchored"], learner="coop"),
+)
+LEARNERS = {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
 
 
-def real_grid(folder: Path) -> Path:
-    "The world's grid, on ImageNet in miniature."
+def real_grid(folder: Path, **changes) -> Path:
+    "The world's grid, on ImageNet in miniature, which is made here."
+    for name in ("imagenet", *TARGETS):
+        make_tree(name, folder / "data")
     grid = yaml.safe_load((GRIDS / "world.yaml").read_text())
     for axes in grid["experiments"].values():
-        axes |= REAL | ({} if WHOLE else SLICE) | (dict(transfer=TARGETS) if "transfer" in axes else {})
+        axes |= REAL | (dict(transfer=TARGETS) if "transfer" in axes else {})
     if not WHOLE:
-        del grid["experiments"]["transfer_with_images"]
-        grid["experiments"]["transfer"] |= dict(tau=SLICE["tau"], learner="coop")
+        grid |= dict(group=4, experiments={name: grid["experiments"][name] | axes for name, axes in SLICE.items()})
     path = folder / "real.yaml"
-    path.write_text(yaml.safe_dump(grid | dict(data_root=str(folder / "data"), runs_dir="runs", group=3), sort_keys=False))
+    path.write_text(yaml.safe_dump(grid | dict(data_root=str(folder / "data"), runs_dir="runs") | changes, sort_keys=False))
     return path
 
 
@@ -40,11 +47,11 @@ def real_grid(folder: Path) -> Path:
 @pytest.mark.filterwarnings("ignore:.*split")
 def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("imagenet", *TARGETS):
-        make_tree(name, tmp_path / "data")
     grid = real_grid(tmp_path)
     tasks = expand(read_grid(grid))
-    assert {task.settings.learner for task in tasks} == {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
+    assert {task.settings.learner for task in tasks} == LEARNERS
+    assert {"own", "npt_anchored"} <= {task.settings.objective for task in tasks}
+    assert len(tasks) == (180 if WHOLE else 6) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 2)
     first = snakemake(tmp_path, grid)
     said = first.communicate()[0]
     assert first.returncode == 0, said[-3000:]
