@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAME', 'RESAMPLES', 'PLACES', 'MISSING', 'check_unmixed', 'kinds', 'cells', 'average_datasets', 'bootstrap_mean',
-           'paired', 'gains', 'gains_over_learners', 'in_order', 'change_table', 'comparisons', 'published',
-           'published_cells', 'published_transfer', 'cell_texts', 'main_table', 'markdown_table']
+           'paired', 'gains', 'gains_over_learners', 'in_order', 'change_table', 'chance_rate', 'comparisons',
+           'published', 'published_cells', 'published_transfer', 'cell_texts', 'main_table', 'markdown_table']
 
 # %% ../nbs/16_comparison.ipynb #2fa98413
 from collections.abc import Sequence
@@ -166,13 +166,26 @@ def change_table(
     return table[sorted(table, reverse=True)].rename(columns="τ = {:g}".format)
 
 # %% ../nbs/16_comparison.ipynb #8b8a968c
+@cache
+def chance_rate(
+    pairs: int,  # differences of which an interval is made
+    trials: int = 2000,
+) -> float:  # a fraction
+    "How often the 95 % bootstrap interval of a mean leaves zero out, where the differences are normal around zero."
+    draw = np.random.default_rng(0)
+    values = draw.standard_normal((trials, pairs))
+    counts = draw.multinomial(pairs, np.full(pairs, 1 / pairs), 2000)  # how often each value is drawn, in each resample
+    low, high = np.percentile(values @ counts.T / pairs, [2.5, 97.5], axis=1)
+    return float(((low > 0) | (high < 0)).mean())
+
+
 def comparisons(
-    found: pd.DataFrame,  # with low and high, as `gains` gives them
+    found: pd.DataFrame,  # with low, high and pairs, as `gains` gives them
 ) -> str:  # a sentence
-    "Say how many intervals there are, and how many lie above and below zero."
+    "Say how many intervals there are, how many lie above and below zero, and what chance would do."
     above, below = int((found.low > 0).sum()), int((found.high < 0).sum())
     return (f"{len(found)} comparisons: {above} intervals lie above zero, {below} below, {len(found) - above - below} hold it; "
-            f"without any effect about {0.05 * len(found):.0f} of {len(found)} would leave it out by chance")
+            f"without any effect about {sum(map(chance_rate, found.pairs)):.0f} of {len(found)} would leave it out by chance")
 
 # %% ../nbs/16_comparison.ipynb #0d8d982e
 @cache

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVE_COLORS', 'METRIC_NAMES', 'AXIS_NAMES', 'GAIN_SCALE', 'runs_of', 'setting_curves', 'term_weights',
-           'weight_table', 'weight_map', 'effects_chart', 'chance_rate', 'intervals_said']
+           'weight_table', 'weight_map', 'effects_chart']
 
 # %% ../nbs/17_curves.ipynb #1dfd4fe8
 from collections.abc import Mapping
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -203,26 +202,3 @@ def effects_chart(
         template=TEMPLATE, title="What the terms change against cross-entropy alone", width=200 + 320 * len(panels),
         height=150 + 30 * len(order), margin=dict(l=190, t=76),
     )  # fmt: skip
-
-# %% ../nbs/17_curves.ipynb #72353d73
-@cache
-def chance_rate(
-    pairs: int,  # differences of which an interval is made
-    trials: int = 2000,
-) -> float:  # between 0 and 1
-    "How often the 95 % bootstrap interval of a mean leaves zero out, where the differences are normal around zero."
-    random = np.random.default_rng(0)
-    values = random.standard_normal((trials, pairs))
-    counts = random.multinomial(pairs, np.full(pairs, 1 / pairs), 2000)  # how often each value is drawn, in each resample
-    low, high = np.percentile(values @ counts.T / pairs, [2.5, 97.5], axis=1)
-    return float(((low > 0) | (high < 0)).mean())
-
-
-def intervals_said(
-    effects: pd.DataFrame,  # as `npt.comparison.gains` gives it: low, high and pairs
-) -> str:  # a sentence
-    "Count the intervals above and below zero, beside what chance alone would do."
-    above, below = int((effects.low > 0).sum()), int((effects.high < 0).sum())
-    chance = sum(map(chance_rate, effects.pairs))
-    return (f"{len(effects)} differences: {above} intervals above zero, {below} below; with no effect at all about "
-            f"{chance:.0f} would be one or the other")
