@@ -154,7 +154,7 @@ def correlations(
     targets: Sequence[str] = ("novel", "h"),  # columns
     parts: Sequence[str] | None = None,  # classes on which collapse was measured; all that there are
     seed: int = 0,
-) -> pd.DataFrame:  # columns target, part, metric, pool, kind, and those of `correlation`
+) -> pd.DataFrame:  # columns target, part, metric, pool, kind, learners (in how many the metric varies), and of `correlation`
     """Correlate each distance from collapse with each target, in each pool.
 
     Raises ValueError with too few kinds of runs, with runs of several datasets, and where a target or collapse was not measured."""
@@ -174,7 +174,9 @@ def correlations(
         for pool, kind, some, by in pools(table):
             cells = some.groupby(["learner", "objective"]).ngroup().to_numpy()
             groups = some.groupby(by).ngroup().to_numpy() if by else None
-            rows += [dict(target=target, part=part, metric=metric, pool=pool, kind=kind,
+            each = some.groupby("learner")[list(measured)]
+            varies = (each.max() - each.min() > 1e-9 * each.max().abs()).sum()
+            rows += [dict(target=target, part=part, metric=metric, pool=pool, kind=kind, learners=int(varies[metric]),
                           **correlation(some[metric], some[target], cells, seed, groups))
                      for metric in measured for target in targets]
     return pd.DataFrame(rows)

@@ -115,6 +115,14 @@ def test_intervals_hold_no_correlation_in_the_design_of_the_grid(taus, fewer_res
         assert max(coverage(0, lambda draw: sample(draw, cells)).values()) < 0.85, "ratios are no witnesses of their own"
 
 
+def test_learners_that_say_something_are_counted():
+    runs = table()
+    runs.loc[runs.learner == "coop", "after_nc1"] = 41.20186631197685
+    runs.loc[runs.learner == "maple", "after_nc3"] = np.inf
+    found = correlations(runs).groupby("metric").learners.unique()
+    assert {metric: list(numbers) for metric, numbers in found.items()} == dict(nc1=[2], nc3=[2], nc4=[3])
+
+
 def test_a_table_resamples_learners_with_objectives():
     found = correlations(table())
     assert (found.cells == 9).all()
