@@ -256,8 +256,8 @@ def main_table(
 def markdown_table(
     frame: pd.DataFrame,  # texts or numbers
 ) -> str:
-    "A Markdown table; levels of an index are columns, levels of a header are joined."
-    flat = frame.reset_index()
+    "A Markdown table; levels of an index are columns, levels of a header are joined, and what is not there is told so."
+    flat = frame.reset_index().astype(object)
     titles = [", ".join(filter(None, map(str, name))) if isinstance(name, tuple) else str(name) for name in flat.columns]
-    lines = [titles, ["---"] * len(titles), *flat.astype(str).to_numpy().tolist()]
+    lines = [titles, ["---"] * len(titles), *flat.where(flat.notna(), MISSING).astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

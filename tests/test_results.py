@@ -87,6 +87,8 @@ def test_what_is_missing_is_marked():
     assert best.sum() == 1 and best.idxmax()[1] == "npt"
     lines = markdown_table(text).splitlines()
     assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1
+    numbers = pd.DataFrame(dict(dtd=[1.5, None], eurosat=["as text", None]), index=pd.Index(["coop", "npt"], name="method"))
+    assert markdown_table(numbers).splitlines()[2:] == ["| coop | 1.5 | as text |", f"| npt | {MISSING} | {MISSING} |"]
 
 
 def test_an_average_over_datasets_is_that_of_papers():

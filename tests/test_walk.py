@@ -1,7 +1,7 @@
 """The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT-B/16, two base classes and
 one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
-grid's runs, half an hour on 2 cores, and one more in a notebook; otherwise there is a slice that still has every learner, an
-imbalanced run, methods' own losses and a regulariser, and a transfer."""
+grid's runs, half an hour on 2 cores; otherwise there is a slice that still has every learner, an imbalanced run, methods' own
+losses and a regulariser, and transfer to another dataset and another domain."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SLICE = dict(  # by experiment; each learner once, and CoOp with and without a r
 LEARNERS = {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
 
 
-def real_grid(folder: Path, **changes) -> Path:
+def real_grid(folder: Path) -> Path:
     "The world's grid, on ImageNet in miniature, which is made here."
     for name in ("imagenet", *TARGETS):
         make_tree(name, folder / "data")
@@ -39,7 +39,7 @@ def real_grid(folder: Path, **changes) -> Path:
     if not WHOLE:
         grid |= dict(group=4, experiments={name: grid["experiments"][name] | axes for name, axes in SLICE.items()})
     path = folder / "real.yaml"
-    path.write_text(yaml.safe_dump(grid | dict(data_root=str(folder / "data"), runs_dir="runs") | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump(grid | dict(data_root=str(folder / "data"), runs_dir="runs"), sort_keys=False))
     return path
 
 
