@@ -144,3 +144,10 @@ def test_kept_results_are_of_their_grid(name):
     there = found.wanted[["learner", "objective", "tau", "shots", "classes", "measured_on", "seed"]].itertuples(index=False, name=None)
     assert asked == set(there) and len(found.wanted) == len(tasks)
     assert found.runs[["base", "novel", "h"]].dropna().map(lambda value: 0 <= value <= 100).all(axis=None)
+
+
+def test_the_readme_shows_the_kept_results():
+    found, readme = read_results(ROOT / "workflow" / "results" / "world"), (ROOT / "README.md").read_text()
+    assert markdown_table(main_table(found.runs, found.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
+    changes = pd.concat({name: change_table(gains_over_learners(found.runs, name)) for name in ("base", "novel", "h")}, names=["metric"])
+    assert markdown_table(changes) in readme, "put the changes of the last run into nbs/index.ipynb"

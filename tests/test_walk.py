@@ -21,10 +21,10 @@ WHOLE = os.environ.get("NPT_WALK") == "whole"
 TARGETS = ["dtd", "imagenet_r"]  # another dataset, and a domain of the same
 REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pretrained="none", shots=4, epochs=1,
             batch_size=64)  # more than there are training images, so that an epoch is a step
-SLICE = dict(  # by experiment; each learner once, and CoOp with and without a regulariser, both tried on other datasets
+SLICE = dict(  # by experiment; each learner once, and CoOp tried on other datasets
     base_to_novel=dict(seed=1, tau=0.25, objective="npt_anchored"),
     base_to_novel_with_images=dict(seed=1, tau=0.25, objective="own"),
-    transfer=dict(seed=1, tau=0.25, objective=["own", "npt_anchored"], learner="coop"),
+    transfer=dict(seed=1, tau=0.25, objective="npt_anchored", learner="coop"),
 )
 LEARNERS = {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
 
@@ -51,7 +51,7 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
     tasks = expand(read_grid(grid))
     assert {task.settings.learner for task in tasks} == LEARNERS
     assert {"own", "npt_anchored"} <= {task.settings.objective for task in tasks}
-    assert len(tasks) == (180 if WHOLE else 6) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 2)
+    assert len(tasks) == (180 if WHOLE else 5) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 1)
     first = snakemake(tmp_path, grid)
     said = first.communicate()[0]
     assert first.returncode == 0, said[-3000:]
