@@ -174,7 +174,7 @@ def correlations(
         for pool, kind, some, by in pools(table):
             cells = some.groupby(["learner", "objective"]).ngroup().to_numpy()
             groups = some.groupby(by).ngroup().to_numpy() if by else None
-            each = some.groupby("learner")[list(measured)]
+            each = some.replace([np.inf, -np.inf], np.nan).groupby("learner")[list(measured)]
             varies = (each.max() - each.min() > 1e-9 * each.max().abs()).sum()
             rows += [dict(target=target, part=part, metric=metric, pool=pool, kind=kind, learners=int(varies[metric]),
                           **correlation(some[metric], some[target], cells, seed, groups))
