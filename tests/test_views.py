@@ -268,7 +268,7 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
     else:
         assert frozen == images and not learned, "zero-shot CLIP and the learner share the frozen tower's features"
     for when, one in ("before", run.zero_shot), ("after", run.learner):
-        assert metrics["collapse"][when] == npt.training.measure_collapse(one, run.data.base.test)
+        assert metrics["collapse"][when].items() >= npt.training.measure_collapse(one, run.data.base.test).items(), "and angles"
     assert "base_collapse" not in metrics and "base_collapse" not in metrics["zero_shot"]
 
 
@@ -296,8 +296,8 @@ def test_hand_written_prompts_of_the_base_classes_are_not_encoded_again(photogra
     learner = build_learner("zero_shot", fresh(), photographs.base.classnames)
     texts = count_calls(monkeypatch, learner.clip, "encode_text")
     measured = base_to_novel(learner, photographs, collapse=True)
-    assert texts == [len(photographs.novel.classnames)] and "novel_collapse" not in measured
-    assert measured["base_collapse"] == npt.training.measure_collapse(learner, photographs.base.test)
+    assert texts == [len(photographs.novel.classnames)] and "novel_collapse" in measured
+    assert measured["base_collapse"].items() >= npt.training.measure_collapse(learner, photographs.base.test).items()
 
 
 @pytest.mark.parametrize("name", ["coop", "kgcoop", "tip_adapter", "tip_adapter_f", "ivlp", "cocoop"])
