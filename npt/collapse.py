@@ -96,7 +96,8 @@ def head_tail_angles(
     """Mean angles between the text features of larger and of smaller classes, seen from the mean of all (minority collapse:
     Fang, He, Long & Su, PNAS 2021).
 
-    The odd class belongs to the head. Not a number in a half with one class. Raises `ValueError` for another number of counts."""
+    The odd class belongs to the head. A half with one class has no angle, and no key. Raises `ValueError` for another number of
+    counts."""
     if len(counts) != len(text_features):
         raise ValueError(f"{len(text_features)} classes need as many counts, not {len(counts)}.")
     unit = F.normalize((text_features - text_features.mean(0)).double(), dim=1)
@@ -104,11 +105,12 @@ def head_tail_angles(
     by_size = torch.tensor(counts).argsort(descending=True, stable=True)
     head, tail = by_size.split([-(-len(counts) // 2), len(counts) // 2])
 
-    def within(half: torch.Tensor) -> float:
-        first, second = torch.triu_indices(len(half), len(half), 1)
-        return angles[half[first], half[second]].mean().item()
-
-    return {"head_angle": within(head), "tail_angle": within(tail), "head_tail_angle": angles[head][:, tail].mean().item()}
+    found = {"head_tail_angle": angles[head][:, tail].mean().item()}
+    for name, half in ("head_angle", head), ("tail_angle", tail):
+        if len(half) > 1:
+            first, second = torch.triu_indices(len(half), len(half), 1)
+            found[name] = angles[half[first], half[second]].mean().item()
+    return found
 
 # %% ../nbs/01_collapse.ipynb #5bba06be
 def _check_inputs(text_features, image_features, labels):
