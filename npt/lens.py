@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from .curves import OBJECTIVE_COLORS
+from .curves import METRIC_NAMES, OBJECTIVE_COLORS
 from .figures import COLLAPSE_TITLES, COLORS, TEMPLATE, TERM_COLORS
 
 # %% ../nbs/17_lens.ipynb #b1d14323
@@ -231,16 +231,12 @@ def scatter_grid(
         fig.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
     fig.update_annotations(font_size=11)
     fig.update_xaxes(tickfont_size=10)
-    fig.update_yaxes(title=f"{_called(target)} (%)", col=1)
+    fig.update_yaxes(title=f"{METRIC_NAMES.get(target, target)} (%)", col=1)
     return fig.update_layout(
         template=TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
-        title=f"{_called(target)} against distance from collapse on {part} classes, {len(runs)} runs",
+        title=f"{METRIC_NAMES.get(target, target)} against distance from collapse on {part} classes, {len(runs)} runs",
         legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom", itemsizing="trace"),
     )  # fmt: skip
-
-
-def _called(target: str) -> str:
-    return dict(h="H", novel="novel accuracy", base="base accuracy").get(target, target)
 
 
 def _over_decades(values: pd.Series) -> bool:
@@ -284,7 +280,7 @@ def correlation_chart(
     fig.update_annotations(font_size=13)
     return fig.update_layout(
         template=TEMPLATE, width=240 + 230 * len(pool_names), height=170 + 42 * len(metrics), margin=dict(l=170, t=84, b=96),
-        title=f"Distance from collapse on {part} classes against {_called(target)} (the paper's claim: left)",
+        title=f"Distance from collapse on {part} classes against {METRIC_NAMES.get(target, target)} (the paper's claim: left)",
         legend=dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom"),
     )  # fmt: skip
 
@@ -323,7 +319,7 @@ ANGLES = dict(head_angle="two of the head", head_tail_angle="head and tail", tai
 
 def angle_table(
     runs: pd.DataFrame,  # a row a run
-) -> pd.DataFrame:  # (learner, objective, tau) by the keys of `ANGLES`, degrees; the learner "zero_shot" is CLIP before training, where measured
+) -> pd.DataFrame:  # (learner, objective, tau) by the keys of `ANGLES`, degrees; "zero_shot" is CLIP before training, where measured
     "Mean angles between text features of larger and smaller classes. Raises ValueError where they were not measured."
     present = [name for name in ANGLES if f"after_{name}" in runs]
     if not present:
@@ -347,7 +343,8 @@ def angle_curves(
     shown = [key for key in table.index.droplevel("tau").unique() if key[1] in objectives and key[0] != "zero_shot"]
     learners = list(dict.fromkeys(learner for learner, _ in shown))
     fig = make_subplots(len(objectives), len(learners), shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
-                        vertical_spacing=0.1, subplot_titles=[f"{learner}, {objective}" for objective in objectives for learner in learners])
+                        vertical_spacing=0.1,
+                        subplot_titles=[f"{learner}, {objective}" for objective in objectives for learner in learners])
     colors = dict(zip(ANGLES, (COLORS["base"], COLORS["zero_shot"], COLORS["learned"])))
     taus = sorted(table.index.unique("tau"))
     before = table[table.index.get_level_values("learner") == "zero_shot"].droplevel(["learner", "objective"]).sort_index()

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import npt
 from .clip import FrozenCLIP, check_device, check_weights, load_clip
-from .data import DATA_ROOT, Part, FewShotData, load_dataset
+from .data import DATA_ROOT, FewShotData, Part, load_dataset
 from .datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from .evaluation import base_to_novel, evaluate
 from .features import check_views

@@ -1,6 +1,6 @@
 """The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT-B/16, two base classes and
 one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
-grid's runs, half an hour on 2 cores; otherwise there is a slice that still has every learner, an imbalanced run, methods' own
+grid's runs; otherwise there is a slice that still has every learner, an imbalanced run, methods' own
 losses and a regulariser, and transfer to another dataset and another domain."""
 
 import json
