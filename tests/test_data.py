@@ -17,12 +17,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import npt.data
-from npt.data import Draw, Item, Split, load_dataset, make_loader, open_image, torch_seed, worker_count
+from npt.data import Draw, Item, Split, drawn_pictures, load_dataset, make_loader, open_image, torch_seed, worker_count
 from npt.datasets import find_dataset
 from npt.files import write_bytes, write_text
 from npt.formats import SPLITS
 from npt.imbalance import long_tail_counts
-from npt.world import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD
+from npt.world import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, WorldImage, draw_images
 
 LARGE = PreprocessCfg()  # CLIP's own: 224 pixels
 SIZES = [20, 3, 17, 16, 40, 1, 18, 15, 8, 25, 4, 16, 33]  # training images of each class, some fewer than the shots
@@ -255,6 +255,30 @@ def test_pictures_of_the_world_are_not_cropped():
     split = load_dataset("world/shapes", shots=2).base.train
     (drawn, _), = make_loader(split, small, draws=[[Draw(3, 5), Draw(3, 6), Draw(3)]])
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("size", [IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE), 48])
+def test_pictures_of_the_world_are_what_open_clips_transform_makes_of_them(size):
+    preprocess = PreprocessCfg(size, mean=IMAGE_MEAN, std=(0.2, 0.25, 0.3))
+    split = load_dataset("world/scenes", shots=2).base.train
+    pixels, _ = next(iter(make_loader(split, preprocess, batch_size=8)))
+    drawn = draw_images([item.image for item in split.items[:8]]).permute(0, 2, 3, 1).numpy()
+    expected = torch.stack([image_transform_v2(preprocess, is_train=False)(Image.fromarray(one)) for one in drawn])
+    assert torch.equal(pixels, expected)
+
+
+def test_a_picture_is_drawn_once_and_only_so_many_are_kept(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(npt.data, "DRAWN", {})
+    monkeypatch.setattr(npt.data, "MOST_DRAWN", 5)
+    monkeypatch.setattr(npt.data, "draw_images", lambda images: drawn.extend(images) or draw_images(images))
+    names = [WorldImage("shapes", "test", label, 0) for label in range(8)]
+    for some in (names[:3], names[2:5], names[:5], names[:3]):
+        assert torch.equal(drawn_pictures(some), draw_images(some))
+    assert drawn == names[:5]
+    assert torch.equal(drawn_pictures([*names[4:6], names[4]]), draw_images([names[4], names[5], names[4]]))
+    assert drawn == names[:5] + names[4:6] and len(npt.data.DRAWN) == 2, "what was kept made room"
+    assert torch.equal(drawn_pictures(names), draw_images(names)), "a batch beyond the bound is drawn all the same"
 
 
 def test_a_worker_that_dies_is_an_error_at_once(photographs, monkeypatch):
