@@ -24,6 +24,7 @@ REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pr
 SLICE = dict(  # by experiment; each learner once, and CoOp tried on other datasets
     base_to_novel=dict(seed=1, tau=0.25, objective="npt_anchored"),
     base_to_novel_with_images=dict(seed=1, tau=0.25, objective="own"),
+    base_to_novel_maple_along_training=dict(seed=1, tau=0.25, objective="npt"),
     transfer=dict(seed=1, tau=0.25, objective="npt_anchored", learner="coop"),
 )
 LEARNERS = {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
