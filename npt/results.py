@@ -101,7 +101,7 @@ def read_tables(
     for name in FILES:
         path = folder / f"{name}.csv"
         try:
-            found[name] = pd.read_csv(path) if path.exists() else pd.DataFrame()
+            found[name] = pd.read_csv(path).copy() if path.exists() else pd.DataFrame()  # a copy has its columns side by side
         except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
             raise ValueError(f"{str(path)!r} is damaged ({error}): make it again from its grid") from error
     runs, lacking = found["runs"], {"learner", "objective", "seed", "seconds", "folder"} - set(found["runs"])
@@ -141,4 +141,4 @@ def seeds_table(
     groups = wanted.groupby([*rows, columns], sort=False).finished.agg(["sum", "size"])
     texts = [str(size) if done == size else f"{done} of {size}" for done, size in groups.to_numpy()]
     table = in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
-    return table[sorted(table, reverse=True)].rename(columns=f"{columns} = {{}}".format)
+    return table[sorted(table, reverse=columns == "tau")].rename(columns=f"{columns} = {{}}".format)
