@@ -27,7 +27,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
     "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
     "gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
     **{name: dict(results=str(ROOT / "workflow" / "results" / kept)) for name, kept in dict(
-        report="world", nc_lens="world", few_shot="few_shot").items()},
+        report="world", nc_lens="world", claims="claims", few_shot="few_shot", ablation="ablation").items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"

@@ -151,3 +151,7 @@ def test_the_readme_shows_the_kept_results():
     assert markdown_table(main_table(found.runs, found.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
     changes = pd.concat({name: change_table(gains_over_learners(found.runs, name)) for name in ("base", "novel", "h")}, names=["metric"])
     assert markdown_table(changes) in readme, "put the changes of the last run into nbs/index.ipynb"
+    runs = read_results(ROOT / "workflow" / "results" / "claims").runs
+    compared = gains(runs[runs.learner.isin(runs.learner[runs.objective == "npt"])]).droplevel("objective")
+    assert markdown_table(change_table(compared)) in readme, "put the claims of the last run into nbs/index.ipynb"
+    assert (compared.pairs == 10).all() and (compared.low > 0).sum() == 7 and len(compared) == 8, "as the README says"
