@@ -90,7 +90,7 @@ def bootstrap_mean(
     seed: int = 0,  # of the draws
 ) -> tuple[float, float, float]:  # mean, low, high
     "A mean with its percentile bootstrap interval (Efron, Annals of Statistics 1979). Raises ValueError without values."
-    values = np.asarray(values, float)
+    values = np.sort(np.asarray(values, float))  # so that the order in which runs are listed changes nothing
     if not len(values):
         raise ValueError("there is nothing to average: no runs can be paired")
     picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))

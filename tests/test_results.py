@@ -73,6 +73,7 @@ def test_the_bootstrap_is_that_of_scipy():
     theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000).confidence_interval
     assert mean == values.mean() and abs(low - theirs.low) < 0.05 and abs(high - theirs.high) < 0.05
     assert bootstrap_mean(values) == (mean, low, high), "one seed, one interval"
+    assert bootstrap_mean(values[::-1])[1:] == (low, high), "in whatever order the values are listed"
     with pytest.raises(ValueError, match="nothing to average"):
         bootstrap_mean([])
 
