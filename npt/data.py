@@ -303,8 +303,8 @@ class Images(Dataset):
     @property
     def fits(self) -> bool:
         "Whether a picture is used just as it is drawn."
-        size = self.preprocess.size
-        return self.split.record.format == "world" and size in (IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE))
+        record, size = self.split.record, self.preprocess.size
+        return record.format == "world" and not record.crop and size in (IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE))
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int]]:
         items = [self.split.items[draw.index] for draw in draws]
