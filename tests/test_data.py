@@ -255,6 +255,9 @@ def test_pictures_of_the_world_are_not_cropped():
     split = load_dataset("world/shapes", shots=2).base.train
     (drawn, _), = make_loader(split, small, draws=[[Draw(3, 5), Draw(3, 6), Draw(3)]])
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    cropped = replace(split, record=replace(split.record, crop=(0.08, 0.5)))
+    (drawn, _), = make_loader(cropped, small, draws=[[Draw(3, 5), Draw(3, 6)]])
+    assert not torch.equal(drawn[0], drawn[1]), "but where a record asks for it"
 
 
 @pytest.mark.parametrize("size", [IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE), 48])
