@@ -13,8 +13,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
-from itertools import islice
+from functools import cache, partial
+from itertools import islice, tee
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,20 +103,28 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Image features and labels of each batch of draws, on the learner's device.
 
-    Where the image tower is frozen and images have views, or are never cropped, features are looked up; a learner that
-    learns in the image tower runs it on the same crops.
+    Where images have views, or are never cropped, the frozen tower's features are looked up; a learner that learns in the
+    image tower runs it on the same crops.
     """
-    device = learner.clip.device
-    if not learner.learns_image and (views or split.record.crop is None):
-        features = crop_features(learner.clip, split, views, workers) if views else split_features(learner.clip, split)[0]
+    device, met_again = learner.clip.device, views or split.record.crop is None
+
+    @cache
+    def frozen() -> Tensor:
+        return crop_features(learner.clip, split, views, workers) if views else split_features(learner.clip, split)[0]
+
+    def look_up(batch: list[Draw]) -> Tensor:
+        return frozen()[torch.tensor([draw.seed if views else draw.index for draw in batch], device=device)]
+
+    if met_again and not learner.learns_image:
         labels = split.labels.to(device)
         for batch in draws:
-            row = torch.tensor([draw.seed if views else draw.index for draw in batch], device=device)
-            yield frozen_batch(learner, features[row], labels[row % len(labels)])
+            yield frozen_batch(learner, look_up(batch), labels[torch.tensor([draw.index for draw in batch], device=device)])
         return
-    for pixels, labels in make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers):
+    draws, met = tee(draws)  # the loader runs ahead
+    loader = make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers)
+    for (pixels, labels), batch in zip(loader, met):
         pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        encode = partial(learner.clip.encode_image, pixels)
+        encode = partial(look_up, batch) if met_again else partial(learner.clip.encode_image, pixels)
         yield (Batch(learner.image_features(pixels), labels, encode) if learner.learns_image
                else frozen_batch(learner, encode(), labels))
 
