@@ -31,6 +31,7 @@ SMALL = {  # the notebooks that take parameters, and what makes them short here;
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
+A_BAR = re.compile(r"\d+%\||\x1b\[A")
 A_MACHINES_PATH = re.compile(r"(?<![\w.~])/(work|tmp|root|home|Users)/\w")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -116,6 +117,8 @@ def test_notebook_is_fit_to_commit(path: Path):
     assert not [output.evalue for output in outputs(notebook) if output.output_type == "error"]
     found = [match[0] for text in written(notebook) for match in A_MACHINES_PATH.finditer(text)]
     assert not found, f"paths of one machine: {found}"
+    bars = [output.text[:80] for output in outputs(notebook) if output.get("name") == "stderr" and A_BAR.search(output.text)]
+    assert not bars, f"{len(bars)} drawings of progress bars, which say nothing afterwards: take them out"
     assert path.stat().st_size < 1_500_000
     blank = [output for output in outputs(notebook) if PLOTLY in output.get("data", {}) and "image/png" not in output.data]
     assert not blank, f"{len(blank)} figures without a PNG are blank on a code host: run it where a Chrome is found"

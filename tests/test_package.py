@@ -58,6 +58,7 @@ def test_conda_and_pip_get_the_same_requirements():
 def test_readme_is_what_the_index_notebook_makes(copy: Path):
     made = (copy / "README.md").read_text()
     assert README in made
+    assert "```python\nfrom npt" in made, "the metadata of its cells must say magics_language, which jupytext drops"
     (copy / "README.md").unlink()
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(README, shell=True, cwd=copy, env={**os.environ, "PATH": here}, check=True)

@@ -123,6 +123,18 @@ def test_a_learner_of_the_image_tower_meets_the_same_crops(photographs, folder):
     assert_equal(fitted(clip, train, "ivlp", epochs=2, views=2), fitted(clip, train, "ivlp", epochs=2, views=2))
 
 
+def test_frozen_features_of_images_that_are_met_again_are_computed_once(monkeypatch, folder):
+    clip, train = fresh(), load_dataset("world/textures", shots=2).base.train
+    sizes = count_calls(monkeypatch, clip)
+    learner = built("promptsrc", clip, train.classnames)
+    draws = crops_met(train.labels, None, 3)
+    for batch, drawn in zip(image_batches(learner, train, (some for epoch in draws for some in epoch)), sum(draws, [])):
+        rows = [draw.index for draw in drawn]
+        assert torch.equal(batch.encode_image(), split_features(clip, train)[0][rows])
+        assert torch.equal(batch.labels, train.labels[rows])
+    assert sum(sizes) == len(train), "and not once in each of three epochs"
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_number_of_workers_changes_nothing(workers, photographs, folder):
     found = crop_features(fresh(), photographs.base.train, 2, workers)
