@@ -128,7 +128,7 @@ def test_frozen_features_of_images_that_are_met_again_are_computed_once(monkeypa
     sizes = count_calls(monkeypatch, clip)
     learner = built("promptsrc", clip, train.classnames)
     draws = crops_met(train.labels, None, 3)
-    for batch, drawn in zip(image_batches(learner, train, (some for epoch in draws for some in epoch)), sum(draws, [])):
+    for batch, drawn in zip(image_batches(learner, train, draws), draws):
         rows = [draw.index for draw in drawn]
         assert torch.equal(batch.encode_image(), split_features(clip, train)[0][rows])
         assert torch.equal(batch.labels, train.labels[rows])
