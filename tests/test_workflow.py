@@ -85,6 +85,21 @@ def test_dry_run_counts_and_does_nothing(tmp_path):
 
 
 @needs_snakemake
+def test_jobs_that_try_other_datasets_too_come_first(tmp_path):
+    experiments = dict(near=dict(dataset="world/textures", seed=[1, 2, 3]),
+                       far=dict(dataset="world/textures", seed=3, transfer=["world/scenes", "world/shapes"]))
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump(dict(runs_dir="runs", group=1, experiments=experiments)))
+    far = next(name for name, (task,) in make_plan(read_grid(grid)).groups.items() if task.targets)
+    dry = snakemake(tmp_path, grid, "--dry-run")
+    said = dry.communicate()[0]
+    assert dry.returncode == 0, said
+    jobs = [job for job in said.split("rule ") if job.startswith("group:")]
+    assert [f"wildcards: key={far}" in job for job in jobs] == ["priority: 2" in job for job in jobs]
+    assert sum("priority" in job for job in jobs) == 1 and len(jobs) == 3
+
+
+@needs_snakemake
 def test_the_papers_grid_is_listed_without_its_data(tmp_path):
     dry = snakemake(tmp_path, GRIDS / "paper.yaml", "--dry-run", "--quiet", "rules")
     said = dry.communicate()[0]
