@@ -85,7 +85,7 @@ def test_dry_run_counts_and_does_nothing(tmp_path):
 
 
 @needs_snakemake
-def test_jobs_that_try_other_datasets_too_come_first(tmp_path):
+def test_features_come_first_and_then_jobs_that_try_other_datasets_too(tmp_path):
     experiments = dict(near=dict(dataset="world/textures", seed=[1, 2, 3]),
                        far=dict(dataset="world/textures", seed=3, transfer=["world/scenes", "world/shapes"]))
     grid = tmp_path / "grid.yaml"
@@ -94,9 +94,12 @@ def test_jobs_that_try_other_datasets_too_come_first(tmp_path):
     dry = snakemake(tmp_path, grid, "--dry-run")
     said = dry.communicate()[0]
     assert dry.returncode == 0, said
-    jobs = [job for job in said.split("rule ") if job.startswith("group:")]
-    assert [f"wildcards: key={far}" in job for job in jobs] == ["priority: 2" in job for job in jobs]
-    assert sum("priority" in job for job in jobs) == 1 and len(jobs) == 3
+    asked = {job.partition(":")[0] + job.partition("key=")[2][:12]: int((re.findall(r"priority: (\d+)", job) or [0])[0])
+             for job in said.split("rule ") if job.startswith(("group:", "features:"))}
+    runs = [priority for job, priority in asked.items() if job.startswith("group")]
+    looks = [priority for job, priority in asked.items() if job.startswith("features")]
+    assert asked[f"group{far}"] == 2 and sorted(runs) == [0, 0, 2]
+    assert len(looks) == 3 and min(looks) > max(runs), "what they look up comes before them"
 
 
 @needs_snakemake
