@@ -2,7 +2,7 @@
 
 import sys
 
-from npt.prepare import main
+from npt.data.cli import prepare_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prepare_command())

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 import npt.training
-from npt.clip import FrozenCLIP, load_clip
+from npt.clip.frozen import FrozenCLIP
+from npt.clip.load import load_clip
 
 LOADED = load_clip("world")
 
@@ -22,7 +23,7 @@ def fresh() -> FrozenCLIP:
 @contextmanager
 def killed_after(epochs: int) -> Iterator[None]:
     "Every fit in this block is interrupted when it has written so many epochs; it must come to that."
-    save = npt.training.save_checkpoint
+    save = npt.training.checkpoint._save_checkpoint
 
     def kill(path, *args):
         save(path, *args)

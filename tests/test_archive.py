@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from npt.archive import describe, is_archive, read_archive
-from npt.clip import build_model, load_clip, random_model
+from npt.clip.archive import _describe_pickle, _is_archive, read_archive
+from npt.clip.load import _build_model, load_clip, random_model
 
 EXTRAS = dict(input_resolution=32, context_length=77, vocab_size=49408)
 TINY = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),
@@ -116,7 +116,7 @@ def test_weights_are_those_that_pytorch_reads(tmp_path, way):
         warnings.simplefilter("ignore")
         (torch.jit.script(mixed) if way == "script" else torch.jit.trace(mixed, torch.zeros(1))).save(tmp_path / "mixed.pt")
     found = read_archive(tmp_path / "mixed.pt")
-    assert is_archive(tmp_path / "mixed.pt") and same(found, jit_state_dict(tmp_path / "mixed.pt"))
+    assert _is_archive(tmp_path / "mixed.pt") and same(found, jit_state_dict(tmp_path / "mixed.pt"))
     assert {"part", "turned", "kept", "net.1.num_batches_tracked"} <= found.keys() and "mask" not in found
 
 
@@ -126,7 +126,7 @@ def test_a_scripted_clip_of_open_clip(tiny, tmp_path):
         warnings.simplefilter("ignore")
         torch.jit.script(model.eval()).save(tmp_path / "clip.pt")
     assert same(read_archive(tmp_path / "clip.pt"), jit_state_dict(tmp_path / "clip.pt"))
-    loaded = build_model("tiny-quickgelu", str(tmp_path / "clip.pt"))  # its attention mask is no weight and is left out
+    loaded = _build_model("tiny-quickgelu", str(tmp_path / "clip.pt"))  # its attention mask is no weight and is left out
     assert same({n: w.half() for n, w in loaded.state_dict().items()}, model.state_dict())
 
 
@@ -140,7 +140,7 @@ def test_an_archive_loads(tiny, tiny_archive):
 
 
 def test_an_archive_in_a_backbone_that_computes_gelu_names_the_right_one(tiny, tiny_archive, monkeypatch):
-    monkeypatch.setattr("npt.clip.random_model", lambda _: pytest.fail("a model was built"))
+    monkeypatch.setattr("npt.clip.load.random_model", lambda _: pytest.fail("a model was built"))
     with pytest.raises(ValueError, match="QuickGELU.*'tiny' computes GELU.*Use 'tiny-quickgelu'"):
         load_clip("tiny", pretrained=str(tiny_archive))
 
@@ -310,7 +310,7 @@ def test_a_program_in_the_pickle_does_not_run(tiny, tiny_archive, tmp_path, prot
                                   "torch._utils _rebuild_parameter", "copyreg _reconstructor", "operator attrgetter"])
 def test_no_name_is_looked_up(name):
     with pytest.raises(ValueError, match=name):
-        describe(b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n.")
+        _describe_pickle(b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n.")
 
 
 def test_a_pickle_cannot_take_forever():
@@ -318,7 +318,7 @@ def test_a_pickle_cannot_take_forever():
     deep = value(1)
     for number in range(200):
         deep += b"q" + bytes([number]) + b"h" + bytes([number]) + b"\x86"
-    assert describe(b"\x80\x02}" + deep + value(1) + b"s.") == {}
+    assert _describe_pickle(b"\x80\x02}" + deep + value(1) + b"s.") == {}
 
 
 def test_bytes_changed_at_random_give_weights_or_a_value_error(tiny_archive, tmp_path):
@@ -329,7 +329,7 @@ def test_bytes_changed_at_random_give_weights_or_a_value_error(tiny_archive, tmp
         for _ in range(chance.randint(1, 3)):
             bad[chance.randrange(len(bad))] = chance.randrange(256)
         (tmp_path / "bad.pt").write_bytes(bad[: chance.choice([len(bad), chance.randrange(len(bad))])])
-        is_archive(tmp_path / "bad.pt")
+        _is_archive(tmp_path / "bad.pt")
         try:
             read_archive(tmp_path / "bad.pt")
         except ValueError:

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npt.backbones import CLASSNAMES, SMALL_IMAGE, reduced, small_learner, train_a_step, why_not
-from npt.clip import FrozenCLIP, load_clip
-from npt.learner import LEARNERS, Learner, ZeroShot, learner
-from npt.prompts import build_learner
-from npt.towers import shared_text_features, why_no_image_prompts
+from npt.clip.frozen import FrozenCLIP
+from npt.clip.load import load_clip
+from npt.learners.base import LEARNERS, Learner, register_learner
+from npt.learners.zero_shot import ZeroShot
+from npt.learners.build import build_learner
+from npt.clip.towers import _why_no_image_prompts, shared_text_features
 
 FULL_LENGTH = {  # backbones whose prompts cannot share a prefix, and a part of the reason
     "ViT-B-16-SigLIP": "not causal",
@@ -97,7 +99,7 @@ def test_a_prefix_is_shared_where_that_is_exact_and_nowhere_else(clip):
 
 
 def test_image_prompts_enter_where_they_can(clip):
-    reason = why_no_image_prompts(clip.model)
+    reason = _why_no_image_prompts(clip.model)
     if clip.name in NO_IMAGE_PROMPTS:
         assert NO_IMAGE_PROMPTS[clip.name] in reason
         assert_a_sentence(reason)
@@ -162,7 +164,7 @@ def test_a_learner_that_does_not_learn_is_found_out():
         def text_features(self) -> Tensor:
             return self.features * self.used * factor
 
-    learner("broken")(Broken)
+    register_learner("broken")(Broken)
     try:
         clip = reduced("ViT-B-32-quickgelu")
         for factor, words in (1.0, r"\['unused'\]"), (float("nan"), "used"):

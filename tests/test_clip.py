@@ -14,9 +14,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from npt.clip import build_model, load_clip
-from npt.prompts import (LEARNERS, RECIPES, WORLD_RECIPES, Learner, build_learner, learner, learner_names, load_prompts, recipe,
-                         save_prompts)
+from npt.clip.load import _build_model, load_clip
+from npt.learners.build import build_learner, learner_names
+from npt.learners.recipes import RECIPES, _WORLD_RECIPES, recipe
+from npt.learners.saving import load_prompts, save_prompts
+from npt.prompts import LEARNERS, Learner, learner
 
 NAMES = ["red circle", "blue_star", "large striped green heart"]
 
@@ -57,11 +59,11 @@ def test_a_text_that_does_not_fit_is_named_and_one_that_just_fits_is_not(clip):
 def test_random_weights_are_announced_and_the_same_each_time():
     torch.manual_seed(1)
     with pytest.warns(UserWarning, match="chance"):
-        one = build_model("RN50-quickgelu", None).visual.conv1.weight
+        one = _build_model("RN50-quickgelu", None).visual.conv1.weight
     torch.manual_seed(2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert torch.equal(one, build_model("RN50-quickgelu", None).visual.conv1.weight)
+        assert torch.equal(one, _build_model("RN50-quickgelu", None).visual.conv1.weight)
     untouched = torch.randn(1, generator=torch.Generator().manual_seed(2))
     assert torch.randn(1) == untouched, "the caller's seed is left alone"
 
@@ -121,7 +123,7 @@ def weights(tmp_path_factory) -> Path:
     "The smallest CLIP that open_clip has, as a safetensors file with a mark in it."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state = build_model("ViT-S-32", None).state_dict()
+        state = _build_model("ViT-S-32", None).state_dict()
     state["logit_scale"] = torch.tensor(3.0)
     path = tmp_path_factory.mktemp("weights") / "vit_s_32.safetensors"
     save_file(state, path)
@@ -256,7 +258,7 @@ def test_a_learner_of_ones_own_joins_by_name(clip):
 
 
 def test_recipes(clip):
-    assert set(RECIPES) == set(learner_names()) and set(WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
+    assert set(RECIPES) == set(learner_names()) and set(_WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
     published = recipe("coop", "ViT-B-16-quickgelu")
     assert (published.batch_size, published.lr, published.epochs, published.objective) == (32, 0.002, 200, "ce")
     assert recipe("coop", "world").settings == dict(n_ctx=16, ctx_init=None)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from npt.collapse import collapse_metrics
-from npt.etf import simplex_etf
+from npt.geometry.collapse import collapse_metrics
+from npt.geometry.etf import simplex_etf
 
 
 def metrics_by_loops(text, image, labels):

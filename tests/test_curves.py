@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from npt.comparison import bootstrap_mean, chance_rate, comparisons, gains
-from npt.curves import effects_chart, runs_of, setting_curves, term_weights, weight_map, weight_table
-from npt.grid import expand, make_plan, read_grid
-from npt.losses import build_objective
-from npt.prompts import recipe
+from npt.study.comparison import _chance_rate, bootstrap_mean, comparisons, gains
+from npt.figures.curves import effects_chart, setting_curves, weight_map
+from npt.study.weights import _term_weights, runs_of, weight_table
+from npt.study.grid import expand, read_grid
+from npt.study.plan import make_plan
+from npt.objectives.objective import build_objective
+from npt.learners.recipes import recipe
 
 GRIDS = ROOT / "workflow" / "grids"
 
@@ -84,11 +86,11 @@ def test_runs_without_the_metric_are_left_out():
 
 
 def test_weights_are_read_from_the_sum():
-    weights = term_weights(pd.Series(["ce", "ce + 0.3*lc + mi", "1e1*mi + ce"], index=[5, 7, 9]))
+    weights = _term_weights(pd.Series(["ce", "ce + 0.3*lc + mi", "1e1*mi + ce"], index=[5, 7, 9]))
     assert list(weights.index) == [5, 7, 9]
     assert weights.loc[7].to_dict() == {"ce": 1, "lc": 0.3, "mi": 1} and weights.mi[9] == 10 and weights.lc[5] == 0
     with pytest.raises(ValueError, match="lcc"):
-        term_weights(pd.Series(["ce + lcc"]))
+        _term_weights(pd.Series(["ce + lcc"]))
 
 
 def test_weight_table_takes_only_the_two_terms():
@@ -142,8 +144,8 @@ def test_chance_is_what_it_is_for_the_intervals_in_use():
     for pairs in 3, 6:
         intervals = [bootstrap_mean(random.standard_normal(pairs))[1:] for _ in range(400)]
         off_zero = np.mean([low > 0 or high < 0 for low, high in intervals])
-        assert abs(off_zero - chance_rate(pairs)) < 4 * math.sqrt(0.25 * 0.75 / 400)
-    assert abs(chance_rate(3) - 0.25) < 0.03, "three differences have one sign in one case of four"
+        assert abs(off_zero - _chance_rate(pairs)) < 4 * math.sqrt(0.25 * 0.75 / 400)
+    assert abs(_chance_rate(3) - 0.25) < 0.03, "three differences have one sign in one case of four"
 
 
 def settings_of(grid: str, name: str) -> list:

@@ -17,12 +17,16 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import npt.data
-from npt.data import Draw, Item, Split, drawn_pictures, load_dataset, make_loader, open_image, torch_seed, worker_count
-from npt.datasets import find_dataset
-from npt.files import write_bytes, write_text
-from npt.formats import SPLITS
-from npt.imbalance import long_tail_counts
-from npt.world import IMAGE_MEAN, IMAGE_SIZE, IMAGE_STD, WorldImage, draw_images
+from npt.data.images import Draw, _drawn_pictures, _torch_seed, _worker_count, make_loader, open_image
+from npt.data.load import load_dataset
+from npt.data.split import Item, Split
+from npt.data.datasets import find_dataset
+from npt._files import write_bytes, write_text
+from npt.data.formats import _SPLITS
+from npt.data.imbalance import long_tail_counts
+from npt.world.clip import _IMAGE_MEAN, _IMAGE_STD
+from npt.world.label_sets import WorldImage, draw_images
+from npt.world.pictures import IMAGE_SIZE
 
 LARGE = PreprocessCfg()  # CLIP's own: 224 pixels
 SIZES = [20, 3, 17, 16, 40, 1, 18, 15, 8, 25, 4, 16, 33]  # training images of each class, some fewer than the shots
@@ -82,14 +86,14 @@ def digest(lists: list) -> str:
 @pytest.mark.filterwarnings("ignore:.*fewer than")
 @pytest.mark.parametrize("shots, seed", OFFICIAL)
 def test_picks_are_those_of_coops_own_code(shots, seed, root):
-    data = load_dataset("dtd", root, shots=shots, seed=seed)
+    data = load_dataset("dtd", root=root, shots=shots, seed=seed)
     parts = data.all, data.base, data.novel
     assert digest([[listed(part.train, root), listed(part.val, root)] for part in parts]) == OFFICIAL[shots, seed]
 
 
 def test_a_class_with_few_images_gives_them_all_and_is_named(root):
     with pytest.warns(UserWarning, match="5 of 13 classes have fewer than 16 training images.*'class_5', 1"):
-        data = load_dataset("dtd", root)
+        data = load_dataset("dtd", root=root)
     assert data.all.train.counts == [min(16, size) for size in SIZES]
     assert data.all.val.counts == [min(4, 1 + size % 7) for size in SIZES]
     assert (len(data.base.classnames), len(data.novel.classnames)) == (7, 6)
@@ -98,7 +102,7 @@ def test_a_class_with_few_images_gives_them_all_and_is_named(root):
 @pytest.mark.filterwarnings("ignore:.*fewer than")
 def test_imagenets_val_is_its_test_and_is_not_picked_from(tmp_path):
     make_tree("imagenet", tmp_path)
-    data = load_dataset("imagenet", tmp_path, shots=2)
+    data = load_dataset("imagenet", root=tmp_path, shots=2)
     for part in data.base, data.novel, data.all:
         assert set(part.train.counts) == {2} and part.val == part.test and set(part.test.counts) == {3}
 
@@ -108,7 +112,7 @@ def test_a_test_set_has_no_training_images_and_nothing_to_warn_of(name, tmp_path
     make_tree(name, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = load_dataset(name, tmp_path, tau=0.25)
+        data = load_dataset(name, root=tmp_path, tau=0.25)
     assert data.all.classnames == tuple(CLASSNAMES[name]) and data.all.test.counts == [3] * 4
     for part in data.base, data.novel, data.all:
         assert not len(part.train) and not len(part.val) and set(part.train.counts) == {0}
@@ -118,7 +122,7 @@ def test_a_test_set_has_no_training_images_and_nothing_to_warn_of(name, tmp_path
 @pytest.mark.parametrize("name", ["dtd", "world/textures"])
 @pytest.mark.parametrize("profile, order", [("exp", "label"), ("exp", "random"), ("step", "random")])
 def test_only_tau_changes_between_long_tails(name, profile, order, root):
-    tails = [load_dataset(name, root, tau=tau, seed=2, profile=profile, order=order) for tau in (1.0, 0.25, 0.0625)]
+    tails = [load_dataset(name, root=root, tau=tau, seed=2, profile=profile, order=order) for tau in (1.0, 0.25, 0.0625)]
     for whole, medium, small in zip(*((tail.base, tail.novel, tail.all) for tail in tails)):
         assert set(small.train.items) < set(medium.train.items) < set(whole.train.items)
         assert small.val == medium.val == whole.val and small.test == medium.test == whole.test
@@ -145,19 +149,19 @@ def test_a_published_dataset_is_looked_for_under_data(root, tmp_path, monkeypatc
 @pytest.mark.filterwarnings("ignore:.*fewer than")
 def test_broken_images_are_named_ten_at_most_and_only_where_they_are_used(tmp_path):
     write_split(tmp_path)
-    used = {item.image for split in SPLITS for item in getattr(load_dataset("dtd", tmp_path, shots=2).all, split).items}
+    used = {item.image for split in _SPLITS for item in getattr(load_dataset("dtd", root=tmp_path, shots=2).all, split).items}
     unused = next(path for path in (tmp_path / "dtd" / "images").rglob("*.jpg") if str(path) not in used)
     unused.write_text("no image")
-    load_dataset("dtd", tmp_path, shots=2)
+    load_dataset("dtd", root=tmp_path, shots=2)
     victims = sorted(used)[::5][:12]
     for path in victims:
         Path(path).write_bytes(picture()[:100])
     with pytest.raises(ValueError, match="12 of .* images cannot be read.*and 2 more.*whole files") as caught:
-        load_dataset("dtd", tmp_path, shots=2)
+        load_dataset("dtd", root=tmp_path, shots=2)
     assert sum(path in str(caught.value) for path in victims) == 10
     for path in victims:
         Path(path).write_bytes(picture())
-    load_dataset("dtd", tmp_path, shots=2)
+    load_dataset("dtd", root=tmp_path, shots=2)
 
 
 # ---- images
@@ -227,9 +231,9 @@ def test_a_crop_is_a_function_of_its_seed(photographs):
 
 def test_crops_of_neighbouring_seeds_are_spread_evenly():
     areas, flips = [], 0
-    crop, flip, *_ = npt.data.training_transform(LARGE, (0.08, 1.0)).transforms
+    crop, flip, *_ = npt.data.images._training_transform(LARGE, (0.08, 1.0)).transforms
     for seed in range(2000):
-        with torch_seed(seed):
+        with _torch_seed(seed):
             _, _, height, width = crop.get_params(Image.new("L", (400, 400)), crop.scale, (1.0, 1.0))
             flips += bool(torch.rand(1) < flip.p)
         areas.append(height * width / 400**2)
@@ -251,7 +255,7 @@ def test_the_callers_random_numbers_are_left_alone(photographs):
 
 
 def test_pictures_of_the_world_are_not_cropped():
-    small = PreprocessCfg(IMAGE_SIZE, mean=IMAGE_MEAN, std=IMAGE_STD)
+    small = PreprocessCfg(IMAGE_SIZE, mean=_IMAGE_MEAN, std=_IMAGE_STD)
     split = load_dataset("world/shapes", shots=2).base.train
     (drawn, _), = make_loader(split, small, draws=[[Draw(3, 5), Draw(3, 6), Draw(3)]])
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
@@ -262,7 +266,7 @@ def test_pictures_of_the_world_are_not_cropped():
 
 @pytest.mark.parametrize("size", [IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE), 48])
 def test_pictures_of_the_world_are_what_open_clips_transform_makes_of_them(size):
-    preprocess = PreprocessCfg(size, mean=IMAGE_MEAN, std=(0.2, 0.25, 0.3))
+    preprocess = PreprocessCfg(size, mean=_IMAGE_MEAN, std=(0.2, 0.25, 0.3))
     split = load_dataset("world/scenes", shots=2).base.train
     pixels, _ = next(iter(make_loader(split, preprocess, batch_size=8)))
     drawn = draw_images([item.image for item in split.items[:8]]).permute(0, 2, 3, 1).numpy()
@@ -277,11 +281,11 @@ def test_a_picture_is_drawn_once_and_only_so_many_are_kept(monkeypatch):
     monkeypatch.setattr(npt.data, "draw_images", lambda images: drawn.extend(images) or draw_images(images))
     names = [WorldImage("shapes", "test", label, 0) for label in range(8)]
     for some in (names[:3], names[2:5], names[:5], names[:3]):
-        assert torch.equal(drawn_pictures(some), draw_images(some))
+        assert torch.equal(_drawn_pictures(some), draw_images(some))
     assert drawn == names[:5]
-    assert torch.equal(drawn_pictures([*names[4:6], names[4]]), draw_images([names[4], names[5], names[4]]))
-    assert drawn == names[:5] + names[4:6] and len(npt.data.DRAWN) == 2, "what was kept made room"
-    assert torch.equal(drawn_pictures(names), draw_images(names)), "a batch beyond the bound is drawn all the same"
+    assert torch.equal(_drawn_pictures([*names[4:6], names[4]]), draw_images([names[4], names[5], names[4]]))
+    assert drawn == names[:5] + names[4:6] and len(npt.data.images._DRAWN) == 2, "what was kept made room"
+    assert torch.equal(_drawn_pictures(names), draw_images(names)), "a batch beyond the bound is drawn all the same"
 
 
 def test_a_worker_that_dies_is_an_error_at_once(photographs, monkeypatch):
@@ -296,7 +300,7 @@ def test_workers_start_where_they_pay(photographs, monkeypatch):
     counts = {}
     for method in "fork", "spawn":
         monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
-        counts[method] = [worker_count(photographs, 1), worker_count(many, 1), worker_count(many, 20)]
+        counts[method] = [_worker_count(photographs, 1), _worker_count(many, 1), _worker_count(many, 20)]
     assert counts == {"fork": [0, 8, 8], "spawn": [0, 0, 5]}
-    assert worker_count(load_dataset("world/shapes").base.test, 20) == 0
+    assert _worker_count(load_dataset("world/shapes").base.test, 20) == 0
     assert make_loader(many, LARGE, workers=3).num_workers == 3

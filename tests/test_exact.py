@@ -10,9 +10,9 @@ from test_text_tower import random_clip
 
 import npt.clip
 import npt.towers
-from npt.clip import FrozenCLIP
-from npt.packing import bytes_kept
-from npt.prompts import build_learner, learner_names
+from npt.clip.frozen import FrozenCLIP
+from npt.clip.recompute import _bytes_kept
+from npt.learners.build import build_learner, learner_names
 
 WORDS = "cat", "dog", "red", "fox", "irish", "wolfhound", "retriever", "computer", "annual", "crop"
 SETTINGS = {
@@ -73,7 +73,7 @@ def both(clip: FrozenCLIP, name: str, names: list[str], at_once: int, budget: fl
         for number, p in enumerate(learner.parameters()):  # away from where low-rank updates and the like are zero
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)).to(p))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(npt.towers.TOKENS_AT_ONCE, "cpu", at_once)
+        patch.setitem(npt.clip.towers._TOKENS_AT_ONCE, "cpu", at_once)
         patch.setattr(clip, "memory_budget", budget)
         quick = numbers(learner.for_classes(names))
     with pytest.MonkeyPatch.context() as patch:
@@ -157,7 +157,7 @@ def test_the_estimate_of_what_is_kept_is_near(monkeypatch):
             learner.text_features()
         tokens = int(clip.text_lengths([f"{name}." for name in names]).sum()) - len(names)
         real = sum(size for place, size in kept.items() if place not in weights)
-        assert 0.7 < bytes_kept(tokens, 4, 256, torch.float32) / real < 1.4
+        assert 0.7 < _bytes_kept(tokens, 4, 256, torch.float32) / real < 1.4
 
 
 @pytest.mark.parametrize("name", ["vpt", "ivlp", "maple", "lora"])

@@ -14,11 +14,13 @@ from PIL import Image
 from shared import fresh
 
 import npt.features
-from npt.clip import FrozenCLIP
-from npt.data import Item, Split, load_dataset, make_loader
-from npt.datasets import find_dataset
-from npt.features import code_fingerprint, feature_key, ingredients, split_features
-from npt.world import WorldImage
+from npt.clip.frozen import FrozenCLIP
+from npt.data.images import make_loader
+from npt.data.load import load_dataset
+from npt.data.split import Item, Split
+from npt.data.datasets import find_dataset
+from npt.data.features import _code_fingerprint, _feature_key, _ingredients, split_features
+from npt.world.label_sets import WorldImage
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_later_run_reads_the_same_bits(clip, split, folder, monkeypatch):
         assert torch.equal(found, expected) and torch.equal(found_labels, labels)
     assert split_features(clip, split)[0] is split_features(clip, split)[0], "read again although the model remembers it"
     assert sizes == [len(split)] and later_sizes == []
-    assert [path.stem for path in folder.iterdir()] == [feature_key(clip, split)]
+    assert [path.stem for path in folder.iterdir()] == [_feature_key(clip, split)]
 
 
 def test_photographs_are_read_again_only_when_a_file_changes(clip, photographs, folder, monkeypatch):
@@ -99,14 +101,14 @@ def longer(clip, split, monkeypatch):
 def edited(room):
     "One more line in the source of a module."
     def change(clip, split, monkeypatch):
-        source = {name: (Path(npt.features.__file__).parent / f"{name}.py").read_bytes() for name in npt.features.ROOMS}
+        source = {name: (Path(npt.features.__file__).parent / f"{name}.py").read_bytes() for name in npt.data.features._ROOMS}
         source[room] += b"\n"
         package = Path(split.items[0].image).parent / "package"
         package.mkdir()
         for name, contents in source.items():
             (package / f"{name}.py").write_bytes(contents)
         monkeypatch.setattr(npt.features, "files", lambda name: package)
-        code_fingerprint.cache_clear()
+        _code_fingerprint.cache_clear()
 
     return change
 
@@ -155,35 +157,35 @@ CHANGES = [  # ingredient, what is done to it
 def settings_back():
     yield
     torch.set_float32_matmul_precision("highest")
-    code_fingerprint.cache_clear()
+    _code_fingerprint.cache_clear()
 
 
 @pytest.mark.parametrize("name, change", CHANGES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CHANGES)])
 def test_whatever_changes_the_features_changes_the_key(name, change, clip, photographs, monkeypatch, settings_back):
     torch.set_float32_matmul_precision("highest")
-    before, key = ingredients(clip, photographs, 0), feature_key(clip, photographs, 0)
+    before, key = _ingredients(clip, photographs, 0), _feature_key(clip, photographs, 0)
     changed = change(clip, photographs, monkeypatch) or photographs
-    after = ingredients(clip, changed, 0)
+    after = _ingredients(clip, changed, 0)
     assert [each for each in before if before[each] != after[each]] == [name]
-    assert feature_key(clip, changed, 0) != key
+    assert _feature_key(clip, changed, 0) != key
 
 
 def test_every_ingredient_was_changed(clip, photographs):
-    assert {name for name, _ in CHANGES} == set(ingredients(clip, photographs))
+    assert {name for name, _ in CHANGES} == set(_ingredients(clip, photographs))
 
 
 def test_what_does_not_change_the_features_does_not_change_the_key(clip, photographs, monkeypatch):
-    key = feature_key(clip, photographs)
+    key = _feature_key(clip, photographs)
     others = tuple(Item(item.image, 0) for item in photographs.items)
     renamed = replace(photographs, classnames=("x", "y", "z"), items=others)
-    assert feature_key(clip, renamed) == key and feature_key(fresh(), photographs) == key
+    assert _feature_key(clip, renamed) == key and _feature_key(fresh(), photographs) == key
     monkeypatch.chdir(Path(photographs.items[0].image).parent)
     near = replace(photographs, items=tuple(Item(Path(item.image).name, item.label) for item in photographs.items))
-    assert feature_key(clip, near) == key
+    assert _feature_key(clip, near) == key
 
 
 def test_pictures_of_the_world_are_told_apart(clip, split):
-    keys = {feature_key(clip, split.take([index])) for index in range(len(split))}
+    keys = {_feature_key(clip, split.take([index])) for index in range(len(split))}
     assert len(keys) == len(split)
 
 
@@ -241,5 +243,5 @@ def test_several_runs_may_write_at_once(folder, clip):
     files = list(folder.iterdir())
     assert len(files) == 2 and all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in files)
     split = load_dataset("world/textures", shots=4).base.train
-    computed, = npt.features.compute_features(clip, split, [None])
+    computed, = npt.data.features._compute_features(clip, split, [None])
     assert torch.allclose(split_features(clip, split)[0], computed, atol=1e-6)

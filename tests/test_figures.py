@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from npt import figures, show
-from npt.etf import simplex_etf
+from npt.geometry.etf import simplex_etf
 
 LONG = [f"a very long class name with the number {i}" for i in range(1000)]
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
 
-from npt.datasets import DATASETS, find_dataset
-from npt.formats import SPLITS, image_folder, read_rows
+from npt.data.datasets import DATASETS, find_dataset
+from npt.data.formats import _SPLITS, _image_folder, read_rows
 
 each_dataset = pytest.mark.parametrize("name", PUBLISHED)
 HAVE_SPLITS = [name for name in PUBLISHED if DATASETS[name].split]
@@ -32,10 +32,10 @@ def test_class_names_and_counts(name, tmp_path, quiet):
     make_tree(name, tmp_path)
     record = find_dataset(name)
     rows = read_rows(record, tmp_path)
-    for row in [row for split in SPLITS for row in rows[split]]:
+    for row in [row for split in _SPLITS for row in rows[split]]:
         assert row.classname == CLASSNAMES[name][row.label]
-        assert (image_folder(record, tmp_path) / row.path).is_file()
-    counts = {split: set(Counter(row.label for row in rows[split]).values()) for split in SPLITS}
+        assert (_image_folder(record, tmp_path) / row.path).is_file()
+    counts = {split: set(Counter(row.label for row in rows[split]).values()) for split in _SPLITS}
     if record.test_only:
         assert counts == {"train": set(), "val": set(), "test": {3}}
     elif name == "imagenet":
@@ -44,7 +44,7 @@ def test_class_names_and_counts(name, tmp_path, quiet):
         assert counts == {"train": {6}, "val": {1}, "test": {3}}
     else:
         assert counts == {"train": {5}, "val": {2}, "test": {3}}
-    images = [row.path for split in SPLITS for row in rows[split] if name != "imagenet" or split != "val"]
+    images = [row.path for split in _SPLITS for row in rows[split] if name != "imagenet" or split != "val"]
     assert len(images) == len(set(images)), "an image is in two splits"
 
 
@@ -61,7 +61,7 @@ def test_a_split_is_made_once_and_the_published_one_is_preferred(name, tmp_path)
         content = published.read_text()
         assert read_rows(record, tmp_path) == made
     assert published.read_text() == content and not own.exists()
-    assert set(json.loads(content)) == set(SPLITS)
+    assert set(json.loads(content)) == set(_SPLITS)
 
 
 def test_a_split_does_not_depend_on_where_or_when_it_is_made(tmp_path, quiet):
@@ -125,7 +125,7 @@ def test_photographs_are_split_as_ever(tmp_path):
     for label, name in enumerate(["ash", "beech", "cedar", "oak tree"]):
         write_pictures(tmp_path / name, label, "photo {}.jpg", count=5)
     rows = read_rows(find_dataset("folder"), tmp_path)
-    assert {split: [row.path for row in rows[split] if row.label == 3] for split in SPLITS} == {
+    assert {split: [row.path for row in rows[split] if row.label == 3] for split in _SPLITS} == {
         "train": ["oak tree/photo 5.jpg", "oak tree/photo 1.jpg"],
         "val": ["oak tree/photo 3.jpg"],
         "test": ["oak tree/photo 4.jpg", "oak tree/photo 2.jpg"],

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import npt.training
-from npt.clip import load_clip
-from npt.cross_entropy import TERMS, StepFeatures
-from npt.data import load_dataset
-from npt.evaluation import evaluate
-from npt.imbalance import SAMPLERS, long_tail_counts, make_sampler
-from npt.prompts import build_learner
-from npt.training import epoch_draws, fit
+from npt.clip.load import load_clip
+from npt.objectives.terms import StepFeatures, TERMS
+from npt.data.load import load_dataset
+from npt.training.evaluation import evaluate
+from npt.data.imbalance import long_tail_counts
+from npt.training.samplers import SAMPLERS, make_sampler
+from npt.learners.build import build_learner
+from npt.training.batches import _epoch_draws
+from npt.training.fit.fit import fit
 
 REBALANCED = ["logit_adjusted", "balanced_softmax", "class_balanced", "ldam", "ldam_drw", "focal"]
 STEEP = 0.0625
@@ -98,7 +100,7 @@ def test_progressive_goes_from_plain_to_balanced_in_the_course_of_a_fit():
     labels, epochs = torch.tensor([0] * 90 + [2] * 10), 400  # no class 1, which has no share at any time
 
     def share_of_tail(epoch):
-        batches = epoch_draws(labels, "progressive", 32, 1, epoch, epochs)
+        batches = _epoch_draws(labels, "progressive", 32, 1, epoch, epochs)
         return float(sum(labels[draw.index] == 2 for batch in batches for draw in batch)) / len(labels)
 
     tail = torch.tensor([share_of_tail(epoch) for epoch in range(epochs)])
@@ -109,7 +111,7 @@ def test_progressive_goes_from_plain_to_balanced_in_the_course_of_a_fit():
 
 def test_a_plain_order_is_a_permutation_as_pytorch_makes_it():
     labels = torch.tensor([0, 1, 1, 2] * 9)
-    batches = epoch_draws(labels, "plain", 10, seed=3, epoch=7, epochs=9)
+    batches = _epoch_draws(labels, "plain", 10, seed=3, epoch=7, epochs=9)
     wanted = torch.randperm(36, generator=torch.Generator().manual_seed(3 * 1_000_003 + 7))
     assert [draw.index for batch in batches for draw in batch] == wanted.tolist() and [*map(len, batches)] == [10, 10, 10, 6]
 
@@ -119,7 +121,7 @@ def test_draws_depend_on_seed_and_epoch_and_on_no_other_chance(sampler):
     labels = torch.tensor([0] * 30 + [1] * 6)
 
     def draws(seed, epoch):
-        return epoch_draws(labels, sampler, 8, seed, epoch, 10)
+        return _epoch_draws(labels, sampler, 8, seed, epoch, 10)
 
     before = torch.get_rng_state()
     first = draws(1, 4)
@@ -227,7 +229,7 @@ def test_random_crops_do_not_depend_on_workers_or_on_a_kill(clip, photographs, s
     assert_equal(whole, fitted(clip, photographs, workers=2, **settings))
 
     with monkeypatch.context() as patch:
-        save = npt.training.save_checkpoint
+        save = npt.training.checkpoint._save_checkpoint
 
         def killed_after_the_second(path, learner, optimizer, average, fitted, history):
             save(path, learner, optimizer, average, fitted, history)
@@ -243,7 +245,7 @@ def test_random_crops_do_not_depend_on_workers_or_on_a_kill(clip, photographs, s
 
 def test_crops_change_from_epoch_to_epoch():
     labels = torch.zeros(20, dtype=torch.int64)
-    seeds = [{draw.seed for batch in epoch_draws(labels, "plain", 8, 1, epoch, 9) for draw in batch} for epoch in range(9)]
+    seeds = [{draw.seed for batch in _epoch_draws(labels, "plain", 8, 1, epoch, 9) for draw in batch} for epoch in range(9)]
     assert len(set.union(*seeds)) == 9 * 20
 
 

@@ -8,9 +8,10 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from npt.clip import FrozenCLIP
-from npt.learner import Learner
-from npt.prompts import build_learner, learner_settings, load_prompts, save_prompts
+from npt.clip.frozen import FrozenCLIP
+from npt.learners.base import Learner
+from npt.learners.build import build_learner, learner_settings
+from npt.learners.saving import load_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
 SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
@@ -334,6 +335,6 @@ def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
 def test_cocoop_takes_many_prompts_in_turn(clip, monkeypatch):
     learner = build_learner("cocoop", clip, NAMES)
     expected = learner.logits(images())
-    monkeypatch.setattr("npt.context.PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("npt.learners.cocoop._PROMPTS_AT_ONCE", 3)
     with torch.no_grad():
         assert torch.allclose(learner.logits(images()), expected, atol=1e-9)

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from npt import lens
-from npt.lens import (ANGLES, POOLED, angle_curves, angle_table, cell_weights, correlation, correlation_chart, correlations,
-                      correlations_said, distances, scatter_grid, training_lens, weighted_correlation, weighted_ranks)
+from npt.figures.lens import _ANGLES, angle_curves, angle_table, correlation_chart, scatter_grid, training_lens
+from npt.study.correlations import (_POOLED, _cell_weights, _correlation, _weighted_correlation, _weighted_ranks, correlations,
+                                    correlations_said, distances)
 
 METRICS = "nc1", "nc3", "nc4"
 
@@ -31,7 +32,7 @@ def test_correlations_are_those_of_scipy(number, ties):
     x, y = draw.normal(size=(2, number))
     if ties:
         x, y = (np.append([0, 1], draw.integers(0, 3, number - 2)) for _ in range(2))
-    found = correlation(x, y, np.arange(number))
+    found = _correlation(x, y, np.arange(number))
     assert found["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
     assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
     for name in "pearson", "spearman":
@@ -42,7 +43,7 @@ def test_within_groups_is_scipy_on_what_is_left():
     draw = np.random.default_rng(1)
     groups = np.repeat(["a", "b", "c"], 8)
     x, y = draw.normal(size=(2, 24)) + 9 * draw.normal(size=(2, 3)).repeat(8, axis=1)
-    found = correlation(x, y, np.arange(24), groups=groups)
+    found = _correlation(x, y, np.arange(24), groups=groups)
     rest = [pd.Series(values) - pd.Series(values).groupby(groups).transform("mean") for values in (x, y)]
     assert found["pearson"] == pytest.approx(stats.pearsonr(*rest).statistic)
     assert found["spearman"] == pytest.approx(stats.spearmanr(*rest).statistic)
@@ -51,9 +52,9 @@ def test_within_groups_is_scipy_on_what_is_left():
 def test_a_weight_is_a_number_of_copies():
     draw = np.random.default_rng(2)
     x, y = draw.integers(0, 4, 12).astype(float), draw.normal(size=12)
-    weights = cell_weights(np.repeat(np.arange(4), 3), seed=3)
-    ranks = [weighted_ranks(values, weights) for values in (x, y)]
-    raw, ranked = weighted_correlation(x, y, weights), weighted_correlation(*ranks, weights)
+    weights = _cell_weights(np.repeat(np.arange(4), 3), seed=3)
+    ranks = [_weighted_ranks(values, weights) for values in (x, y)]
+    raw, ranked = _weighted_correlation(x, y, weights), _weighted_correlation(*ranks, weights)
     for place in range(25):
         copies = [np.repeat(values, weights[place].astype(int)) for values in (x, y)]
         for values, rank in zip(copies, ranks):
@@ -67,7 +68,7 @@ def test_a_weight_is_a_number_of_copies():
 
 def test_cells_are_drawn_whole_and_as_many_as_there_are():
     cells = np.array([2, 0, 1, 0, 2, 2])
-    weights = cell_weights(cells)
+    weights = _cell_weights(cells)
     assert all((weights[:, cells == cell] == weights[:, [np.argmax(cells == cell)]]).all() for cell in range(3))
     one_of_each = weights[:, [np.argmax(cells == cell) for cell in range(3)]]
     assert (one_of_each.sum(1) == 3).all() and one_of_each.mean() == pytest.approx(1) and one_of_each.max() == 3
@@ -78,7 +79,7 @@ def coverage(truth: float, sample) -> dict[str, float]:
     draw, held = np.random.default_rng(4), dict(pearson=0, spearman=0)
     for trial in range(200):
         x, y, cells, groups = sample(draw)
-        found = correlation(x, y, cells, trial, groups)
+        found = _correlation(x, y, cells, trial, groups)
         for name in held:
             held[name] += found[f"{name}_low"] <= truth <= found[f"{name}_high"]
     return {name: number / 200 for name, number in held.items()}
@@ -126,7 +127,7 @@ def test_learners_that_say_something_are_counted():
 def test_a_table_resamples_learners_with_objectives():
     found = correlations(table())
     assert (found.cells == 9).all()
-    assert set(found.runs[found.pool == POOLED]) == {36} and set(found.runs[found.pool != POOLED]) == {18}
+    assert set(found.runs[found.pool == _POOLED]) == {36} and set(found.runs[found.pool != _POOLED]) == {18}
     assert set(found.part) == {"base"}, "of what was measured"
     assert len(found) == len(METRICS) * 2 * (2 * 2 + 3)
 
@@ -156,8 +157,8 @@ def test_a_difference_of_learners_does_not_pass_for_a_correlation():
     for of in "pearson", "spearman":
         assert found[f"{of}_low"]["τ = 1", "all"] > 0.3 and found[of]["τ = 1", "all"] > 0.75
         assert found[f"{of}_high"]["τ = 1", "within learner"] < -0.7
-        assert found[of][POOLED, "within learner and τ"] < -0.9, "the ratio changes accuracy for all runs"
-        assert found[of][POOLED, "within learner"] > found[of][POOLED, "within learner and τ"]
+        assert found[of][_POOLED, "within learner and τ"] < -0.9, "the ratio changes accuracy for all runs"
+        assert found[of][_POOLED, "within learner"] > found[of][_POOLED, "within learner and τ"]
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9, 0.050472376431296824])
@@ -178,9 +179,9 @@ def test_what_is_constant_has_no_correlation(constant):
 def test_the_unit_does_not_matter():
     draw = np.random.default_rng(6)
     x, y = draw.normal(size=(2, 30))
-    found, groups = correlation(x, y, np.arange(30)), np.repeat([0, 1, 2], 10)
-    assert correlation(1e-9 * x, 1e9 * y, np.arange(30)) == pytest.approx(found)
-    assert correlation(1e-9 * x, 5 + y, np.arange(30), groups=groups) == pytest.approx(correlation(x, y, np.arange(30), groups=groups))
+    found, groups = _correlation(x, y, np.arange(30)), np.repeat([0, 1, 2], 10)
+    assert _correlation(1e-9 * x, 1e9 * y, np.arange(30)) == pytest.approx(found)
+    assert _correlation(1e-9 * x, 5 + y, np.arange(30), groups=groups) == pytest.approx(_correlation(x, y, np.arange(30), groups=groups))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -256,7 +257,7 @@ def test_a_line_along_training_is_a_mean_over_seeds():
 
 def with_angles(before: bool) -> pd.DataFrame:
     runs = table()
-    for number, name in enumerate(ANGLES):
+    for number, name in enumerate(_ANGLES):
         runs[f"after_{name}"] = 80 + number + runs.seed
         if before:
             runs[f"before_{name}"] = 95.0
@@ -269,9 +270,9 @@ def test_angles_beside_those_before_training_and_of_the_etf(before):
     assert angles.loc["coop", "npt", 0.25].tolist() == [81.5, 82.5, 83.5]
     assert ("zero_shot" in angles.index.unique("learner")) == before and angles.index.is_unique
     fig = angle_curves(angles, 21, ["npt", "own"])
-    assert len(fig.data) == 3 * 2 * len(ANGLES) * (2 if before else 1)
+    assert len(fig.data) == 3 * 2 * len(_ANGLES) * (2 if before else 1)
     keys = [trace.name for trace in fig.data if trace.showlegend]
-    assert keys == list(ANGLES.values())
+    assert keys == list(_ANGLES.values())
     assert all(shape.y0 == pytest.approx(np.degrees(np.arccos(-1 / 20))) for shape in fig.layout.shapes)
 
 

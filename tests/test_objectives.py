@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 
 import npt.training
-from npt.anchors import Anchors, cluster_classes
-from npt.clip import load_clip
-from npt.cross_entropy import NAMED_OBJECTIVES, TERMS, StepFeatures
-from npt.data import load_dataset
-from npt.evaluation import outputs
-from npt.losses import REGULARISERS, build_objective
-from npt.prompts import RECIPES, CoOp, build_learner, recipe
-from npt.training import CONSISTENCY_TEMPLATES, backward, epoch_draws, fit, frozen_anchors, image_batches
+from npt.objectives.anchors import Anchors, _cluster_classes
+from npt.clip.load import load_clip
+from npt.objectives.terms import NAMED_OBJECTIVES, StepFeatures, TERMS
+from npt.data.load import load_dataset
+from npt.training.evaluation import outputs
+from npt.objectives.objective import REGULARISERS, build_objective
+from npt.learners.build import build_learner
+from npt.learners.recipes import RECIPES, recipe
+from npt.prompts import CoOp
+from npt.training.anchors import _CONSISTENCY_TEMPLATES, _frozen_anchors
+from npt.training.batches import _epoch_draws, _image_batches
+from npt.training.fit.fit import _backward, fit
 
 ANCHORED = ["etf", "kg", "kl", "scl_text", "scl_image", "scl_logits", "tetf", "cc", "rs"]
 ASKED = {  # what each term asks for beyond the tuned features
@@ -144,15 +148,15 @@ def test_kgcoop_is_half_of_its_papers_squared_distance():
 @pytest.mark.parametrize("num_classes, expected", [(1, 1), (2, 1), (3, 1), (16, 1), (17, 2), (33, 3)])
 def test_clusters_hold_16_classes_in_the_mean(num_classes, expected):
     features = unit(torch.Generator().manual_seed(1), num_classes, 12)
-    clusters = cluster_classes(features)
+    clusters = _cluster_classes(features)
     assert clusters.shape == (num_classes,) and clusters.unique().tolist() == list(range(expected))
-    assert torch.equal(clusters, cluster_classes(features)), "the same features have the same clusters"
+    assert torch.equal(clusters, _cluster_classes(features)), "the same features have the same clusters"
 
 
 def test_clusters_do_not_touch_the_global_random_state():
     np.random.seed(3), torch.manual_seed(3)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    cluster_classes(unit(torch.Generator().manual_seed(1), 40, 12))
+    _cluster_classes(unit(torch.Generator().manual_seed(1), 40, 12))
     assert np.array_equal(before[0], np.random.get_state()[1]) and torch.equal(before[1], torch.get_rng_state())
 
 
@@ -232,7 +236,7 @@ def test_a_guide_takes_the_part_against_it_out_of_each_gradient():
         u = u / np.linalg.norm(u)
         opposed += g @ u < 0
         wanted.append(g - min(g @ u, 0) * u)
-    backward(loss, guide, parameters)
+    _backward(loss, guide, parameters)
     for parameter, gradient in zip(parameters, wanted):
         assert np.allclose(parameter.grad.numpy().ravel(), gradient, atol=1e-12)
     assert opposed == 1, "one tensor must be held back and one not, or half of the rule is not tested"
@@ -275,7 +279,7 @@ def test_every_named_objective_trains_and_repeats_to_the_last_bit(objective, cli
     runs = []
     for _ in range(2):
         learner = coop(clip, base.classnames)
-        history = fit(learner, base.train, objective, epochs=2, lr=0.002, seed=4)
+        history = fit(learner, base.train, objective=objective, epochs=2, lr=0.002, seed=4)
         runs.append((history, learner.context.detach().clone()))
     (history, context), (again, same) = runs
     assert history.equals(again) and torch.equal(context, same)
@@ -293,27 +297,27 @@ def test_a_fit_encodes_frozen_texts_once_and_only_where_asked(objective, asked, 
             return compute(learner)
 
         monkeypatch.setattr(npt.training, f"{part}_features", noted)
-    fit(coop(clip, base.classnames), base.train, objective, epochs=2, lr=0.002)
+    fit(coop(clip, base.classnames), base.train, objective=objective, epochs=2, lr=0.002)
     assert calls == asked
 
 
 def test_anchors_of_a_learner_are_its_own_clips_features(clip, base):
     names, template = base.classnames[:3], "a drawing of a {}."
-    anchors = frozen_anchors(coop(clip, names, template=template))
+    anchors = _frozen_anchors(coop(clip, names, template=template))
     assert torch.allclose(anchors.text, clip.encode_text([template.format(name.replace("_", " ")) for name in names]))
     outputs = [[clip.model.encode_text(clip.tokenize([line.replace("{}", name.replace("_", " "))]))[0].double().numpy()
-                for line in CONSISTENCY_TEMPLATES] for name in names]
+                for line in _CONSISTENCY_TEMPLATES] for name in names]
     means = np.array(outputs).mean(1)
     wanted = means / np.linalg.norm(means, axis=1, keepdims=True)
     assert np.abs(anchors.ensemble.numpy() - wanted).max() < 1e-6
-    assert len(set(CONSISTENCY_TEMPLATES)) == 60
+    assert len(set(_CONSISTENCY_TEMPLATES)) == 60
 
 
 def test_an_anchored_fit_comes_nearer_to_its_anchor(clip, base):
     learner = coop(clip, base.classnames)
-    anchor = frozen_anchors(learner).etf
+    anchor = _frozen_anchors(learner).etf
     before = (learner.text_features() - anchor).square().sum(1).mean()
-    fit(learner, base.train, "ce + 10*etf", epochs=6, lr=0.02)
+    fit(learner, base.train, objective="ce + 10*etf", epochs=6, lr=0.02)
     assert (learner.text_features() - anchor).square().sum(1).mean() < before - 0.05
 
 
@@ -338,12 +342,12 @@ def photographs(noise_folder):
 
 def test_frozen_image_features_are_those_of_the_same_crops(clip, photographs):
     learner = Shifted(clip, photographs.classnames)
-    draws = [batch for epoch in range(3) for batch in epoch_draws(photographs.train.labels, "plain", 3, 1, epoch, 3)]
-    for batch in image_batches(learner, photographs.train, draws):
+    draws = [batch for epoch in range(3) for batch in _epoch_draws(photographs.train.labels, "plain", 3, 1, epoch, 3)]
+    for batch in _image_batches(learner, photographs.train, draws):
         assert torch.equal(batch.image, F.normalize(batch.encode_image(), dim=1))
     with torch.no_grad():
         learner.shift += 1.0
-    for batch in image_batches(learner, photographs.train, draws):
+    for batch in _image_batches(learner, photographs.train, draws):
         assert not torch.allclose(batch.image, batch.encode_image(), atol=0.1)
 
 
@@ -352,29 +356,29 @@ def test_the_frozen_image_tower_runs_once_a_step_and_only_where_asked(objective,
     learner, calls, encode = Shifted(clip, photographs.classnames), [], clip.encode_image
     monkeypatch.setattr(clip, "encode_image", lambda pixels: calls.append(len(pixels)) or encode(pixels))
     monkeypatch.setattr(npt.training, "measure_collapse", lambda *_: {})
-    history = fit(learner, photographs.train, objective, epochs=3, batch_size=3, lr=0.1)
+    history = fit(learner, photographs.train, objective=objective, epochs=3, batch_size=3, lr=0.1)
     assert len(calls) == 3 * 2 * (1 + more), "three epochs of two batches"
     if more:
         assert history.term_scl_image[0] < 1e-4 < history.term_scl_image[2]
 
 
 def test_image_features_of_a_frozen_tower_are_their_own_frozen_features(clip, base):
-    history = fit(coop(clip, base.classnames), base.train, "ce + 10*scl_image", epochs=1)
+    history = fit(coop(clip, base.classnames), base.train, objective="ce + 10*scl_image", epochs=1)
     assert (history.term_scl_image == 0).all()
 
 
 def test_the_number_of_clusters_changes_the_fit_and_is_kept_apart_in_its_checkpoint(clip, base, tmp_path):
-    one = fit(coop(clip, base.classnames), base.train, "ce + 0.01*tetf", epochs=1, run_dir=tmp_path, num_clusters=1)
-    two = fit(coop(clip, base.classnames), base.train, "ce + 0.01*tetf", epochs=1, num_clusters=8)
+    one = fit(coop(clip, base.classnames), base.train, objective="ce + 0.01*tetf", epochs=1, run_dir=tmp_path, num_clusters=1)
+    two = fit(coop(clip, base.classnames), base.train, objective="ce + 0.01*tetf", epochs=1, num_clusters=8)
     assert not math.isclose(one.term_tetf[0], two.term_tetf[0], rel_tol=0.01)
     with pytest.raises(ValueError, match="num_clusters"):
-        fit(coop(clip, base.classnames), base.train, "ce + 0.01*tetf", epochs=1, run_dir=tmp_path, num_clusters=8)
+        fit(coop(clip, base.classnames), base.train, objective="ce + 0.01*tetf", epochs=1, run_dir=tmp_path, num_clusters=8)
 
 
 def test_logits_are_those_of_the_features_whatever_the_chunk(clip, base, monkeypatch):
     learner = coop(clip, base.classnames)
     whole = outputs(learner, base.val)
-    monkeypatch.setattr("npt.evaluation.LOGITS_BATCH", 7)
+    monkeypatch.setattr("npt.training.evaluation.LOGITS_BATCH", 7)
     chunked = outputs(learner, base.val)
     assert torch.allclose(whole.logits, chunked.logits, atol=1e-4) and torch.equal(whole.labels, chunked.labels)
     assert len(whole.labels) > 7

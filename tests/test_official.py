@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
-from npt.clip import FrozenCLIP
-from npt.learner import Learner
-from npt.official import load_official
-from npt.prompts import build_learner
+from npt.clip.frozen import FrozenCLIP
+from npt.learners.base import Learner
+from npt.learners.official import load_official
+from npt.learners.build import build_learner
 
 RANDOM = dict(ctx_init=None)
 CASES = {  # method: learner, its settings, what must be said in loading

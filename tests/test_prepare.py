@@ -31,22 +31,16 @@ from PIL import Image
 from server import HANGS, Server, serve
 
 from npt import prepare as room
-from npt.datasets import DATASETS, DatasetRecord, Download
-from npt.formats import SPLITS, image_folder, read_rows
-from npt.prepare import (
-    DOWNLOADS,
-    PREPARED,
-    broken_images,
-    dataset_state,
-    fetch,
-    main,
-    markdown_table,
-    prepare,
-    unpack,
-)
+from npt.data.datasets import DATASETS, DatasetRecord, Download
+from npt.data.formats import _SPLITS, _image_folder, read_rows
+from npt.data.check_images import broken_images
+from npt.data.cli import datasets_table, prepare_command
+from npt.data.download import download_file
+from npt.data.prepare import _DOWNLOADS, _PREPARED, dataset_state, prepare
+from npt.data.unpack import unpack
 
 MOST = 10**8
-SPLIT = json.dumps({split: [["a/1.jpg", 0, "a"], ["b/1.jpg", 1, "b"]] for split in SPLITS})
+SPLIT = json.dumps({split: [["a/1.jpg", 0, "a"], ["b/1.jpg", 1, "b"]] for split in _SPLITS})
 
 
 @pytest.fixture
@@ -83,7 +77,7 @@ def mirrored(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
     def serve_dataset(name: str, **changes: object) -> DatasetRecord:
         record = replace(make_mirror(name, server.folder), **changes)
-        monkeypatch.setitem(PREPARED, name, record)
+        monkeypatch.setitem(_PREPARED, name, record)
         return record
 
     return serve_dataset
@@ -96,7 +90,7 @@ def one_file(name: str, content: bytes, server: Server, monkeypatch: pytest.Monk
     path.write_bytes(content)
     download = replace(Download(f"{server.url}/dtd/{name}", name, len(content), "dtd/images"), **changes)
     record = replace(DATASETS["dtd"], downloads=(download,))
-    monkeypatch.setitem(PREPARED, "dtd", record)
+    monkeypatch.setitem(_PREPARED, "dtd", record)
     return record
 
 
@@ -129,12 +123,12 @@ def zipped(*members: tuple[str, bytes], mode: int = 0) -> bytes:
 def tree(folder: Path) -> dict[str, bytes]:
     "All files under a folder but those of npt's own download folder, and what they hold."
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and DOWNLOADS not in path.parts}
+            if path.is_file() and _DOWNLOADS not in path.parts}
 
 
 def left_behind(root: Path) -> list[Path]:
     "What an interrupted or a finished preparation left over."
-    return [path for path in root.rglob("*") if path.is_file() and DOWNLOADS in path.parts and path.name != ".lock"
+    return [path for path in root.rglob("*") if path.is_file() and _DOWNLOADS in path.parts and path.name != ".lock"
             or path.name.startswith(".npt-unpacking")]
 
 
@@ -157,7 +151,7 @@ def test_every_dataset_comes_from_a_mirror(name, server, mirrored, root, tmp_pat
         folder = prepare(name, root, mirror=server.url)
         rows = read_rows(record, root)
     assert dataset_state(record, root).word == "ready" and folder == root / record.folder
-    names = {row.label: row.classname for split in SPLITS for row in rows[split]}
+    names = {row.label: row.classname for split in _SPLITS for row in rows[split]}
     assert [names[label] for label in range(len(names))] == CLASSNAMES[name]
     make_tree(name, tmp_path / "true")
     found, true = tree(root), tree(tmp_path / "true")
@@ -198,7 +192,7 @@ def large(server: Server) -> bytes:
 
 def test_a_cut_download_goes_on_where_it_stopped(server: Server, large: bytes, tmp_path: Path):
     server.troubles["large"] = [1_500_000]
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large
     asked = [span for _, span in server.log]
     assert asked[:2] == [None, None], "gdown asks for the size first, and reads no further"
@@ -208,24 +202,24 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Server, large: bytes, t
 def test_another_process_goes_on_from_what_the_first_one_left(server: Server, large: bytes, tmp_path: Path):
     server.troubles["large"] = [1_500_000, *[-503] * 10]
     with pytest.raises(ConnectionError, match="503"):
-        fetch(f"{server.url}/large", tmp_path / "large", MOST)
+        download_file(f"{server.url}/large", tmp_path / "large", MOST)
     [part] = tmp_path.glob("large*.part")
     assert part.read_bytes() == large[: 2 << 19]
     server.troubles.clear()
     server.log.clear()
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large and server.log == [("large", None), ("large", f"bytes={2 << 19}-")]
 
 
 def test_many_cuts_are_no_reason_to_give_up_while_bytes_arrive(server: Server, large: bytes, tmp_path: Path, waits: list):
     server.troubles["large"] = [600_000, None, 1_200_000, None, 1_700_000, None, 2_200_000, None, 2_700_000]
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large and len(waits) == 5
 
 
 def test_a_server_without_ranges_is_asked_for_all_again(server: Server, large: bytes, tmp_path: Path):
     server.ranges, server.troubles["large"] = False, [1_500_000]
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large
     assert not list(tmp_path.glob("large*.part"))
 
@@ -233,26 +227,26 @@ def test_a_server_without_ranges_is_asked_for_all_again(server: Server, large: b
 def test_a_server_that_always_cuts_is_given_up(server: Server, large: bytes, tmp_path: Path):
     server.ranges, server.troubles["large"] = False, [1_500_000] * 100
     with pytest.raises(ConnectionError, match="could not be fetched"):
-        fetch(f"{server.url}/large", tmp_path / "large", MOST)
+        download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert len(server.log) < 20
 
 
 def test_a_partial_file_that_is_whole_does_not_block_the_download(server: Server, large: bytes, tmp_path: Path):
     "As after a crash between the last byte and the renaming: the server has nothing left to send and answers 416."
     (tmp_path / "large12345678.part").write_bytes(large)
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_pauses(server, large, tmp_path, waits):
     server.troubles["large"] = [-503, -429, -500]
-    fetch(f"{server.url}/large", tmp_path / "large", MOST)
+    download_file(f"{server.url}/large", tmp_path / "large", MOST)
     assert (tmp_path / "large").read_bytes() == large and waits == sorted(set(waits)) and len(waits) == 3
 
 
 def test_a_clear_no_is_not_asked_again(server: Server, tmp_path: Path):
     with pytest.raises(ConnectionError, match="404"):
-        fetch(f"{server.url}/nothing", tmp_path / "nothing", MOST)
+        download_file(f"{server.url}/nothing", tmp_path / "nothing", MOST)
     assert len(server.log) == 1
 
 
@@ -262,13 +256,13 @@ def test_what_google_drive_refuses_is_said_in_one_line_and_not_asked_again(monke
 
     monkeypatch.setattr(gdown, "download", refused)
     with pytest.raises(ConnectionError, match="fetched: Failed to retrieve file url: Too many users have viewed it."):
-        fetch("https://drive.google.com/uc?id=1", tmp_path / "file", MOST)
+        download_file("https://drive.google.com/uc?id=1", tmp_path / "file", MOST)
     assert not waits
 
 
 def test_a_server_that_sends_without_end_is_stopped(server: Server, large: bytes, tmp_path: Path):
     with pytest.raises(ValueError, match="far more than expected"):
-        fetch(f"{server.url}/large", tmp_path / "large", most=1_000_000)
+        download_file(f"{server.url}/large", tmp_path / "large", most=1_000_000)
 
 
 def test_a_dataset_of_two_halves(server: Server, monkeypatch: pytest.MonkeyPatch, root: Path):
@@ -311,14 +305,14 @@ def test_without_a_network_one_message_says_what_to_do(tmp_path: Path, root: Pat
         prepare("eurosat", root, mirror=closed)
     message = str(caught.value)
     assert f"{closed}/eurosat/EuroSAT.zip could not be fetched" in message
-    assert PREPARED["eurosat"].downloads[0].url in message
-    assert str(root / DOWNLOADS / "eurosat" / "EuroSAT.zip") in message
+    assert _PREPARED["eurosat"].downloads[0].url in message
+    assert str(root / _DOWNLOADS / "eurosat" / "EuroSAT.zip") in message
     assert f"python data_prep/prepare.py eurosat --root '{root}'" in message
 
 
 def test_a_file_put_there_by_hand_needs_no_network(server: Server, mirrored: Callable, root: Path):
     record = mirrored("imagenet_a")
-    folder = root / DOWNLOADS / "imagenet_a"
+    folder = root / _DOWNLOADS / "imagenet_a"
     folder.mkdir(parents=True)
     shutil.copy(server.folder / "imagenet_a" / "imagenet-a.tar", folder)
     prepare("imagenet_a", root)
@@ -329,11 +323,11 @@ def test_a_file_without_an_address_is_asked_for(mirrored: Callable, root: Path):
     "Stanford's label lists, which only a missing split file makes necessary."
     record = mirrored("stanford_cars")
     for name in ("cars_train.tgz", "cars_test.tgz"):
-        (root / DOWNLOADS / "stanford_cars").mkdir(parents=True, exist_ok=True)
-        shutil.copy(root.parent / "served" / "stanford_cars" / name, root / DOWNLOADS / "stanford_cars")
+        (root / _DOWNLOADS / "stanford_cars").mkdir(parents=True, exist_ok=True)
+        shutil.copy(root.parent / "served" / "stanford_cars" / name, root / _DOWNLOADS / "stanford_cars")
     with serve(root.parent) as server:  # without the split file
         gone = [replace(download, url=download.url and f"{server.url}/gone") for download in record.downloads]
-        PREPARED["stanford_cars"] = replace(record, downloads=tuple(gone))
+        _PREPARED["stanford_cars"] = replace(record, downloads=tuple(gone))
         with pytest.warns(UserWarning) as caught:
             prepare("stanford_cars", root)
     messages = [str(warning.message) for warning in caught]
@@ -343,7 +337,7 @@ def test_a_file_without_an_address_is_asked_for(mirrored: Callable, root: Path):
 
 def test_a_wrong_file_put_there_by_hand_is_left_there(mirrored: Callable, root: Path):
     mirrored("eurosat")
-    path = root / DOWNLOADS / "eurosat" / "EuroSAT.zip"
+    path = root / _DOWNLOADS / "eurosat" / "EuroSAT.zip"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="MD5 sum.*which was put there by hand"):
@@ -355,12 +349,12 @@ def test_what_is_not_needed_only_costs_a_warning(server: Server, mirrored: Calla
     mirrored("eurosat")
     with pytest.warns(UserWarning, match="split_zhou_EuroSAT.json of eurosat is left out.*differ slightly") as caught:
         prepare("eurosat", root, mirror=server.url)
-    assert len(caught) == 1 and str(root / DOWNLOADS / "eurosat" / "split_zhou_EuroSAT.json") in str(caught[0].message)
+    assert len(caught) == 1 and str(root / _DOWNLOADS / "eurosat" / "split_zhou_EuroSAT.json") in str(caught[0].message)
 
 
 def test_what_is_needed_is_fetched_first(server: Server, mirrored: Callable, root: Path):
     record = mirrored("eurosat")
-    PREPARED["eurosat"] = replace(record, downloads=record.downloads[::-1])
+    _PREPARED["eurosat"] = replace(record, downloads=record.downloads[::-1])
     (server.folder / "eurosat" / "EuroSAT.zip").unlink()
     with pytest.raises(ConnectionError, match="404"):
         prepare("eurosat", root, mirror=server.url)
@@ -369,7 +363,7 @@ def test_what_is_needed_is_fetched_first(server: Server, mirrored: Callable, roo
 
 @pytest.mark.parametrize("name", ["imagenet", "stanford_cars", "sun397"])
 def test_steps_by_hand_are_said_where_nothing_can_be_fetched(name: str, root: Path):
-    state = dataset_state(PREPARED[name], root)
+    state = dataset_state(_PREPARED[name], root)
     assert state.word == "missing" and state.by_hand and str(root) in state.by_hand
     with pytest.raises(FileNotFoundError) as caught:
         prepare(name, root)
@@ -512,7 +506,7 @@ def test_what_a_user_has_put_there_stays(server: Server, mirrored: Callable, roo
 
 def test_an_empty_folder_is_filled_and_a_broken_link_is_named(server: Server, mirrored: Callable, root: Path):
     record = mirrored("imagenet_sketch")
-    image_folder(record, root).mkdir(parents=True)
+    _image_folder(record, root).mkdir(parents=True)
     assert dataset_state(record, root).word == "missing"
     prepare("imagenet_sketch", root, mirror=server.url)
     assert dataset_state(record, root).word == "ready"
@@ -528,8 +522,8 @@ def test_unpacking_that_is_killed_is_done_again(server: Server, mirrored: Callab
     rename = Path.rename
 
     def killed(path: Path, target: Path) -> None:
-        assert not image_folder(record, root).exists(), "what tells that the dataset is complete comes last"
-        if target == image_folder(record, root):
+        assert not _image_folder(record, root).exists(), "what tells that the dataset is complete comes last"
+        if target == _image_folder(record, root):
             raise KeyboardInterrupt
         rename(path, target)
 
@@ -546,7 +540,7 @@ def test_unpacking_that_is_killed_is_done_again(server: Server, mirrored: Callab
 
 def test_an_inner_archive_that_was_taken_out_by_half_is_taken_out_again(server, mirrored, root):
     record = mirrored("caltech101")
-    folder = root / DOWNLOADS / "caltech101"
+    folder = root / _DOWNLOADS / "caltech101"
     folder.mkdir(parents=True)
     shutil.copy(server.folder / "caltech101" / "caltech-101.zip", folder)
     (folder / "caltech-101.zip.101_ObjectCategories.tar.gz").write_bytes(b"half of it")
@@ -603,7 +597,7 @@ def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Pa
 
 def test_a_waiting_process_is_told_so(server: Server, mirrored: Callable, root: Path, capsys):
     record = mirrored("imagenet_r")
-    with room.alone(root / DOWNLOADS / "imagenet_r"):
+    with room.alone(root / _DOWNLOADS / "imagenet_r"):
         thread = threading.Thread(target=prepare, args=("imagenet_r", root, server.url))
         thread.start()
         thread.join(0.5)
@@ -620,7 +614,7 @@ def test_a_waiting_process_is_told_so(server: Server, mirrored: Callable, root: 
 def test_imagenet_is_linked(whole: bool, monkeypatch, root: Path, tmp_path: Path):
     record = miniature_record("imagenet")
     record = replace(record, downloads=tuple(download for download in record.downloads if download.needed))
-    monkeypatch.setitem(PREPARED, "imagenet", record)
+    monkeypatch.setitem(_PREPARED, "imagenet", record)
     folder = make_tree("imagenet", tmp_path / "elsewhere")
     before = tree(tmp_path / "elsewhere")
     for _ in range(2):
@@ -650,7 +644,7 @@ def test_a_copy_that_is_none_is_refused(root: Path, tmp_path: Path, mirrored: Ca
 def test_a_whole_copy_of_any_dataset_is_linked(name: str, mirrored: Callable, root: Path, tmp_path: Path):
     record = mirrored(name, manual="")
     record = replace(record, downloads=tuple(download for download in record.downloads if download.needed))
-    PREPARED[name] = record
+    _PREPARED[name] = record
     prepare(name, root, link=make_tree(name, tmp_path / "elsewhere"))
     assert dataset_state(record, root).word == "ready"
     with warnings.catch_warnings():
@@ -763,7 +757,7 @@ def test_datasets_are_prepared_and_told_and_one_failure_stops_no_other(server, m
         mirrored(name)
     (server.folder / "eurosat" / "EuroSAT.zip").rename(server.folder / "away")
     arguments = ["dtd", "eurosat", "oxford_pets", "--root", str(root), "--mirror", server.url]
-    assert main(arguments) == 1
+    assert prepare_command(arguments) == 1
     out, err = capsys.readouterr()
     assert "dtd: 5 classes; 25 train, 10 val, 15 test images, in " in out and "oxford_pets: 4 classes; " in out
     assert f"dtd-r1.0.1.tar.gz, " in out and f"from {server.url}/dtd/dtd-r1.0.1.tar.gz" in out and "licence: research" in out
@@ -771,19 +765,19 @@ def test_datasets_are_prepared_and_told_and_one_failure_stops_no_other(server, m
     assert len(last) == 1 and last[0].startswith("  eurosat: ") and "404" in last[0]
     assert "warning: split_zhou_DescribableTextures.json" in err and "Traceback" not in out + err
     (server.folder / "away").rename(server.folder / "eurosat" / "EuroSAT.zip")
-    assert main(arguments) == 0
+    assert prepare_command(arguments) == 0
 
 
 def test_verify_counts_and_opens(server: Server, mirrored: Callable, root: Path, capsys):
     record = mirrored("dtd")
     with pytest.warns(UserWarning):
         prepare("dtd", root, mirror=server.url)
-    assert main(["--verify", "--root", str(root)]) == 0
+    assert prepare_command(["--verify", "--root", str(root)]) == 0
     assert "dtd: 5 classes; 25 train, 10 val, 15 test images, none of them broken" in capsys.readouterr().out
-    bad = sorted(image_folder(record, root).glob("*/*.jpg"))[3]
+    bad = sorted(_image_folder(record, root).glob("*/*.jpg"))[3]
     bad.write_bytes(bad.read_bytes()[:-20])
-    PREPARED["dtd"] = replace(record, num_classes=47)
-    assert main(["dtd", "eurosat", "--verify", "--root", str(root)]) == 1
+    _PREPARED["dtd"] = replace(record, num_classes=47)
+    assert prepare_command(["dtd", "eurosat", "--verify", "--root", str(root)]) == 1
     out, err = capsys.readouterr()
     assert "1 of them broken" in out and f"{bad}: " in err and "it has 5 classes, and should have 47" in err
     assert err.split("failed:\n")[1].splitlines()[1].startswith("  eurosat: ")
@@ -793,10 +787,10 @@ def test_list_says_what_is_there(root: Path, capsys):
     make_tree("caltech101", root)
     (root / "oxford_pets" / "annotations").mkdir(parents=True)
     (root / "oxford_pets" / "annotations" / "test.txt").write_text("")
-    assert main(["--list", "--root", str(root)]) == 0
+    assert prepare_command(["--list", "--root", str(root)]) == 0
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert list(table) == ["dataset", *PREPARED]
-    states = {name: line.split()[1] for name, line in table.items() if name in PREPARED}
+    assert list(table) == ["dataset", *_PREPARED]
+    states = {name: line.split()[1] for name, line in table.items() if name in _PREPARED}
     assert Counter(states.values()) == {"ready": 1, "partial": 1, "missing": 13}
     assert states["caltech101"] == "ready" and states["oxford_pets"] == "partial"
     assert "39.2GB" in table["sun397"] and "MIT" in table["eurosat"] and "Log in" in table["imagenet"]
@@ -811,12 +805,12 @@ def test_list_says_what_is_there(root: Path, capsys):
 ])
 def test_a_wrong_command_is_answered_with_what_is_wrong(arguments: list[str], message: str, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        prepare_command(arguments)
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_mirror_must_be_an_address(root: Path, capsys):
-    assert main(["dtd", "--root", str(root), "--mirror", "/some/folder"]) == 1
+    assert prepare_command(["dtd", "--root", str(root), "--mirror", "/some/folder"]) == 1
     assert "begins with http:// or https://" in capsys.readouterr().err and not root.exists()
 
 
@@ -833,7 +827,7 @@ def test_the_script_stops_at_a_key_and_goes_on(server: Server, root: Path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     server.log.clear()
-    assert main(["ucf101", "--root", str(root), "--mirror", server.url]) == 0
+    assert prepare_command(["ucf101", "--root", str(root), "--mirror", server.url]) == 0
     [first, second, *_] = server.log
     assert first[1] is None and int(second[1].removeprefix("bytes=").removesuffix("-")) >= 2 << 18
 
@@ -842,7 +836,7 @@ def test_the_script_stops_at_a_key_and_goes_on(server: Server, root: Path):
 
 
 def test_every_file_has_its_place():
-    for record in PREPARED.values():
+    for record in _PREPARED.values():
         assert record.licence and record.homepage and record.num_classes and record.description
         names = [download.name for download in record.downloads]
         for download in record.downloads:
@@ -855,4 +849,4 @@ def test_every_file_has_its_place():
 
 def test_the_table_of_the_readme_is_that_of_the_records():
     text = (ROOT / "data_prep" / "README.md").read_text()
-    assert markdown_table() in text, "put there what `npt.prepare.markdown_table()` gives"
+    assert datasets_table() in text, "put there what `npt.data.cli.datasets_table()` gives"

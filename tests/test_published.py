@@ -9,10 +9,11 @@ from miniature import CLASSNAMES, PUBLISHED, make_mirror
 from server import serve
 
 import npt.prepare
-from npt.data import load_dataset
-from npt.datasets import DATASETS, find_dataset
-from npt.imbalance import long_tail_counts
-from npt.runs import RunSettings, do_run, set_up
+from npt.data.load import load_dataset
+from npt.data.datasets import DATASETS, find_dataset
+from npt.data.imbalance import long_tail_counts
+from npt.study.runs import do_run, set_up
+from npt.study.settings import RunSettings
 
 FEW_IMAGES = "ignore:.*(fewer than|differ slightly).*"
 
@@ -26,7 +27,7 @@ def published(tmp_path, monkeypatch):
             here = [replace(download, url=f"{server.url}/{name}/{download.name}") for download in record.downloads]
             record = replace(record, downloads=tuple(here), manual="")
             monkeypatch.setitem(DATASETS, name, record)
-            monkeypatch.setitem(npt.prepare.PREPARED, name, record)
+            monkeypatch.setitem(npt.data.prepare._PREPARED, name, record)
             return record
 
         yield publish, tmp_path / "data"
@@ -44,7 +45,7 @@ def test_from_the_archives_to_a_run(name, published, tmp_path):
     assert metrics["train_counts"] == dict.fromkeys(names[:base], 0 if record.test_only else 2)
     assert 0 <= metrics["base"] <= 100 and 0 <= metrics["novel"] <= 100
     assert len(metrics["base_per_class"]) == base and len(metrics["novel_per_class"]) == len(names) - base
-    data = load_dataset(name, root, shots=2)
+    data = load_dataset(name, root=root, shots=2)
     assert data.all.classnames == tuple(names) and set(data.all.test.counts) == {3}
 
 
@@ -73,7 +74,7 @@ def test_a_run_fetches_nothing_when_told_so(published):
 def test_without_network_a_run_says_what_to_do(tmp_path, monkeypatch):
     record = find_dataset("dtd")
     nowhere = tuple(replace(download, url="http://127.0.0.1:9/" + download.name) for download in record.downloads)
-    monkeypatch.setitem(npt.prepare.PREPARED, "dtd", replace(record, downloads=nowhere))
+    monkeypatch.setitem(npt.data.prepare._PREPARED, "dtd", replace(record, downloads=nowhere))
     monkeypatch.setitem(DATASETS, "dtd", replace(record, downloads=nowhere))
     with pytest.raises(ConnectionError) as caught:
         set_up(RunSettings(dataset="dtd", data_root=str(tmp_path / "data")))

@@ -6,12 +6,14 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from npt.comparison import (MISSING, average_datasets, bootstrap_mean, cells, change_table, gains, gains_over_learners, kinds,
-                            main_table, markdown_table, paired, published, published_cells)
-from npt.evaluation import harmonic_mean
-from npt.files import write_text
-from npt.lens import correlation, correlations, distances
-from npt.results import Results, read_results, write_results
+from npt.study.comparison import (average_datasets, bootstrap_mean, cells, change_table, gains, gains_over_learners, kinds,
+                                  paired)
+from npt.study.published import published, published_cells
+from npt.study.tables import _MISSING, main_table, markdown_table
+from npt.training.evaluation import harmonic_mean
+from npt._files import write_text
+from npt.study.correlations import _correlation, correlations, distances
+from npt.study.results import Results, read_results, write_results
 
 KEPT = sorted(path.name for path in (ROOT / "workflow" / "results").iterdir() if path.is_dir())
 COLLAPSE = "nc1", "cdnv", "nc2_text_equiangularity", "nc3", "nc4"
@@ -82,14 +84,14 @@ def test_what_is_missing_is_marked():
     runs = table()
     text = main_table(runs[~((runs.learner == "maple") & (runs.objective == "npt") & (runs.tau == 1)) & ~(
         (runs.learner == "coop") & (runs.seed == 3))], runs)
-    assert (text.loc[("maple", "npt"), "τ = 1"] == MISSING).all() and not (text.loc[("maple", "npt"), "τ = 0.25"] == MISSING).any()
+    assert (text.loc[("maple", "npt"), "τ = 1"] == _MISSING).all() and not (text.loc[("maple", "npt"), "τ = 0.25"] == _MISSING).any()
     assert text.loc["coop"].map(lambda cell: "2 of 3" in cell).all(axis=None)
     best = text["τ = 0.25", "novel"].str.startswith("**")
     assert best.sum() == 1 and best.idxmax()[1] == "npt"
     lines = markdown_table(text).splitlines()
     assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1
     numbers = pd.DataFrame(dict(dtd=[1.5, None], eurosat=["as text", None]), index=pd.Index(["coop", "npt"], name="method"))
-    assert markdown_table(numbers).splitlines()[2:] == ["| coop | 1.5 | as text |", f"| npt | {MISSING} | {MISSING} |"]
+    assert markdown_table(numbers).splitlines()[2:] == ["| coop | 1.5 | as text |", f"| npt | {_MISSING} | {_MISSING} |"]
 
 
 def test_an_average_over_datasets_is_that_of_papers():
@@ -114,7 +116,7 @@ def test_resampling_cells_is_less_sure_than_resampling_runs():
     draw = np.random.default_rng(5)
     x, y = np.repeat(draw.normal(size=(2, 15)), 4, axis=1)
     width = [found["spearman_high"] - found["spearman_low"] for found in
-             (correlation(x, y, np.repeat(np.arange(15), 4)), correlation(x, y, np.arange(60)))]
+             (_correlation(x, y, np.repeat(np.arange(15), 4)), _correlation(x, y, np.arange(60)))]
     assert width[0] > 1.5 * width[1]
 
 
@@ -137,7 +139,7 @@ def test_damaged_tables_are_named(content, said, tmp_path):
 
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_results_are_of_their_grid(name):
-    from npt.grid import expand, read_grid
+    from npt.study.grid import expand, read_grid
 
     found, tasks = read_results(ROOT / "workflow" / "results" / name), expand(read_grid(ROOT / f"workflow/grids/{name}.yaml"))
     settings = [task.settings for task in tasks]

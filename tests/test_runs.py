@@ -14,13 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from shared import killed_after
 
-from npt.clip import load_clip
-from npt.cross_entropy import NAMED_OBJECTIVES, TERMS
-from npt.data import load_dataset
-from npt.evaluation import evaluate
-from npt.prompts import build_learner, learner_names, load_prompts, recipe
-from npt.runs import RunSettings, collect_runs, do_run, do_runs, set_up
-from npt.training import fit
+from npt.clip.load import load_clip
+from npt.objectives.terms import NAMED_OBJECTIVES, TERMS
+from npt.data.load import load_dataset
+from npt.training.evaluation import evaluate
+from npt.learners.build import build_learner, learner_names
+from npt.learners.recipes import recipe
+from npt.learners.saving import load_prompts
+from npt.study.collect import collect_runs, do_runs
+from npt.study.runs import do_run, set_up
+from npt.study.settings import RunSettings
+from npt.training.fit.fit import fit
 
 SMALL = dict(shots=2, epochs=3)
 FILES = {"config.json", "metrics.json", "history.csv", "prompts.safetensors"}

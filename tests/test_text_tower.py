@@ -6,8 +6,9 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 
-from npt.clip import FrozenCLIP, load_clip
-from npt.towers import trim
+from npt.clip.frozen import FrozenCLIP
+from npt.clip.load import load_clip
+from npt.clip.towers import trim
 
 NAMES = {
     "one class": ["dog"],

@@ -12,8 +12,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models import Eva
 from torch import Tensor, nn
 
-from npt.towers import (common_prefix, end_of_text, full_text_features, image_tower, prompted_image_features,
-                        shared_text_features, text_blocks, trim, why_no_deep_prompts, why_no_image_prompts, why_not_shared)
+from npt.clip.towers import (_end_of_text, _why_no_deep_prompts, _why_no_image_prompts, _why_not_shared, common_prefix,
+                             full_text_features, image_tower, prompted_image_features, shared_text_features, text_blocks, trim)
 
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32
 WORDS = "cat", "dog", "red", "flat-coated", "annual crop land", "smartphone", "irish wolfhound", "of", "satellite"
@@ -203,7 +203,7 @@ def modules_in(model: nn.Module) -> list[nn.Module]:
 def test_towers_that_cannot_share_take_deep_prompts_at_full_length(text, own):
     "Block by block through the tower's own parts; here `TextTransformer.forward` with a replacement between blocks."
     model = small(CustomTextCLIP, **text)
-    assert why_not_shared(model) and why_no_deep_prompts(model) is None
+    assert _why_not_shared(model) and _why_no_deep_prompts(model) is None
     prefix, suffix, tokens = prompts_for(model, ["cat", "irish wolfhound"], 3, contexts=2)
     deep = {1: drawn(3, WIDTH, seed=1), 3: drawn(*([2] if own else []), 3, WIDTH, seed=2)}
 
@@ -220,7 +220,7 @@ def test_towers_that_cannot_share_take_deep_prompts_at_full_length(text, own):
                 if number in deep:
                     x = torch.cat([x[:, :1], deep[number].expand(2, -1, -1), x[:, 4:]], dim=1)
                 x = block(x, attn_mask=mask)
-            at = end_of_text(tokens) if tower.pool_type in ("argmax", "eos") and tower.cls_emb is None else -1
+            at = _end_of_text(tokens) if tower.pool_type in ("argmax", "eos") and tower.cls_emb is None else -1
             x = tower.ln_final(x)[torch.arange(2), at]
             projection = tower.text_projection
             found.append(F.normalize(projection(x) if isinstance(projection, nn.Module) else x @ projection, dim=-1))
@@ -340,7 +340,7 @@ def test_coca_takes_image_prompts():
     text = CLIPTextCfg(width=64, heads=4, layers=2, embed_cls=True, output_tokens=True)
     model = CoCa(48, open_clip.coca_model.MultimodalCfg(width=64, heads=4, layers=1), text, vision).eval().double()
     features = prompted_image_features(model, drawn(2, 3, 32, 32, seed=0), [drawn(3, 32, seed=0)] * 2)
-    assert features.shape == (2, 48) and why_no_image_prompts(model) is None
+    assert features.shape == (2, 48) and _why_no_image_prompts(model) is None
     deep = {1: drawn(2, 64, seed=1)}
     assert full_text_features(model, *prompts_for(model, ["cat"], 2), deep).shape == (1, 48)
 
@@ -388,7 +388,7 @@ def test_vision_transformers_of_timm_take_image_prompts(make):
 ], ids=str)
 def test_image_towers_without_room_for_prompts_say_why(vision, reason):
     model = small(vision=vision)
-    assert reason in why_no_image_prompts(model)
+    assert reason in _why_no_image_prompts(model)
     with pytest.raises(ValueError, match=reason):
         prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [drawn(2, IMAGE_WIDTH, seed=0)])
 

@@ -13,18 +13,22 @@ from hypothesis import strategies as st
 from miniature import CLASSNAMES, make_tree
 
 import npt.transfer
-from npt.clip import load_clip
-from npt.data import load_dataset
-from npt.datasets import DATASETS, find_dataset
-from npt.evaluation import BINS, calibration_error, evaluate, outputs, reliability_bins
-from npt.figures import reliability, transfer_bars
-from npt.prompts import build_learner
-from npt.runs import RunFolder, RunSettings, collect_runs, do_run
-from npt.transfer import accuracy_among, collect_transfers, default_targets, kind_of, read_transfer, transfer
-from npt.use import load_run
-from npt.world import PER_CLASS
+from npt.clip.load import load_clip
+from npt.data.load import load_dataset
+from npt.data.datasets import DATASETS, find_dataset
+from npt.training.calibration import _BINS, calibration_error, reliability_bins
+from npt.training.evaluation import evaluate, outputs
+from npt.figures.run import reliability, transfer_bars
+from npt.learners.build import build_learner
+from npt.study.collect import collect_runs
+from npt.study.folder import RunFolder
+from npt.study.runs import do_run
+from npt.study.settings import RunSettings
+from npt.study.transfer import _accuracy_among, _collect_transfers, _kind_of, default_targets, read_transfer, transfer
+from npt.study.restore import load_run
+from npt.world.label_sets import _PER_CLASS
 
-MEASURE, BIND = npt.transfer.measure, npt.transfer.bind
+MEASURE, BIND = npt.study.transfer._measure, npt.study.transfer._bind
 pytestmark = pytest.mark.filterwarnings("ignore:.*split_zhou.*so a split was made")
 COMMON = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val")
 
@@ -34,7 +38,7 @@ def few_pictures():
     "A tenth of the offline world's pictures, which would take a minute to draw."
     with pytest.MonkeyPatch.context() as patch:
         for split in ("test", "val"):
-            patch.setitem(PER_CLASS, split, 8)
+            patch.setitem(_PER_CLASS, split, 8)
         yield
 
 
@@ -83,7 +87,7 @@ def test_calibration_error_is_a_share_and_has_no_order(seed, images, classes):
 def test_confidence_at_an_edge_belongs_to_the_lower_bin(dtype):
     for classes, upper in (3, 5), (5, 3), (15, 1), (1, 15):  # classes that are level: a confidence of 1/classes = upper/15
         bins = reliability_bins(torch.full((4, classes), 3.0, dtype=dtype), torch.zeros(4, dtype=torch.int64))
-        assert bins.images.tolist() == [4] and bins.high.tolist() == pytest.approx([100 * upper / BINS])
+        assert bins.images.tolist() == [4] and bins.high.tolist() == pytest.approx([100 * upper / _BINS])
         assert calibration_error(bins) == pytest.approx(100 - 100 / classes, abs=1e-4)
 
 
@@ -182,8 +186,8 @@ def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(tmp_path):
 def test_accuracy_among_no_images_is_none():
     split = load_dataset("world/textures", shots=1).all.test
     found = outputs(build_learner("zero_shot", load_clip("world"), split.classnames), split)
-    assert accuracy_among(found, torch.zeros(16, dtype=torch.bool)) is None
-    assert accuracy_among(found, torch.arange(16) == 3) == 100, "one class is always right among itself"
+    assert _accuracy_among(found, torch.zeros(16, dtype=torch.bool)) is None
+    assert _accuracy_among(found, torch.arange(16) == 3) == 100, "one class is always right among itself"
 
 
 def test_finished_targets_are_found(run_dir, monkeypatch):
@@ -290,7 +294,7 @@ def test_imagenet_to_what_is_there_and_the_rest_is_listed(published):
     assert all(name in cause and "prepare.py" in cause for name, cause in result.missing.items())
     names = result.table().index.tolist()
     assert names[-2:] == ["mean of 2 of 10 other datasets", "mean of 3 of 4 domains"]
-    shown = collect_transfers(run.parents[2])
+    shown = _collect_transfers(run.parents[2])
     assert shown.target.tolist() == [row.target for row in result.rows] and (shown.dataset == "imagenet").all()
 
 
@@ -320,9 +324,9 @@ def test_broken_images_are_a_cause(published, tmp_path):
 
 
 def test_what_fits_which_source():
-    kinds = {name: kind_of(find_dataset(name), find_dataset("imagenet")) for name in DATASETS}
+    kinds = {name: _kind_of(find_dataset(name), find_dataset("imagenet")) for name in DATASETS}
     assert {name for name, kind in kinds.items() if kind == "domain"} == {f"imagenet_{which}" for which in "v2 sketch a r".split()}
-    assert kind_of(find_dataset("imagenet_a"), find_dataset("dtd")) == "dataset"
+    assert _kind_of(find_dataset("imagenet_a"), find_dataset("dtd")) == "dataset"
     assert len(default_targets(find_dataset("imagenet"))) == 14 and len(default_targets(find_dataset("dtd"))) == 10
     with pytest.raises(ValueError, match="name the targets"):
         default_targets(find_dataset("folder"))

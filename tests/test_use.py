@@ -15,17 +15,23 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import npt.use
-from npt.clip import load_clip
-from npt.data import load_dataset, make_loader
-from npt.datasets import DATASETS, TEMPLATE_ENSEMBLE
-from npt.files import write_tensors, write_text
-from npt.learner import Learner, ZeroShot
-from npt.prompts import build_learner, learner_names, read_prompts, save_prompts
-from npt.runs import RunSettings, set_up
-from npt.training import fit
-from npt.use import Origin, from_pretrained, load_run, predict, save_pretrained
-from npt.words import known_tokens, nearest_words, token_word
-from npt.world import WorldImage, draw_images
+from npt.clip.load import load_clip
+from npt.data.images import make_loader
+from npt.data.load import load_dataset
+from npt.data.datasets import DATASETS, TEMPLATE_ENSEMBLE
+from npt._files import write_tensors, write_text
+from npt.learners.base import Learner
+from npt.learners.zero_shot import ZeroShot
+from npt.learners.build import build_learner, learner_names
+from npt.learners.saving import _read_prompts, save_prompts
+from npt.study.runs import set_up
+from npt.study.settings import RunSettings
+from npt.training.fit.fit import fit
+from npt.study.hub import from_pretrained, save_pretrained
+from npt.study.predict import predict
+from npt.study.restore import _Origin, load_run
+from npt.learners.words import _known_tokens, _token_word, nearest_words
+from npt.world.label_sets import WorldImage, draw_images
 
 MEASURED = {"base": 91.25, "novel": 80.5, "h": 85.54, "base_per_class": [91.25], "seconds": 1.5}
 NAMES = ["red striped pattern", "blue dotted pattern", "green solid pattern"]
@@ -45,7 +51,7 @@ def pixels():
 def train_a_little(folder: Path, **settings) -> tuple[Path, Learner]:
     "Leave a run's folder behind, without the time that measuring takes; give it and the learner that was trained."
     run = set_up(RunSettings(**{**dict(dataset="world/textures", shots=1, runs_dir=str(folder)), **settings}))
-    fit(run.learner, run.data.base.train, run.settings.objective, epochs=1)
+    fit(run.learner, run.data.base.train, objective=run.settings.objective, epochs=1)
     save_prompts(run.learner, run.folder.prompts)
     write_text(json.dumps(MEASURED), run.folder.metrics)
     return run.folder.path, run.learner.eval()
@@ -93,9 +99,9 @@ def test_every_learner_comes_back_from_its_run_and_from_a_shared_folder(name, tm
 
 
 def test_names_of_templates():
-    assert Origin(backbone="world", template="ensemble", dataset="dtd").prompts == TEMPLATE_ENSEMBLE
-    assert Origin(backbone="world", template=["a {}.", "the {}."]).prompts == ("a {}.", "the {}.")
-    assert Origin(backbone="world", dataset="dtd").prompts == DATASETS["dtd"].template
+    assert _Origin(backbone="world", template="ensemble", dataset="dtd").prompts == TEMPLATE_ENSEMBLE
+    assert _Origin(backbone="world", template=["a {}.", "the {}."]).prompts == ("a {}.", "the {}.")
+    assert _Origin(backbone="world", dataset="dtd").prompts == DATASETS["dtd"].template
 
 
 @pytest.mark.parametrize("template, expected", [(None, "a photo of a {}."), ("a sketch of a {}.", "a sketch of a {}.")])
@@ -140,7 +146,7 @@ def other_config(**changes):
 def other_header(**changes):
     def change(folder):
         path = folder / "prompts.safetensors"
-        tensors, header = read_prompts(path)
+        tensors, header = _read_prompts(path)
         write_tensors(tensors, path, header | changes)
     return change
 
@@ -304,8 +310,8 @@ def test_card_of_odd_names_is_still_a_card(clip, tmp_path):
 
 def test_card_links_published_weights(clip):
     learner = build_learner("coop", clip, NAMES)
-    origin = Origin(backbone="ViT-B-16-quickgelu", pretrained="openai", dataset="dtd")
-    card = ModelCard(npt.use.model_card(learner, origin, {}))
+    origin = _Origin(backbone="ViT-B-16-quickgelu", pretrained="openai", dataset="dtd")
+    card = ModelCard(npt.study.hub._model_card(learner, origin, {}))
     assert card.data.base_model == "timm/vit_base_patch16_clip_224.openai" and "`openai`" in card.text
 
 
@@ -419,9 +425,9 @@ def test_nearest_words_agree_with_distances_one_by_one(clip):
         learner.context.mul_(20)
     table = nearest_words(learner, top=1)
     for vector, word, distance in table[["context vector", "word", "distance"]].itertuples(index=False):
-        away = (clip.embed(known_tokens(clip)) - learner.context[vector - 1]).detach().norm(dim=1)
+        away = (clip.embed(_known_tokens(clip)) - learner.context[vector - 1]).detach().norm(dim=1)
         assert distance == pytest.approx(float(away.min()), rel=1e-5)
-        assert word == token_word(clip, int(known_tokens(clip)[away.argmin()]))
+        assert word == _token_word(clip, int(_known_tokens(clip)[away.argmin()]))
 
 
 def test_nearest_words_of_every_learner(clip, tmp_path):

@@ -10,14 +10,18 @@ from shared import LOADED, fresh, killed_after
 
 import npt.context
 import npt.training
-from npt.collapse import collapse_metrics
-from npt.data import load_dataset, make_loader
-from npt.evaluation import base_to_novel, evaluate
-from npt.features import ENCODED_AT_ONCE, check_views, crop_features, feature_key, split_features, view_draws
-from npt.imbalance import SAMPLERS
-from npt.prompts import build_learner, recipe
-from npt.runs import RunSettings, do_run, set_up
-from npt.training import REMEMBERED_CROPS, epoch_draws, fit, image_batches, training_features
+from npt.geometry.collapse import collapse_metrics
+from npt.data.images import make_loader
+from npt.data.load import load_dataset
+from npt.training.evaluation import base_to_novel, evaluate
+from npt.data.features import _ENCODED_AT_ONCE, _feature_key, _view_draws, check_views, crop_features, split_features
+from npt.training.samplers import SAMPLERS
+from npt.learners.build import build_learner
+from npt.learners.recipes import recipe
+from npt.study.runs import do_run, set_up
+from npt.study.settings import RunSettings
+from npt.training.batches import _REMEMBERED_CROPS, _epoch_draws, _image_batches, _training_features
+from npt.training.fit.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def count_calls(monkeypatch, clip, name="encode_image") -> list[int]:
 
 def crops_met(labels, views, epochs, seed=1, sampler="plain"):
     "The draws of each epoch."
-    return [[draw for batch in epoch_draws(labels, sampler, 4, seed, epoch, epochs, views) for draw in batch]
+    return [[draw for batch in _epoch_draws(labels, sampler, 4, seed, epoch, epochs, views) for draw in batch]
             for epoch in range(epochs)]
 
 
@@ -47,7 +51,7 @@ def built(name, clip, classnames):
 def fitted(clip, train, name="coop", epochs=4, objective="ce", **settings):
     "A learner after a short fit, and its history."
     learner = built(name, clip, train.classnames)
-    return learner, fit(learner, train, objective, epochs, batch_size=4, measure_every=0, **settings)
+    return learner, fit(learner, train, objective=objective, epochs=epochs, batch_size=4, measure_every=0, **settings)
 
 
 def assert_equal(one, other):
@@ -64,7 +68,7 @@ LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_epochs_meet_the_views_in_turn(views, sampler):
     for epoch, drawn in enumerate(crops_met(LABELS, views, 7, sampler=sampler)):
-        view = view_draws(len(LABELS), epoch % views)
+        view = _view_draws(len(LABELS), epoch % views)
         assert set(drawn) <= set(view) and len(drawn) == len(LABELS)
         assert sampler != "plain" or set(drawn) == set(view), "each image once"
 
@@ -92,9 +96,9 @@ def test_views_do_not_change_the_order_of_the_images():
 def test_looked_up_features_are_those_of_the_same_crops_through_the_tower(photographs, folder):
     clip, train = fresh(), photographs.base.train
     learner = build_learner("coop", clip, train.classnames)
-    draws = [batch for epoch in range(5) for batch in epoch_draws(train.labels, "class_balanced", 4, 1, epoch, 5, 3)]
+    draws = [batch for epoch in range(5) for batch in _epoch_draws(train.labels, "class_balanced", 4, 1, epoch, 5, 3)]
     loader = make_loader(train, clip.preprocess_cfg, draws=draws)
-    batches = list(image_batches(learner, train, draws, views=3))
+    batches = list(_image_batches(learner, train, draws, views=3))
     assert len(batches) == len(draws) == 10
     for batch, (pixels, labels) in zip(batches, loader):
         assert torch.allclose(batch.image, clip.encode_image(pixels), atol=1e-6) and torch.equal(batch.labels, labels)
@@ -103,7 +107,7 @@ def test_looked_up_features_are_those_of_the_same_crops_through_the_tower(photog
 
 def test_training_with_looked_up_features_is_training_through_the_tower(photographs, folder, monkeypatch):
     looked_up, history = fitted(fresh(), photographs.base.train, views=2)
-    cached = image_batches
+    cached = _image_batches
     monkeypatch.setattr(npt.training, "image_batches", lambda learner, split, draws, workers, views: cached(
         learner, split, draws, workers))  # which knows nothing of views and encodes the crops that the draws name
     clip = fresh()
@@ -117,7 +121,7 @@ def test_a_learner_of_the_image_tower_meets_the_same_crops(photographs, folder):
     clip, train = fresh(), photographs.base.train
     learner = built("ivlp", clip, train.classnames)
     draws = crops_met(train.labels, 2, 1)
-    batch, = image_batches(learner, train, draws, views=2)
+    batch, = _image_batches(learner, train, draws, views=2)
     expected = crop_features(clip, train, 2)[[draw.seed for draw in draws[0]]]
     assert torch.allclose(batch.encode_image(), expected, atol=1e-6) and not torch.allclose(batch.image, expected, atol=1e-4)
     assert_equal(fitted(clip, train, "ivlp", epochs=2, views=2), fitted(clip, train, "ivlp", epochs=2, views=2))
@@ -128,7 +132,7 @@ def test_frozen_features_of_images_that_are_met_again_are_computed_once(monkeypa
     sizes = count_calls(monkeypatch, clip)
     learner = built("promptsrc", clip, train.classnames)
     draws = crops_met(train.labels, None, 3)
-    for batch, drawn in zip(image_batches(learner, train, draws), draws):
+    for batch, drawn in zip(_image_batches(learner, train, draws), draws):
         rows = [draw.index for draw in drawn]
         assert torch.equal(batch.encode_image(), split_features(clip, train)[0][rows])
         assert torch.equal(batch.labels, train.labels[rows])
@@ -140,18 +144,18 @@ def test_the_number_of_workers_changes_nothing(workers, photographs, folder):
     found = crop_features(fresh(), photographs.base.train, 2, workers)
     one_by_one = torch.cat([LOADED.encode_image(pixels) for pixels, _ in make_loader(
         photographs.base.train, LOADED.preprocess_cfg,
-        draws=[[draw] for view in (0, 1) for draw in view_draws(len(photographs.base.train), view)])])
+        draws=[[draw] for view in (0, 1) for draw in _view_draws(len(photographs.base.train), view)])])
     assert torch.allclose(found, one_by_one, atol=1e-6)
 
 
 def test_views_of_more_images_than_are_encoded_at_once(folder):
     data = load_dataset("world/textures", shots=9).all
     train = replace(data.train, record=replace(data.train.record, crop=(0.5, 1.0)))
-    assert len(train) > ENCODED_AT_ONCE and len(train) % ENCODED_AT_ONCE
+    assert len(train) > _ENCODED_AT_ONCE and len(train) % _ENCODED_AT_ONCE
     clip = fresh()
     found = crop_features(clip, train, 2).unflatten(0, (2, -1))
-    for view, place in (0, 0), (1, 0), (1, ENCODED_AT_ONCE), (1, len(train) - 1):
-        pixels, _ = next(iter(make_loader(train, clip.preprocess_cfg, draws=[[view_draws(len(train), view)[place]]])))
+    for view, place in (0, 0), (1, 0), (1, _ENCODED_AT_ONCE), (1, len(train) - 1):
+        pixels, _ = next(iter(make_loader(train, clip.preprocess_cfg, draws=[[_view_draws(len(train), view)[place]]])))
         assert torch.allclose(found[view, place], clip.encode_image(pixels)[0], atol=1e-6)
 
 
@@ -173,14 +177,14 @@ def test_training_opens_each_crop_once_and_a_second_run_none(photographs, folder
 
 def test_training_opens_no_image_again(photographs, folder, monkeypatch):
     crop_features(LOADED, photographs.base.train, 2)
-    monkeypatch.setattr("npt.data.open_image", lambda *given: pytest.fail(f"{given} was opened"))
+    monkeypatch.setattr("npt.data.images.open_image", lambda *given: pytest.fail(f"{given} was opened"))
     fitted(fresh(), photographs.base.train, views=2)
 
 
 def test_a_view_that_was_lost_is_computed_alone(photographs, folder, monkeypatch):
     train = photographs.base.train
     whole = crop_features(fresh(), train, 3)
-    (folder / f"{feature_key(LOADED, train, 1)}.safetensors").unlink()
+    (folder / f"{_feature_key(LOADED, train, 1)}.safetensors").unlink()
     clip = fresh()
     sizes = count_calls(monkeypatch, clip)
     assert torch.equal(crop_features(clip, train, 3), whole) and sizes == [6]
@@ -189,9 +193,9 @@ def test_a_view_that_was_lost_is_computed_alone(photographs, folder, monkeypatch
 def test_crops_are_told_apart(photographs, folder):
     train = photographs.base.train
     tight = replace(train, record=replace(train.record, crop=(0.08, 0.1)))
-    keys = [feature_key(LOADED, train), *(feature_key(LOADED, split, view) for split in (train, tight) for view in (0, 1))]
+    keys = [_feature_key(LOADED, train), *(_feature_key(LOADED, split, view) for split in (train, tight) for view in (0, 1))]
     assert len(set(keys)) == 5
-    assert feature_key(LOADED, tight) == keys[0], "without a view nothing is cropped"
+    assert _feature_key(LOADED, tight) == keys[0], "without a view nothing is cropped"
     clip = fresh()
     found = [split_features(clip, train)[0], *(crop_features(clip, split, 2)[rows] for split in (train, tight)
                                                for rows in (slice(6), slice(6, 12)))]
@@ -215,9 +219,9 @@ def test_same_seed_and_views_same_bits_also_after_resuming(photographs, folder, 
 
 def test_the_memory_of_tip_adapter_is_the_mean_of_the_first_views(photographs, folder, monkeypatch):
     clip, train = fresh(), photographs.base.train
-    expected = crop_features(clip, train, REMEMBERED_CROPS).unflatten(0, (REMEMBERED_CROPS, -1)).mean(0)
+    expected = crop_features(clip, train, _REMEMBERED_CROPS).unflatten(0, (_REMEMBERED_CROPS, -1)).mean(0)
     sizes = count_calls(monkeypatch, clip)
-    found, labels = training_features(build_learner("tip_adapter", clip, train.classnames), train)
+    found, labels = _training_features(build_learner("tip_adapter", clip, train.classnames), train)
     assert torch.allclose(found, F.normalize(expected, dim=1), atol=1e-6) and sizes == []
     assert torch.equal(labels, train.labels) and torch.allclose(found.norm(dim=1), torch.ones(len(train)))
 
@@ -265,7 +269,7 @@ def test_views_are_part_of_what_a_run_is(settings, folder):
 @pytest.mark.parametrize("learner", ["coop", "cocoop", "tip_adapter", "vpt", "ivlp", "lora"])
 def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner, settings, folder, monkeypatch):
     run = set_up(settings.model_copy(update=dict(learner=learner, views=None, measure_every=0)))
-    npt.runs.fit_run(run)
+    npt.study.runs.fit_run(run)
     run.clip.kept.clear()
     for file in folder.glob("*"):
         file.unlink()
@@ -273,14 +277,14 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
     through = run.learner.image_features  # of the base classes; the same prompts for the novel ones
     monkeypatch.setattr(type(run.learner), "image_features",
                         lambda self, pixels: learned.append(len(pixels)) or through(pixels))
-    metrics = npt.runs.measure_run(run, 0.0)
+    metrics = npt.study.runs.measure_run(run, 0.0)
     images = [len(run.data.base.test), len(run.data.novel.test)]
     if run.learner.learns_image:
         assert learned == images
     else:
         assert frozen == images and not learned, "zero-shot CLIP and the learner share the frozen tower's features"
     for when, one in ("before", run.zero_shot), ("after", run.learner):
-        assert metrics["collapse"][when].items() >= npt.training.measure_collapse(one, run.data.base.test).items(), "and angles"
+        assert metrics["collapse"][when].items() >= npt.training.measure.measure_collapse(one, run.data.base.test).items(), "and angles"
     assert "base_collapse" not in metrics and "base_collapse" not in metrics["zero_shot"]
 
 
@@ -288,7 +292,7 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
 
 @pytest.mark.parametrize("name", ["coop", "kgcoop", "clip_adapter"])
 def test_the_text_tower_runs_once_however_many_chunks(name, photographs, folder, monkeypatch):
-    monkeypatch.setattr("npt.evaluation.LOGITS_BATCH", 2)
+    monkeypatch.setattr("npt.training.evaluation.LOGITS_BATCH", 2)
     learner = build_learner(name, fresh(), photographs.base.classnames)
     text, calls = type(learner).text_features, []
     monkeypatch.setattr(type(learner), "text_features", lambda self: calls.append(1) or text(self))
@@ -309,7 +313,7 @@ def test_hand_written_prompts_of_the_base_classes_are_not_encoded_again(photogra
     texts = count_calls(monkeypatch, learner.clip, "encode_text")
     measured = base_to_novel(learner, photographs, collapse=True)
     assert texts == [len(photographs.novel.classnames)] and "novel_collapse" in measured
-    assert measured["base_collapse"].items() >= npt.training.measure_collapse(learner, photographs.base.test).items()
+    assert measured["base_collapse"].items() >= npt.training.measure.measure_collapse(learner, photographs.base.test).items()
 
 
 @pytest.mark.parametrize("name", ["coop", "kgcoop", "tip_adapter", "tip_adapter_f", "ivlp", "cocoop"])

@@ -14,8 +14,8 @@ import yaml
 from miniature import make_tree
 from test_workflow import GRIDS, needs_snakemake, snakemake
 
-from npt.grid import expand, read_grid
-from npt.transfer import read_transfer, results_file
+from npt.study.grid import expand, read_grid
+from npt.study.transfer import _results_file, read_transfer
 
 WHOLE = os.environ.get("NPT_WALK") == "whole"
 TARGETS = ["dtd", "imagenet_r"]  # another dataset, and a domain of the same
@@ -65,7 +65,7 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
         assert history.epoch.tolist() == [0], "one epoch, which is one step"
         assert isfinite(history.loss.iloc[-1]), f"{task.folder.path} learned from a loss that is no number"
         if task.targets:
-            rows = read_transfer(results_file(task.folder)).rows
+            rows = read_transfer(_results_file(task.folder)).rows
             assert {(row.target, row.kind) for row in rows} == {("imagenet", "source"), ("dtd", "dataset"), ("imagenet_r", "domain")}
     assert len(pd.read_csv("runs/runs.csv")) == len(tasks) and Path("runs/report.html").stat().st_size > 10_000
 

@@ -14,9 +14,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from npt.files import write_text
-from npt.grid import describe, expand, failures, group_tasks, main, make_plan, read_grid, write_plan
-from npt.runs import open_run
+from npt._files import write_text
+from npt.study.cli import grid_command
+from npt.study.grid import expand, read_grid
+from npt.study.plan import _group_tasks, make_plan, write_plan
+from npt.study.progress import _failures, describe_plan
+from npt.study.folder import _open_run
 
 GRIDS = ROOT / "workflow" / "grids"
 PYTHONPATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -130,7 +133,7 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
     for task, seconds in zip(plan.tasks[::2], (50, 70)):
         assert task.settings.learner == "coop"
         write_text(f'{{"seconds": {seconds}}}', task.folder.metrics)
-    said = describe(plan)
+    said = describe_plan(plan)
     assert "8 runs, 2 done, 6 to do" in said and "2 x coop: 2 min, at 60.0 s a run" in said
     assert "4 x maple: unknown" in said and "2 min + unknown for 4 runs" in said
 
@@ -138,7 +141,7 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
 def test_a_changed_grid_leaves_finished_groups_alone():
     base = dict(runs_dir="runs", experiments=dict(one=dict(seed=[1, 2], tau=[1, 0.25], learner=["coop", "maple"])))
     more = dict(runs_dir="runs", experiments=dict(one=dict(seed=[1, 2, 3], tau=[1, 0.25], learner=["coop", "maple"])))
-    before, after = (group_tasks(expand(read_grid(grid)), size=4) for grid in (base, more))
+    before, after = (_group_tasks(expand(read_grid(grid)), size=4) for grid in (base, more))
     assert before.keys() < after.keys() and len(after) == 3
 
 
@@ -174,7 +177,7 @@ def test_a_grid_that_is_not_there_is_named(tmp_path):
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(grid_file(tmp_path))
-    open_run(expand(grid)[0].settings.model_copy(update=dict(epochs=7)))
+    _open_run(expand(grid)[0].settings.model_copy(update=dict(epochs=7)))
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 
@@ -184,7 +187,7 @@ def test_missing_data_is_told_for_the_runs_that_needed_it(tmp_path, monkeypatch)
     monkeypatch.setattr("npt.grid.prepare", lambda name, root: (_ for _ in ()).throw(ConnectionError(f"no way to {name}")))
     plan = make_plan(read_grid(grid_file(tmp_path, dataset=["dtd", "world/textures"])))
     write_plan(plan)
-    assert main(["dataset", "runs/.workflow/datasets/dtd.tried"]) == 1
-    causes = {tasks[0].settings.dataset: cause for cause, tasks in failures(plan).items()}
+    assert grid_command(["dataset", "runs/.workflow/datasets/dtd.tried"]) == 1
+    causes = {tasks[0].settings.dataset: cause for cause, tasks in _failures(plan).items()}
     assert causes["dtd"] == "dtd could not be prepared: ConnectionError: no way to dtd"
     assert "nothing says why" in causes["world/textures"]

@@ -2,11 +2,12 @@
 
 import torch
 
-from npt.clip import load_clip
-from npt.data import load_dataset
-from npt.evaluation import base_to_novel
-from npt.prompts import build_learner
-from npt.world import LABEL_SETS, OBJECTS, draw_images, make_scenes, render, WorldImage
+from npt.clip.load import load_clip
+from npt.data.load import load_dataset
+from npt.training.evaluation import base_to_novel
+from npt.learners.build import build_learner
+from npt.world.label_sets import LABEL_SETS, WorldImage, draw_images
+from npt.world.pictures import OBJECTS, make_scenes, render
 
 
 def test_shipped_weights_recognise_what_they_were_trained_on():
