@@ -1,31 +1,27 @@
-"Confidence against accuracy, and prompts of one run on other datasets: measured once, kept whole, refused where senseless."
+"Prompts of one run on other datasets: measured once, kept whole, refused where senseless."
 
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import papermill
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import ROOT
 from miniature import CLASSNAMES, make_tree
 
-import npt.transfer
+import npt.study.transfer
 from npt.clip.load import load_clip
-from npt.data.load import load_dataset
 from npt.data.datasets import DATASETS, find_dataset
-from npt.training.calibration import _BINS, calibration_error, reliability_bins
-from npt.training.evaluation import evaluate, outputs
-from npt.figures.run import reliability, transfer_bars
+from npt.data.load import load_dataset
 from npt.learners.build import build_learner
 from npt.study.collect import collect_runs
 from npt.study.folder import RunFolder
+from npt.study.restore import load_run
 from npt.study.runs import do_run
 from npt.study.settings import RunSettings
 from npt.study.transfer import _accuracy_among, _collect_transfers, _kind_of, default_targets, read_transfer, transfer
-from npt.study.restore import load_run
+from npt.training.evaluation import evaluate, outputs
 from npt.world.label_sets import _PER_CLASS
 
 MEASURE, BIND = npt.study.transfer._measure, npt.study.transfer._bind
@@ -40,92 +36,6 @@ def few_pictures():
         for split in ("test", "val"):
             patch.setitem(_PER_CLASS, split, 8)
         yield
-
-
-# ---- calibration
-
-
-def by_hand(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    "ECE in percent, image by image and bin by bin, in 64-bit floats."
-    logits = logits.astype(np.float64)
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
-    confidence, right = shares.max(1), shares.argmax(1) == labels
-    total = 0.0
-    for number in range(bins):
-        inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
-        if inside.any():
-            total += inside.sum() * abs(right[inside].mean() - confidence[inside].mean())
-    return 100 * total / len(labels)
-
-
-@pytest.mark.parametrize("seed, images, classes, scale", [(0, 1000, 2, 1), (1, 500, 10, 4), (2, 99, 100, 3), (3, 7, 5, 10)])
-def test_calibration_error_is_that_of_numpy(seed, images, classes, scale):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, images)
-    logits = (scale * rng.normal(size=(images, classes))).astype(np.float32)
-    logits[np.arange(images), labels] += scale
-    bins = reliability_bins(torch.tensor(logits), torch.tensor(labels))
-    assert calibration_error(bins) == pytest.approx(by_hand(logits, labels), abs=1e-4)
-    assert bins.images.sum() == images and ((bins.low < bins.confidence) & (bins.confidence <= bins.high + 1e-5)).all()
-    accuracy = 100 * (logits.argmax(1) == labels).mean()
-    assert np.average(bins.accuracy, weights=bins.images) == pytest.approx(accuracy)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 6))
-def test_calibration_error_is_a_share_and_has_no_order(seed, images, classes):
-    generator = torch.Generator().manual_seed(seed)
-    logits, order = 5 * torch.randn(images, classes, generator=generator), torch.randperm(images, generator=generator)
-    labels = torch.randint(classes, (images,), generator=generator)
-    error = calibration_error(reliability_bins(logits, labels))
-    assert 0 <= error <= 100 and error == pytest.approx(calibration_error(reliability_bins(logits[order], labels[order])))
-    assert error == pytest.approx(calibration_error(reliability_bins(logits - 1000, labels)), abs=0.1)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_confidence_at_an_edge_belongs_to_the_lower_bin(dtype):
-    for classes, upper in (3, 5), (5, 3), (15, 1), (1, 15):  # classes that are level: a confidence of 1/classes = upper/15
-        bins = reliability_bins(torch.full((4, classes), 3.0, dtype=dtype), torch.zeros(4, dtype=torch.int64))
-        assert bins.images.tolist() == [4] and bins.high.tolist() == pytest.approx([100 * upper / _BINS])
-        assert calibration_error(bins) == pytest.approx(100 - 100 / classes, abs=1e-4)
-
-
-def test_calibration_of_one_image_and_of_all_right():
-    one = reliability_bins(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
-    assert len(one) == 1 and calibration_error(one) == pytest.approx(100 / (1 + np.exp(-1)))
-    sure = 1000 * torch.eye(4)[torch.tensor([0, 1, 2, 3, 3])]
-    assert calibration_error(reliability_bins(sure, torch.tensor([0, 1, 2, 3, 3]))) == 0
-    assert calibration_error(reliability_bins(sure, torch.tensor([1, 2, 3, 0, 0]))) == 100
-    masked = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
-    assert not reliability_bins(masked, torch.tensor([0, 0])).isna().any(axis=None)
-
-
-def test_no_confidence_is_refused():
-    with pytest.raises(ValueError, match="1 of 2 images have no confidence"):
-        reliability_bins(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="no images"):
-        reliability_bins(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-
-
-def test_evaluate_says_how_far_confidence_is_off():
-    split = load_dataset("world/textures", shots=1).novel.test
-    zero_shot = build_learner("zero_shot", load_clip("world"), split.classnames)
-    found = outputs(zero_shot, split)
-    assert evaluate(zero_shot, split)["ece"] == pytest.approx(by_hand(found.logits.numpy(), found.labels.numpy()), abs=1e-3)
-
-
-def test_figures_of_odd_tables():
-    one = reliability_bins(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
-    assert len(reliability({"one": one}).data) == 4 and len(reliability({"a": one, "b": one, "c": one}).data) == 12
-    row = pd.DataFrame(dict(kind=["source"], accuracy=[0.0], zero_shot=[100.0], difference=[-100.0]), index=["a/" + "long" * 20])
-    assert len(transfer_bars(row).data) == 2
-    for draw, nothing in (reliability, {}), (transfer_bars, row[:0]):
-        with pytest.raises(ValueError, match="nothing to draw"):
-            draw(nothing)
-
-
-# ---- transfer
 
 
 @pytest.fixture(scope="module")
@@ -185,18 +95,18 @@ def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(tmp_path):
 
 def test_accuracy_among_no_images_is_none():
     split = load_dataset("world/textures", shots=1).all.test
-    found = outputs(build_learner("zero_shot", load_clip("world"), split.classnames), split)
-    assert _accuracy_among(found, torch.zeros(16, dtype=torch.bool)) is None
-    assert _accuracy_among(found, torch.arange(16) == 3) == 100, "one class is always right among itself"
+    seen = outputs(build_learner("zero_shot", load_clip("world"), split.classnames), split)
+    assert _accuracy_among(seen, torch.zeros(16, dtype=torch.bool)) is None
+    assert _accuracy_among(seen, torch.arange(16) == 3) == 100, "one class is always right among itself"
 
 
 def test_finished_targets_are_found(run_dir, monkeypatch):
     first = transfer(run_dir, ["world/scenes"])
     asked = []
-    monkeypatch.setattr(npt.transfer, "measure", lambda *args: asked.append(args[3].record.name) or MEASURE(*args))
+    monkeypatch.setattr(npt.study.transfer, "_measure", lambda *args: asked.append(args[3].record.name) or MEASURE(*args))
     more = transfer(run_dir, ["world/scenes", "world/shapes"])
     assert asked == ["world/shapes"] and all(row in more.rows for row in first.rows)
-    monkeypatch.setattr(npt.transfer, "load_run", None)  # nothing left to load
+    monkeypatch.setattr(npt.study.transfer, "load_run", None)  # nothing left to load
     assert transfer(run_dir, ["world/scenes"]) == first.model_copy(update=dict(versions=more.versions))
 
 
@@ -215,7 +125,7 @@ def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch):
             raise KeyboardInterrupt
         return MEASURE(learner, bound, zero_shot, split, kind)
 
-    monkeypatch.setattr(npt.transfer, "measure", killed_at_the_third)
+    monkeypatch.setattr(npt.study.transfer, "_measure", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         transfer(run_dir, ["world/scenes", "world/shapes"])
     kept = read_transfer(run_dir / "transfer.json")
@@ -255,7 +165,7 @@ def test_damaged_results_are_named(run_dir, damage):
 def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch):
     "A learner with a hand-written prompt of its own is given the target's; a prompt that the user chose stays."
     shapes, asked = DATASETS["world/scenes"], []
-    monkeypatch.setattr(npt.transfer, "bind", lambda *given: asked.append(given[2]) or BIND(*given))
+    monkeypatch.setattr(npt.study.transfer, "_bind", lambda *given: asked.append(given[2]) or BIND(*given))
     transfer(run_dir, ["world/scenes"])
     config = json.loads((run_dir / "config.json").read_text())
     (run_dir / "config.json").write_text(json.dumps(config | dict(template="a drawing of a {}.")))
@@ -265,9 +175,6 @@ def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch
     adapter = build_learner("clip_adapter", load_clip("world"), ["red striped circle"], template="a photo of a {}.")
     bound, zero_shot = BIND(adapter, load_dataset("world/textures").all.test, "a drawing of a {}.")
     assert torch.equal(bound.text_features(), zero_shot.text_features()) and adapter.template == "a photo of a {}."
-
-
-# ---- published datasets, in miniature
 
 
 PLACES = ["dtd", "eurosat", "imagenet_v2", "imagenet_a", "imagenet_r"]
@@ -338,3 +245,21 @@ def test_photographs_of_ones_own_as_source(noise_folder, tmp_path):
     result = transfer(settings.folder, ["world/textures"], data_root="nowhere")
     assert [(row.target, row.classes) for row in result.rows] == [("folder", 4), ("world/textures", 16)]
     assert (RunFolder(settings.folder).path / "transfer.json").exists()
+
+
+def execute(parameters: dict, tmp_path: Path) -> Path:
+    "Run the notebook as Papermill does; gives the executed copy."
+    papermill.execute_notebook(ROOT / "nbs/transfer.ipynb", tmp_path / "out.ipynb", parameters=parameters, kernel_name="python3",
+                               cwd=tmp_path, progress_bar=False)
+    return tmp_path / "out.ipynb"
+
+
+def test_the_notebook_takes_a_run_as_text(run_dir, tmp_path):
+    text = execute(dict(run_dir=str(run_dir), targets=["world/textures"]), tmp_path).read_text()
+    assert "source world/textures" in text and (run_dir / "figures" / "transfer.html").exists() and not (tmp_path / "runs").exists()
+    assert [row.target for row in read_transfer(run_dir / "transfer.json").rows] == ["world/textures"]
+
+
+def test_the_notebook_refuses_a_parameter_that_it_does_not_know(tmp_path):
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="no setting is called 'target'; did you mean 'targets'"):
+        execute(dict(target=["world/scenes"]), tmp_path)

@@ -1,0 +1,70 @@
+"Settings of a run: right or wrong by their values alone, and handed over by a notebook without a word lost."
+
+import re
+from itertools import combinations
+
+import pytest
+
+from npt.objectives.terms import TERMS
+from npt.study.settings import RunSettings, notebook_settings, refuse_unknown_parameters
+
+BAD = {
+    "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
+    "learner": (dict(learner="coopp"), "'coop'"),
+    "objective": (dict(objective="ce + lcc"), "lc"),
+    "backbone": (dict(backbone="ViT-B-61"), "ViT-B-16"),
+    "tau": (dict(tau=0.0), "greater than 0"),
+    "tau above 1": (dict(tau=1.2), "less than or equal to 1"),
+    "shots": (dict(shots=0), "greater than or equal to 1"),
+    "precision": (dict(precision="fp8"), "fp8"),
+    "device": (dict(device="gpu"), "is no device's name"),
+    "own setting": (dict(learner_settings=dict(n_contexts=3)), "Did you mean 'n_ctx'"),
+    "own settings": (dict(learner_settings="n_ctx=8"), "is no JSON text"),
+    "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
+    "profile": (dict(profile="linear"), "'exp' or 'step'"),
+    "misspelt setting": (dict(epoch=3), "epoch"),
+}
+
+
+@pytest.mark.parametrize("settings, said", BAD.values(), ids=BAD)
+def test_bad_settings_are_refused(settings, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        RunSettings(**settings)
+
+
+@pytest.mark.parametrize("settings", [dict(device="cuda:3"), dict(device="mps"), dict(backbone="RN50", pretrained="gone.pt"),
+                                      dict(dataset="folder", data_root="nowhere"), dict(dataset="dtd", data_root="nowhere")],
+                         ids=str)
+def test_what_another_machine_may_have_is_no_matter_of_the_settings(settings):
+    read = RunSettings(**settings)
+    assert RunSettings.model_validate_json(read.model_dump_json()) == read
+
+
+def test_settings_that_change_a_number_change_the_folder():
+    usual = dict(dataset="dtd")
+    others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="maple"),
+              dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
+              dict(classes="all"), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
+    folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
+    assert all(one != other for one, other in combinations(folders, 2))
+
+
+def test_long_names_are_cut_and_stay_apart():
+    sums = [" + ".join(f"{(number + last) / 1000}*{name}" for number, name in enumerate(TERMS, start=1)) for last in (0, 100)]
+    names = [RunSettings(objective=one).folder.parts[3] for one in sums]
+    assert names[0] != names[1] and all(100 < len(name) <= 120 for name in names)
+
+
+def test_a_notebook_hands_over_what_it_was_given():
+    given = "# Parameters\ntau = 0.25\noverwrite = True\n"
+    namespace = dict(tau=0.25, overwrite=True, learner="maple", unrelated=1, In=["", "tau = 1.0\nother = 2", given])
+    assert notebook_settings(namespace, beside=["overwrite"]) == RunSettings(tau=0.25, learner="maple")
+
+
+@pytest.mark.parametrize("name, said", [("epoch", "no setting is called 'epoch'; did you mean 'epochs'?"),
+                                        ("overwrit", "did you mean 'overwrite'?"), ("q", "no setting is called 'q' (there are")])
+def test_a_parameter_that_nobody_knows_is_refused(name, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        notebook_settings({name: 2, "In": [f"# Parameters\n{name} = 2\n"]}, beside=["overwrite"])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        refuse_unknown_parameters(["tau", name], [*RunSettings.model_fields, "overwrite"])
