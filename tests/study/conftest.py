@@ -14,25 +14,25 @@ from npt.study.runs import do_run
 from npt.study.settings import RunSettings
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def clip() -> FrozenCLIP:
     return load_clip("world")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pixels() -> torch.Tensor:
     split = load_dataset("world/textures", shots=1).base.test
     return next(iter(make_loader(split, load_clip("world").preprocess_cfg, batch_size=16)))[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_dir(tmp_path_factory) -> Path:
     "The folder of a run that was trained a little."
     return train_a_little(tmp_path_factory.mktemp("runs"))[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> tuple[RunSettings, dict]:
     "A whole run: its settings and its metrics."
-    settings = RunSettings(runs_dir=str(tmp_path_factory.mktemp("runs")), **SMALL)
+    settings = RunSettings(dataset="world/textures", runs_dir=str(tmp_path_factory.mktemp("runs")), **SMALL)
     return settings, do_run(settings)

@@ -1,6 +1,7 @@
 "The folder of a run: never that of another, and named where it is damaged."
 
 import json
+import shutil
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_folder_of_other_settings_is_not_trained_into(finished):
 
 def test_damaged_metrics(finished, tmp_path):
     settings = finished[0].model_copy(update=dict(runs_dir=str(tmp_path)))
-    do_run(settings)
+    shutil.copytree(finished[0].folder, settings.folder)
     (settings.folder / "metrics.json").write_text("{")
     with pytest.raises(ValueError, match="metrics.json"):
         do_run(settings)
