@@ -1,4 +1,4 @@
-"""Every learner gives the logits, the loss and the gradients of the same method written out at full length."""
+"""The published methods written out at full length, token by token and block by block, and cases of all learners."""
 
 import open_clip
 import pytest
@@ -11,7 +11,6 @@ from torch import Tensor
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner
 from npt.learners.build import build_learner, learner_settings
-from npt.learners.saving import load_prompts, save_prompts
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
 SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
@@ -51,11 +50,6 @@ def random_clip(resnet: bool = False, **text) -> FrozenCLIP:
                  text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
     open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
     return FrozenCLIP(model, SimpleTokenizer(), "random", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def clip() -> FrozenCLIP:
-    return random_clip()
 
 
 def images(count: int = 3, seed: int = 1) -> Tensor:
@@ -216,125 +210,3 @@ LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapte
 
 def literal_logits(learner, pixels) -> Tensor:
     return LITERAL.get(learner.name, literal_prompts)(learner, pixels)
-
-
-@each
-def test_logits_loss_and_gradients_are_those_of_the_method_written_out(clip, name, settings):
-    learner = trained(clip, name, settings)
-    found, expected = learner.logits(images()), literal_logits(learner, images())
-    losses = [F.cross_entropy(logits, torch.arange(3)) for logits in (found, expected)]
-    assert torch.allclose(found, expected, atol=1e-6, rtol=0) and (losses[0] - losses[1]).abs() < 1e-6
-    parameters = dict(learner.named_parameters())
-    mine, written = (torch.autograd.grad(loss, list(parameters.values())) if parameters else () for loss in losses)
-    for key, one, other in zip(parameters, mine, written, strict=True):
-        assert other.norm() > 1e-6, f"{key} must matter"
-        assert torch.allclose(one, other, atol=1e-6, rtol=1e-6), key
-
-
-@each
-def test_a_seed_gives_one_start(clip, name, settings):
-    first, again, other = (trained(clip, name, settings, seed, steps=0).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(value, again[key]) for key, value in first.items())
-    drawn = [key for key, value in first.items() if not torch.equal(value, other[key])]
-    from_words = name == "coop" and settings.get("ctx_init", "words")
-    assert bool(drawn) == (not from_words and "seed" in learner_settings(name))
-
-
-@each
-def test_a_saved_learner_comes_back(clip, tmp_path, name, settings):
-    learner, fresh = trained(clip, name, settings), build_learner(name, clip, NAMES, **settings)
-    save_prompts(learner, tmp_path / "prompts.safetensors")
-    load_prompts(fresh, tmp_path / "prompts.safetensors")
-    assert torch.equal(fresh.logits(images()), learner.logits(images()))
-
-
-@each
-def test_other_classes_share_the_parameters(clip, name, settings):
-    learner = trained(clip, name, settings)
-    if settings.get("class_specific"):
-        with pytest.raises(ValueError, match="class_specific=False"):
-            learner.for_classes(["dog"])
-        return
-    before = learner.logits(images())
-    novel = learner.for_classes(OTHERS)
-    assert all(a is b for a, b in zip(learner.parameters(), novel.parameters(), strict=True))
-    assert torch.allclose(novel.logits(images()), literal_logits(novel, images()), atol=1e-6)
-    assert torch.equal(learner.logits(images()), before)
-
-
-@pytest.mark.parametrize("name", ["vpt", "ivlp", "maple"])
-def test_image_prompts_on_a_resnet_are_refused_in_a_sentence(name):
-    with pytest.raises(ValueError, match="need a vision transformer"):
-        build_learner(name, random_clip(resnet=True), NAMES)
-
-
-def test_lora_on_a_resnet_is_for_the_text_tower_alone():
-    clip = random_clip(resnet=True)
-    with pytest.raises(ValueError, match="the image tower, a ModifiedResNet, is none"):
-        build_learner("lora", clip, NAMES)
-    assert build_learner("lora", clip, NAMES, towers="text").logits(images()).shape == (3, 3)
-
-
-def test_lora_leaves_the_clip_as_it_is(clip):
-    before = {name: weights.clone() for name, weights in clip.model.state_dict().items()}
-    learner = trained(clip, "lora", {})
-    learner.logits(images()).sum().backward()
-    with pytest.raises(ZeroDivisionError):  # also where the tower fails
-        learner.updated("text", lambda: 1 / 0)
-    assert all(torch.equal(weights, before[name]) for name, weights in clip.model.state_dict().items())
-    assert not any(weights.requires_grad or weights.grad is not None for weights in clip.model.parameters())
-
-
-def test_tip_adapter_tells_classes_of_one_name_apart(clip):
-    with pytest.warns(UserWarning, match="More than one class is called"):
-        learner = build_learner("tip_adapter", clip, ["crane", "fox", "crane"], alpha=1.0, beta=0.0)
-        learner.remember(clip.encode_image(images(5)), torch.tensor([0, 0, 2, 1, 2]))
-        assert learner.votes(clip.encode_image(images())).tolist() == [[2.0, 1.0, 2.0]] * 3
-        turned = learner.for_classes(["crane", "crane"])
-    learner.remember(clip.encode_image(images(4)), torch.tensor([0, 0, 2, 0]))
-    assert turned.votes(clip.encode_image(images())).tolist() == [[3.0, 1.0]] * 3
-
-
-@pytest.mark.parametrize("name", ["tip_adapter", "tip_adapter_f"])
-def test_a_damaged_cache_is_refused_and_changes_nothing(clip, tmp_path, name):
-    learner, fresh = trained(clip, name, {}), build_learner(name, clip, NAMES)
-    damaged = trained(clip, name, {})
-    damaged.labels += 9
-    save_prompts(damaged, tmp_path / "prompts.safetensors")
-    before = learner.logits(images())
-    for one in (learner, fresh):
-        with pytest.raises(ValueError, match="prompts.safetensors holds"):
-            load_prompts(one, tmp_path / "prompts.safetensors")
-    assert torch.equal(learner.logits(images()), before) and fresh.keys is None
-
-
-def test_tip_adapter_needs_its_training_images_and_refuses_what_is_no_cache(clip):
-    learner = build_learner("tip_adapter", clip, NAMES)
-    with pytest.raises(RuntimeError, match="call fit"):
-        learner.logits(images())
-    saved = trained(clip, "tip_adapter", {}).state_dict()
-    names = torch.tensor(list(b'[["cat"]]'), dtype=torch.uint8)
-    for bad in ({"more": saved["keys"]}, {"labels": saved["labels"].float()}, {"labels": saved["labels"] - 1},
-                {"labels": saved["labels"][1:]}, {"keys": saved["keys"][:, :7]}, {"names": names}, {"names": names[:1]},
-                {"names": names.long()}):
-        with pytest.raises(RuntimeError, match="This is no cache"):
-            learner.load_state_dict({**saved, **bad})
-    assert learner.keys is None
-
-
-@pytest.mark.parametrize("name, settings", [CASES["coop, middle"], CASES["cocoop"], CASES["maple"], CASES["tcp"],
-                                            CASES["lora"]])
-def test_learners_work_where_the_prefix_cannot_be_shared(name, settings):
-    clip = random_clip()
-    learner = build_learner(name, clip, NAMES, **settings)
-    expected = learner.logits(images())
-    clip.prefix_sharing = "switched off for the test"
-    assert torch.allclose(learner.logits(images()), expected, atol=1e-6)
-
-
-def test_cocoop_takes_many_prompts_in_turn(clip, monkeypatch):
-    learner = build_learner("cocoop", clip, NAMES)
-    expected = learner.logits(images())
-    monkeypatch.setattr("npt.learners.cocoop._PROMPTS_AT_ONCE", 3)
-    with torch.no_grad():
-        assert torch.allclose(learner.logits(images()), expected, atol=1e-9)
