@@ -14,7 +14,7 @@ from torch import Tensor
 
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner, seeded
-from npt.learners.build import build_learner, learner_settings
+from npt.learners.build import build_learner
 
 DEPTH = 3  # blocks of a reduced transformer
 VIT = dict(layers=DEPTH, width=32, head_width=16)
@@ -32,7 +32,6 @@ SMALL_IMAGE = {  # open_clip's name of the backbone to what its image tower is c
 SMALL_TEXT = dict(layers=DEPTH, width=64, heads=4)
 SMALL_SPACE = 96  # dimensions that text and images share
 CLASSNAMES = ["cat", "red fox", "hand-held computer"]
-COUNTS_OF_BLOCKS = {"depth", "depth_image", "layer"}  # settings that a small tower has less room for
 
 
 class WithoutStart(SimpleTokenizer):
@@ -68,15 +67,6 @@ def reduced(
     return FrozenCLIP(model, tokenizer, backbone)
 
 
-def small_learner(
-    name: str,  # a registered learner
-    clip: FrozenCLIP,  # as `reduced` makes it
-) -> Learner:  # of the three `CLASSNAMES`
-    "Build a learner with settings that fit a reduced backbone. Raises ValueError where it cannot work there."
-    settings = {setting: DEPTH - 1 for setting in COUNTS_OF_BLOCKS & learner_settings(name).keys()}
-    return build_learner(name, clip, CLASSNAMES, **settings)
-
-
 def train_a_step(
     learner: Learner,  # of the three `CLASSNAMES`
 ) -> Tensor:  # logits (3, 3), of one picture of noise a class
@@ -101,7 +91,7 @@ def why_not(
 ) -> str | None:  # the reason in a sentence, or None where it works
     "Say why a learner cannot be used on a backbone, after trying."
     try:
-        train_a_step(small_learner(name, clip))
+        train_a_step(build_learner(name, clip, CLASSNAMES))
     except ValueError as error:
         return str(error)
     return None

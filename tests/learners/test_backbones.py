@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbones import CLASSNAMES, SMALL_IMAGE, assert_a_sentence, images, open_clips, reduced, small_learner, train_a_step, why_not
+from backbones import CLASSNAMES, SMALL_IMAGE, assert_a_sentence, images, open_clips, reduced, train_a_step, why_not
 from torch import Tensor, nn
 
 from npt.clip.frozen import FrozenCLIP
@@ -39,7 +39,7 @@ def test_a_learned_context_at_its_words_is_the_hand_written_prompt(clip):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_works_or_says_in_a_sentence_why_not(clip, name):
     try:
-        made = small_learner(name, clip)
+        made = build_learner(name, clip, CLASSNAMES)
     except ValueError as error:
         assert_a_sentence(str(error))
         assert why_not(name, clip) == str(error)
