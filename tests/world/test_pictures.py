@@ -3,8 +3,20 @@
 import pytest
 import torch
 
-from npt.world.pictures import (_DISTANCES, _PATTERN, _SHAPES, OBJECTS, PAIRS, PATTERNS, Domain, _between, _normal, _uniform,
-                                make_scenes, render)
+from npt.world.pictures import (
+    _DISTANCES,
+    _PATTERN,
+    _SHAPES,
+    OBJECTS,
+    PAIRS,
+    PATTERNS,
+    Domain,
+    _between,
+    _normal,
+    _uniform,
+    make_scenes,
+    render,
+)
 
 KEYS = torch.tensor([3, 10**9, 2**40 + 5])
 
