@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from .._names import known
 from ..clip.frozen import FrozenCLIP
-from .base import LEARNERS, Learner
+from . import clip_adapter, cocoop, coop, deep, lora, tcp, tip_adapter, zero_shot  # noqa: F401, register their learners
+from .base import LEARNERS, TEMPLATE, Learner
 
 # %% ../../nbs/learners/build.ipynb #33d3db61
 _SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
@@ -37,12 +38,22 @@ def learner_settings(
     parameters = inspect.signature(_learner_class(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+# %% ../../nbs/learners/build.ipynb #r3solve2
+def _resolved(
+    learner: Learner,
+    given: dict,  # setting to value, defaults included
+) -> dict:  # setting to the value that it came to
+    "The settings of a learner that was built, as JSON can hold them."
+    plain = str | int | float | bool | None | list | dict
+    kept = {name: vars(learner).get(name, value) for name, value in given.items()}
+    return {name: value if isinstance(value, plain) else given[name] for name, value in kept.items()}
+
 # %% ../../nbs/learners/build.ipynb #720b32f7
 def build_learner(
     name: str,  # in `learner_names`; the learner goes by it
     clip: FrozenCLIP,
     classnames: Sequence[str],  # K names
-    template: str | Sequence[str] = "a photo of a {}.",  # hand-written prompt, or several, each with one {}
+    template: str | Sequence[str] = TEMPLATE,  # hand-written prompt, or several, each with one {}
     **settings,  # of this learner, see `learner_settings`
 ) -> Learner:
     "Build a learner. Raises ValueError for an unknown learner or setting, or class names that cannot be used."
@@ -50,5 +61,5 @@ def build_learner(
     for setting in settings:
         known(f"setting of the learner {name!r} called", setting, allowed)
     built = _learner_class(name)(clip, classnames, template, **settings)
-    built.name = name
+    built.name, built.settings = name, _resolved(built, allowed | settings)
     return built

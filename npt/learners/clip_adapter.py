@@ -23,15 +23,13 @@ class CLIPAdapter(ZeroShot):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         reduction: int = 4,  # how many times narrower the network is inside
         ratio: float = 0.2,  # share of the network's outcome in the feature, from 0 to 1
         seed: int = 0,
     ):
-        super().__init__(clip, classnames, template)
-        self.settings = dict(reduction=reduction, ratio=ratio, seed=seed)
+        super().__init__(clip, classnames, *template, reduction=reduction, ratio=ratio, seed=seed)
         if not 1 <= reduction <= clip.embed_dim:
             raise ValueError(f"reduction={reduction} leaves the adapter no width: give 1 to {clip.embed_dim}.")
         if not 0 <= ratio <= 1:
@@ -42,5 +40,4 @@ class CLIPAdapter(ZeroShot):
                                          nn.Linear(hidden, width, bias=False), nn.ReLU()).to(self.features)
 
     def adapt(self, frozen: Tensor) -> Tensor:
-        ratio = self.settings["ratio"]
-        return normalised(ratio * self.adapter(frozen) + (1 - ratio) * frozen)
+        return normalised(self.ratio * self.adapter(frozen) + (1 - self.ratio) * frozen)

@@ -27,14 +27,13 @@ class CoCoOp(Learner):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx: int = 4,  # P, number of context vectors
         ctx_init: str | None = "a photo of a",  # words to start from, the first P tokens; None for random vectors
         seed: int = 0,  # of what starts at random
     ):
-        super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, seed=seed)
+        super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, seed=seed)
         with seeded(seed):
             self.context = nn.Parameter(context_vectors(clip, n_ctx, ctx_init))
             hidden = max(clip.embed_dim // 16, 1)
@@ -44,7 +43,7 @@ class CoCoOp(Learner):
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.prompts = Prompts.around(self.clip, self.classnames, len(self.context), self.settings["ctx_init"])
+        self.prompts = Prompts.around(self.clip, self.classnames, len(self.context), self.ctx_init)
 
     def text_features(self) -> Tensor:
         "The class vectors of the context that no picture has shifted."

@@ -28,9 +28,8 @@ class CoOp(Learner):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx: int = 4,  # P, number of context vectors
         ctx_init: str | None = "a photo of a",  # words to start from, the first P tokens; None for random vectors
         class_token_position: str = "end",  # where the class name stands: end, middle or front
@@ -38,7 +37,7 @@ class CoOp(Learner):
         seed: int = 0,  # of the random vectors
     ):
         known("class_token_position", class_token_position, _POSITIONS)
-        super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, class_token_position=class_token_position,
+        super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, class_token_position=class_token_position,
                          class_specific=class_specific, seed=seed)
         self.transfers = not class_specific
         classes = len(_check_classnames(classnames)) if class_specific else 1
@@ -48,15 +47,12 @@ class CoOp(Learner):
         self.prepare(classnames)
 
     def prepare(self, classnames: Sequence[str]) -> None:
-        if not self.transfers and list(classnames) != getattr(self, "classnames", list(classnames)):
-            raise ValueError("Class-specific contexts belong to the classes that they were learned for. "
-                             "Train with class_specific=False to use the prompts on other classes.")
         super().prepare(classnames)
-        self.prompts = Prompts.around(self.clip, self.classnames, self.context.shape[-2], self.settings["ctx_init"])
+        self.prompts = Prompts.around(self.clip, self.classnames, self.context.shape[-2], self.ctx_init)
 
     def text_features(self) -> Tensor:
         shared = self.context.dim() == 2
-        if shared and self.settings["class_token_position"] == "end":
+        if shared and self.class_token_position == "end":
             return self.prompts.features(self.clip, self.context)
         order, before = self.arrangement()
         vectors = join(self.prompts.start.to(self.context), self.context, self.prompts.suffix.to(self.context))
@@ -67,7 +63,7 @@ class CoOp(Learner):
     def arrangement(self) -> tuple[Tensor, int]:  # (K, T) places in [start, context, words, name, rest], context before name
         "In which order vectors stand where the name moves into or before the context."
         start, length = len(self.prompts.start), self.context.shape[-2] + self.prompts.words
-        before = int(length * _POSITIONS[self.settings["class_token_position"]])
+        before = int(length * _POSITIONS[self.class_token_position])
         places = torch.arange(start + self.context.shape[-2] + self.prompts.suffix.shape[1], device=self.context.device)
         left, right, name = start + before, start + length, self.prompts.name_lengths
         rows = [torch.cat([places[:left], places[right : right + n], places[left:right], places[right + n :]]) for n in name]

@@ -28,6 +28,15 @@ def _check_depth(
     if not 1 <= depth <= blocks:
         raise ValueError(f"Prompts of depth {depth} do not fit in the {tower} tower: give a depth from 1 to {blocks}.")
 
+# %% ../../nbs/learners/deep.ipynb #f1tdep8h
+def _fitting_depth(
+    depth: int | None,  # as it was asked for
+    published: int,
+    blocks: Sequence[nn.Module],  # of the tower
+) -> int:
+    "How many layers prompts enter: as asked for, or else as published, at most as many as there are."
+    return min(published, len(blocks)) if depth is None else depth
+
 # %% ../../nbs/learners/deep.ipynb #09e2f025
 def _random_prompts(count: int, n: int, width: int, like: FrozenCLIP) -> nn.ParameterList:  # count times (n, width)
     "Prompts of several layers, normal numbers of std 0.02, at least in float32; see `seeded`."
@@ -62,20 +71,17 @@ def _deep_text_prompts(
 class VPT(ZeroShot):
     "Vectors beside the patches of a picture, and hand-written prompts (Jia et al., ECCV 2022)."
 
-    learns_image = True
-
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx_image: int = 8,  # vectors in each layer of the image tower
-        depth: int = 12,  # layers that they enter; 1 is VPT-shallow
+        depth: int | None = None,  # layers that they enter, 1 is VPT-shallow; None: 12, at most as many blocks as there are
         seed: int = 0,
     ):
-        super().__init__(clip, classnames, template)
-        self.settings = dict(n_ctx_image=n_ctx_image, depth=depth, seed=seed)
+        depth = _fitting_depth(depth, 12, image_tower(clip.model).blocks)
+        super().__init__(clip, classnames, *template, n_ctx_image=n_ctx_image, depth=depth, seed=seed)
         with seeded(seed):
             self.image_prompts = _image_prompts(clip, n_ctx_image, depth)
 
@@ -86,11 +92,9 @@ class VPT(ZeroShot):
 class _DeepPrompts(Learner):
     "What IVLP and MaPLe share: a context in the prompt, and vectors that take its place in deeper layers of the text tower."
 
-    learns_image = True
-
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.prompts = Prompts.around(self.clip, self.classnames, len(self.context), self.settings["ctx_init"])
+        self.prompts = Prompts.around(self.clip, self.classnames, len(self.context), self.ctx_init)
 
     def text_features(self) -> Tensor:
         return self.prompts.features(self.clip, self.context, dict(enumerate(self.deep_text, start=1)))
@@ -103,17 +107,19 @@ class IVLP(_DeepPrompts):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx: int = 4,  # vectors in each layer of the text tower
         n_ctx_image: int = 4,  # vectors in each layer of the image tower
         ctx_init: str | None = "a photo of a",  # words that the text's first layer starts from; None for random vectors
-        depth: int = 9,  # layers of the text tower that prompts enter
-        depth_image: int = 9,  # layers of the image tower that prompts enter
+        depth: int | None = None,  # layers of the text tower that prompts enter; None: 9, at most as many blocks as there are
+        depth_image: int | None = None,  # the same of the image tower
         seed: int = 0,
     ):
-        super().__init__(clip, template, n_ctx=n_ctx, n_ctx_image=n_ctx_image, ctx_init=ctx_init, depth=depth,
+        if depth is None:
+            depth = _fitting_depth(None, 9, text_blocks(clip.model))
+        depth_image = _fitting_depth(depth_image, 9, image_tower(clip.model).blocks)
+        super().__init__(clip, *template, n_ctx=n_ctx, n_ctx_image=n_ctx_image, ctx_init=ctx_init, depth=depth,
                          depth_image=depth_image, seed=seed)
         with seeded(seed):
             self.image_prompts = _image_prompts(clip, n_ctx_image, depth_image)
@@ -132,16 +138,17 @@ class MaPLe(_DeepPrompts):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx: int = 2,  # vectors in each layer of each tower
         ctx_init: str | None = "a photo of a",  # words, the first n_ctx tokens are learned; None for random vectors
-        depth: int = 9,  # layers of each tower that prompts enter
+        depth: int | None = None,  # layers of each tower that prompts enter; None: 9, at most as many blocks as there are
         seed: int = 0,
     ):
-        super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, depth=depth, seed=seed)
         width, _, blocks = image_tower(clip.model)
+        if depth is None:
+            depth = min(_fitting_depth(None, 9, each) for each in (blocks, text_blocks(clip.model)))
+        super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, depth=depth, seed=seed)
         _check_depth(depth, len(blocks), "image")
         with seeded(seed):
             self.context = nn.Parameter(context_vectors(clip, n_ctx, ctx_init))

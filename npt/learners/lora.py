@@ -68,9 +68,8 @@ class LoRA(ZeroShot):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         towers: str = "both",  # which are updated: both, text or image
         rank: int = 2,  # r, of each update
         alpha: float = 1.0,  # updates are multiplied by alpha / sqrt(r)
@@ -79,8 +78,7 @@ class LoRA(ZeroShot):
         known("towers", towers, _TOWERS)
         if rank < 1:
             raise ValueError(f"rank={rank} must be at least 1.")
-        super().__init__(clip, classnames, template)
-        self.settings = dict(towers=towers, rank=rank, alpha=alpha, seed=seed)
+        super().__init__(clip, classnames, *template, towers=towers, rank=rank, alpha=alpha, seed=seed)
         self.learns_image = towers != "text"
         self.blocks = {tower: _attention_blocks(clip.model, tower) for tower in _TOWERS[towers]}
         with seeded(seed):
@@ -94,7 +92,7 @@ class LoRA(ZeroShot):
         function: Callable[[], Tensor],  # runs that tower
     ) -> Tensor:  # what the function gives
         "Call a function while the weights of a tower are updated; differentiable."
-        scale, weights = self.settings["alpha"] / self.settings["rank"] ** 0.5, {}
+        scale, weights = self.alpha / self.rank ** 0.5, {}
         for (name, block), update in zip(self.blocks[tower].items(), self.updates[tower], strict=True):
             frozen = block.attn.in_proj_weight
             weights[f"{name}.attn.in_proj_weight"] = frozen + (scale * update()).to(frozen)

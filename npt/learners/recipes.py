@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .._names import known
+from .._names import unknown
 from ..clip.backbone import find_backbone
 from ..objectives.objective import REGULARISERS, Objective, _joined, build_objective
 
@@ -85,15 +85,6 @@ RECIPES = {recipe.learner: recipe for recipe in [
            source="Zanella and Ben Ayed, CVPR-W 2024: 8,000 steps at 16 shots, which 100 classes take in 160 epochs"),
 ]}
 
-# %% ../../nbs/learners/recipes.ipynb #5c91a6e5
-def recipe(
-    learner: str,  # a learner with a recipe
-    backbone: str,  # as in `load_clip`
-) -> Recipe:
-    "The recipe of a learner on a backbone. Raises ValueError for a learner that has none, with the nearest one."
-    published = RECIPES[known("recipe for the learner", learner, RECIPES)]
-    return _WORLD_RECIPES.get(learner, published) if find_backbone(backbone).recipes == "world" else published
-
 # %% ../../nbs/learners/recipes.ipynb #925c7edf
 def _weights(lc: float, mi: float, etf: float, cpt: float) -> dict[str, str]:
     "Regularisers at chosen weights; that of CPT is a share of its published sum."
@@ -101,7 +92,6 @@ def _weights(lc: float, mi: float, etf: float, cpt: float) -> dict[str, str]:
             "cpt": f"ce + {0.25 * cpt:g}*tetf + {0.15 * cpt:g}*cc + {0.1 * cpt:g}*rs"}
 
 # %% ../../nbs/learners/recipes.ipynb #1e0b044d
-_SHALLOW = dict(depth=3, depth_image=4)  # as many blocks as the small towers have
 _WORLD_RECIPES = {name: replace(RECIPES[name], source=f"this project: {source}.ipynb, 16 shots", **own)
                  for name, source, own in [
     ("coop", "judge_world", dict(settings=dict(n_ctx=16, ctx_init=None), lr=0.1, epochs=60,
@@ -110,13 +100,13 @@ _WORLD_RECIPES = {name: replace(RECIPES[name], source=f"this project: {source}.i
     ("prograd", "search", dict(lr=0.1, epochs=30, weights=_weights(lc=0.3, mi=0.3, etf=1, cpt=0.1))),
     ("cocoop", "search", dict(batch_size=32, lr=0.1, epochs=6, weights=_weights(lc=3, mi=1, etf=1, cpt=0.1))),
     ("tcp", "search", dict(settings=dict(layer=1), lr=0.005, epochs=20, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
-    ("vpt", "search", dict(settings=dict(depth=4), batch_size=32, lr=0.02, epochs=10,
+    ("vpt", "search", dict(batch_size=32, lr=0.02, epochs=10,
                            weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=1))),
-    ("ivlp", "search", dict(settings=_SHALLOW, batch_size=32, lr=0.02, epochs=10,
+    ("ivlp", "search", dict(batch_size=32, lr=0.02, epochs=10,
                             weights=_weights(lc=1, mi=1, etf=1, cpt=0.1))),
-    ("promptsrc", "search", dict(settings=_SHALLOW, batch_size=32, lr=0.02, epochs=10,
+    ("promptsrc", "search", dict(batch_size=32, lr=0.02, epochs=10,
                                  weights=_weights(lc=1, mi=1, etf=1, cpt=0.1))),
-    ("maple", "search", dict(settings=dict(depth=3), batch_size=32, lr=0.02, epochs=10,
+    ("maple", "search", dict(batch_size=32, lr=0.02, epochs=10,
                              weights=_weights(lc=3, mi=1, etf=1, cpt=0.1))),
     ("clip_adapter", "search", dict(lr=0.02, epochs=60, weights=_weights(lc=1, mi=1, etf=0.1, cpt=0.1))),
     ("tip_adapter", "search", dict()),
@@ -124,3 +114,22 @@ _WORLD_RECIPES = {name: replace(RECIPES[name], source=f"this project: {source}.i
                                      weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
     ("lora", "search", dict(lr=0.005, epochs=10, weights=_weights(lc=0.3, mi=0.3, etf=0.1, cpt=0.1))),
 ]}
+
+# %% ../../nbs/learners/recipes.ipynb #tab1es00
+_TABLES = {"published": RECIPES, "world": _WORLD_RECIPES}  # by what a backbone's record asks for
+
+# %% ../../nbs/learners/recipes.ipynb #5c91a6e5
+def recipe(
+    learner: str,
+    backbone: str,  # as in `load_clip`
+    **given: float | None,  # epochs, batch_size and lr where they are not the recipe's; None is as if not given
+) -> Recipe:
+    "The recipe of a learner on a backbone. Raises ValueError for a learner that has none where one of the three is not given."
+    given = {name: value for name, value in given.items() if value is not None}
+    if learner not in RECIPES:
+        if given.keys() == {"epochs", "batch_size", "lr"}:
+            return Recipe(learner, source="as given", **given)
+        raise ValueError(f"{unknown('recipe for the learner', learner, RECIPES)} Give epochs, batch_size and lr, or put a Recipe "
+                         f"into npt.learners.recipes.RECIPES[{learner!r}].")
+    table = _TABLES[find_backbone(backbone).recipes]
+    return replace(table.get(learner, RECIPES[learner]), **given)

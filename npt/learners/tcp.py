@@ -24,6 +24,9 @@ def _words_after_name(
     "What a template says after the class name; nothing where there are several."
     return template.partition("{}")[2].removesuffix(".") if isinstance(template, str) else ""
 
+# %% ../../nbs/learners/tcp.ipynb #c0ns7tcp
+_PUBLISHED_LAYER = 8  # of the twelve in ViT-B/16
+
 # %% ../../nbs/learners/tcp.ipynb #a6426f5e
 @register_learner("tcp")
 class TCP(Learner):
@@ -32,16 +35,16 @@ class TCP(Learner):
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         n_ctx: int = 4,  # P, number of context vectors
         ctx_init: str | None = None,  # words to start from, the first P tokens; None for random vectors
-        layer: int = 8,  # block of the text tower, from 0, whose input gets the vectors of the classes
+        layer: int | None = None,  # block of the text tower, from 0, whose input gets the classes' vectors; None: 8, or the last
         seed: int = 0,  # of what starts at random
     ):
-        super().__init__(clip, template, n_ctx=n_ctx, ctx_init=ctx_init, layer=layer, seed=seed)
         last = len(text_blocks(clip.model)) - 1
+        layer = min(_PUBLISHED_LAYER, last) if layer is None else layer
+        super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, layer=layer, seed=seed)
         if not 1 <= layer <= last:
             raise ValueError(f"layer={layer} is no block of {clip.name}'s text tower that vectors can enter: "
                              f"give a layer from 1 to {last}.")
@@ -56,11 +59,11 @@ class TCP(Learner):
         super().prepare(classnames)
         self.frozen = ZeroShot(self.clip, self.classnames, self.template).text_features().to(self.context)
         in_sentence = [name + _words_after_name(self.template) for name in self.classnames]
-        self.prompts = Prompts.around(self.clip, in_sentence, len(self.context), self.settings["ctx_init"])
+        self.prompts = Prompts.around(self.clip, in_sentence, len(self.context), self.ctx_init)
 
     def class_vectors(self) -> Tensor:  # (K, P, w)
         "The vectors that the small network makes from each class's frozen text feature."
         return self.meta_net(self.frozen).unflatten(-1, self.context.shape)
 
     def text_features(self) -> Tensor:
-        return self.prompts.features(self.clip, self.context, {self.settings["layer"]: self.class_vectors()})
+        return self.prompts.features(self.clip, self.context, {self.layer: self.class_vectors()})

@@ -42,19 +42,16 @@ class TipAdapter(ZeroShot):
     "Zero-shot logits and votes of remembered training images (Zhang et al., ECCV 2022); nothing is trained."
 
     learns_keys = False
-    remembers = True
 
     def __init__(
         self,
         clip: FrozenCLIP,
-        classnames: Sequence[str],  # K names
-        template: str | Sequence[str] = "a photo of a {}.",
-        *,
+        classnames: Sequence[str],
+        *template: str | Sequence[str],
         alpha: float = 1.17,  # how much votes count
         beta: float = 1.0,  # how fast a vote falls with the distance
     ):
-        super().__init__(clip, classnames, template)
-        self.settings = dict(alpha=alpha, beta=beta)
+        super().__init__(clip, classnames, *template, alpha=alpha, beta=beta)
         if self.learns_keys:
             self.register_parameter("keys", None)  # (N, d), L2-normalised when they start
         else:
@@ -92,12 +89,12 @@ class TipAdapter(ZeroShot):
         cached = json.loads(bytes(self.names.tolist()))
         place = torch.tensor(_places(cached, self.classnames), device=self.labels.device)[self.labels]
         belongs = place[:, None] == torch.arange(len(self.classnames), device=place.device)
-        nearness = torch.exp(-self.settings["beta"] * (1 - image_features @ self.keys.T))
+        nearness = torch.exp(-self.beta * (1 - image_features @ self.keys.T))
         return nearness @ belongs.to(nearness)
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         text, logits = super().class_logits(image_features, text)
-        return text, logits + self.settings["alpha"] * self.votes(image_features)
+        return text, logits + self.alpha * self.votes(image_features)
 
 # %% ../../nbs/learners/tip_adapter.ipynb #681ab5e1
 @register_learner("tip_adapter_f")

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import normalised
-from .base import Learner, fill, register_learner
+from .base import TEMPLATE, Learner, fill, register_learner
 
 # %% ../../nbs/learners/zero_shot.ipynb #429cd501
 @register_learner("zero_shot")
 class ZeroShot(Learner):
     "CLIP with hand-written prompts (Radford et al., 2021); nothing is learned."
 
-    def __init__(self, clip: FrozenCLIP, classnames: Sequence[str], template: str | Sequence[str] = "a photo of a {}."):
-        super().__init__(clip, template)
+    def __init__(self, clip: FrozenCLIP, classnames: Sequence[str], template: str | Sequence[str] = TEMPLATE, **settings):
+        super().__init__(clip, template, **settings)
         self.prepare(classnames)
 
     def prepare(self, classnames: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import cross_entropy, fidelity, npt_terms  # noqa: F401, register their terms
 from .._names import known, unknown
 from .terms import NAMED_OBJECTIVES, TERMS, StepFeatures
 

@@ -7,16 +7,17 @@ __all__ = ['find_pictures', 'open_picture', 'predict']
 
 # %% ../../nbs/study/predict.ipynb #2a4ac2c6
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.images import in_rgb, open_image
-from ..learners.base import Learner
+from ..learners.base import Learner, has_own_logits
 from ..training.evaluation import LOGITS_BATCH
 
 # %% ../../nbs/study/predict.ipynb #e45c0618
@@ -79,6 +80,22 @@ def open_picture(
 # %% ../../nbs/study/predict.ipynb #d1cbfd87
 _PICTURES_AT_ONCE = 64
 
+# %% ../../nbs/study/predict.ipynb #p1ctlog1
+def _picture_logits(
+    learner: Learner,
+    pictures: Sequence[tuple[str, Path | Image.Image]],  # N, each with a name
+) -> Tensor:  # (N, K)
+    "The logits of pictures, some opened at a time. Raises OSError that names one that cannot be read."
+    made = []
+    for start in tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False):
+        opened = [open_picture(*picture) for picture in pictures[start : start + _PICTURES_AT_ONCE]]
+        pixels = torch.stack([learner.clip.preprocess(image) for image in opened]).to(learner.clip.device)
+        made.append(learner.logits(pixels) if has_own_logits(learner) else learner.image_features(pixels))
+    if has_own_logits(learner):
+        return torch.cat(made)
+    text = learner.text_features()
+    return torch.cat([learner.class_logits(some, text)[1] for some in torch.cat(made).split(LOGITS_BATCH)])
+
 # %% ../../nbs/study/predict.ipynb #c32948ea
 @torch.no_grad()
 def predict(
@@ -90,12 +107,7 @@ def predict(
     if top < 1:
         raise ValueError(f"top={top} must be at least 1, the number of classes for each picture.")
     pictures = find_pictures(images)
-    features = []
-    for start in tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False):
-        opened = [open_picture(*picture) for picture in pictures[start : start + _PICTURES_AT_ONCE]]
-        features.append(learner.image_features(torch.stack([learner.clip.preprocess(image) for image in opened])))
-    text = learner.text_features()
-    logits = torch.cat([learner.class_logits(some, text)[1] for some in torch.cat(features).split(LOGITS_BATCH)])
+    logits = _picture_logits(learner, pictures)
     percent, labels = (100 * logits.float().softmax(dim=1)).sort(dim=1, descending=True, stable=True)
     rows = [(name, rank, learner.classnames[label], sure)
             for (name, _), *best in zip(pictures, labels[:, :top].tolist(), percent[:, :top].tolist())

@@ -91,7 +91,8 @@ def set_up(
     template, names = _run_template(settings, data), getattr(data, settings.classes).classnames
     zero_shot = build_learner("zero_shot", clip, names, template=template)
     drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}
-    learned = recipe(settings.learner, clip.name).settings | drawn | settings.learner_settings
+    given = dict(epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr)
+    learned = recipe(settings.learner, clip.name, **given).settings | drawn | settings.learner_settings
     learner = build_learner(settings.learner, clip, names, template=template, **learned)
     return _Setup(settings, _open_run(settings, overwrite), data, clip, zero_shot, learner)
 
@@ -152,7 +153,7 @@ def measure_run(
         "zero_shot": before,
         **after,
         "collapse": collapse,
-        "objective": str(recipe(s.learner, s.backbone).objective_for(s.objective)),  # the sum that was minimised
+        "objective": str(recipe(s.learner, s.backbone, epochs=s.epochs, batch_size=s.batch_size, lr=s.lr).objective_for(s.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds, 2),
         "versions": _versions(),

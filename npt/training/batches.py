@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/batches.ipynb #34b6521f
+# %% ../../nbs/training/batches.ipynb #888751cd
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import tee
@@ -20,12 +20,12 @@ from ..data.images import Draw, make_loader
 from ..data.split import Split
 from .samplers import make_sampler
 
-# %% ../../nbs/training/batches.ipynb #36917c17
+# %% ../../nbs/training/batches.ipynb #c45764c3
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
     "The randomness of one epoch."
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
-# %% ../../nbs/training/batches.ipynb #08f33af6
+# %% ../../nbs/training/batches.ipynb #e5e1edbd
 def _epoch_draws(
     labels: Tensor,  # (N,) class of each training image
     sampler: str,  # one of `npt.training.samplers.SAMPLERS`
@@ -46,24 +46,65 @@ def _epoch_draws(
         draws = [view[index] for index in order]
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
 
-# %% ../../nbs/training/batches.ipynb #4619c590
+# %% ../../nbs/training/batches.ipynb #2701feea
 class _Batch(NamedTuple):
     "What a training step is given."
 
-    image: Tensor  # (B, d) image features of unit length
+    given: Tensor  # what the learner is handed: (B, 3, H, W) pixels where it learns on images, else (B, d) frozen features
     labels: Tensor  # (B,)
     encode_image: Callable[[], Tensor]  # gives (B, d), the frozen tower's features of the same pixels
 
-# %% ../../nbs/training/batches.ipynb #df7c92da
-def _frozen_batch(
+# %% ../../nbs/training/batches.ipynb #1e111ba1
+def _feature_lookup(
     learner: nn.Module,
-    frozen: Tensor,  # (B, d), features of the frozen image tower
-    labels: Tensor,
-) -> _Batch:
-    "A batch of a learner that leaves the image tower alone."
-    return _Batch(learner.adapt(frozen), labels, lambda: frozen)
+    split: Split,
+    workers: int | None,  # as in `make_loader`
+    views: int | None,  # as in `_image_batches`
+) -> Callable[[list[Draw]], Tensor]:  # from B draws to (B, d), features of the frozen image tower
+    "Look features up by their draws."
+    @cache
+    def frozen() -> Tensor:
+        return crop_features(learner.clip, split, views, workers) if views else split_features(learner.clip, split)[0]
 
-# %% ../../nbs/training/batches.ipynb #7c616438
+    def look_up(batch: list[Draw]) -> Tensor:
+        return frozen()[torch.tensor([draw.seed if views else draw.index for draw in batch], device=learner.clip.device)]
+
+    return look_up
+
+# %% ../../nbs/training/batches.ipynb #e90db81e
+def _looked_up_batches(
+    split: Split,
+    draws: Iterable[list[Draw]],
+    look_up: Callable[[list[Draw]], Tensor],
+    device: torch.device,
+) -> Iterator[_Batch]:
+    "Batches of features that are there already."
+    labels = split.labels.to(device)
+    for batch in draws:
+        frozen = look_up(batch)
+        yield _Batch(frozen, labels[torch.tensor([draw.index for draw in batch], device=device)], lambda frozen=frozen: frozen)
+
+# %% ../../nbs/training/batches.ipynb #7b9165b7
+def _opened_batches(
+    learner: nn.Module,
+    split: Split,
+    draws: Iterable[list[Draw]],
+    look_up: Callable[[list[Draw]], Tensor] | None,  # None: images are not met again
+    workers: int | None,  # as in `make_loader`
+) -> Iterator[_Batch]:
+    "Batches of images that are opened, cropped and, for a learner that is handed features, encoded."
+    device, (draws, met) = learner.clip.device, tee(draws)  # the loader runs ahead
+    loader = make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers)
+    for (pixels, labels), batch in zip(loader, met):
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        encode = partial(look_up, batch) if look_up else partial(learner.clip.encode_image, pixels)
+        if learner.learns_image:
+            yield _Batch(pixels, labels, encode)
+        else:
+            frozen = encode()
+            yield _Batch(frozen, labels, lambda frozen=frozen: frozen)
+
+# %% ../../nbs/training/batches.ipynb #9e159277
 def _image_batches(
     learner: nn.Module,
     split: Split,
@@ -71,37 +112,17 @@ def _image_batches(
     workers: int | None = None,  # processes that prepare images, as in `make_loader`
     views: int | None = None,  # the draws are those of so many views, as in `_epoch_draws`; None: of fresh crops
 ) -> Iterator[_Batch]:
-    """Image features and labels of each batch of draws, on the learner's device.
-
-    Where images have views, or are never cropped, the frozen tower's features are looked up; a learner that learns in the
-    image tower runs it on the same crops.
-    """
-    device, met_again = learner.clip.device, views or split.record.crop is None
-
-    @cache
-    def frozen() -> Tensor:
-        return crop_features(learner.clip, split, views, workers) if views else split_features(learner.clip, split)[0]
-
-    def look_up(batch: list[Draw]) -> Tensor:
-        return frozen()[torch.tensor([draw.seed if views else draw.index for draw in batch], device=device)]
-
+    "What a learner is handed, and labels, of each batch of draws, on its device."
+    met_again = views or split.record.crop is None
+    look_up = _feature_lookup(learner, split, workers, views) if met_again else None
     if met_again and not learner.learns_image:
-        labels = split.labels.to(device)
-        for batch in draws:
-            yield _frozen_batch(learner, look_up(batch), labels[torch.tensor([draw.index for draw in batch], device=device)])
-        return
-    draws, met = tee(draws)  # the loader runs ahead
-    loader = make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers)
-    for (pixels, labels), batch in zip(loader, met):
-        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        encode = partial(look_up, batch) if met_again else partial(learner.clip.encode_image, pixels)
-        yield (_Batch(learner.image_features(pixels), labels, encode) if learner.learns_image
-               else _frozen_batch(learner, encode(), labels))
+        return _looked_up_batches(split, draws, look_up, learner.clip.device)
+    return _opened_batches(learner, split, draws, look_up, workers)
 
-# %% ../../nbs/training/batches.ipynb #4c7fd2b5
+# %% ../../nbs/training/batches.ipynb #84c291bf
 _REMEMBERED_CROPS = 10  # Tip-Adapter's augment_epoch
 
-# %% ../../nbs/training/batches.ipynb #8e4e4366
+# %% ../../nbs/training/batches.ipynb #093a7ec5
 @torch.no_grad()
 def _training_features(
     learner: nn.Module,

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..data.load import FewShotData
 from ..data.split import Split
 from ..geometry.collapse import collapse_metrics, head_tail_angles
+from ..data.images import make_loader
+from ..learners.base import Seen, check_seen, has_own_logits
 from .calibration import calibration_error, reliability_bins
 from .groups import group_accuracy
 from .measure import learned_features
@@ -46,8 +48,15 @@ def outputs(
     if tuple(learner.classnames) != tuple(split.classnames):
         raise ValueError(f"the learner has {len(learner.classnames)} classes ({learner.classnames[0]!r}, ...) and the split "
                          f"{len(split.classnames)} ({split.classnames[0]!r}, ...): use learner.for_classes(split.classnames)")
-    text, (image, labels) = learner.text_features(), learned_features(learner, split)
-    logits = torch.cat([learner.class_logits(some, text)[1] for some in image.split(LOGITS_BATCH)])
+    text = learner.text_features()
+    if has_own_logits(learner):
+        seen = [learner(pixels.to(learner.clip.device), text) for pixels, _ in make_loader(split, learner.clip.preprocess_cfg)]
+        image, logits = (torch.cat([getattr(some, part) for some in seen]) for part in ("image", "logits"))
+        labels = split.labels.to(image.device)
+    else:
+        image, labels = learned_features(learner, split)
+        logits = torch.cat([learner.class_logits(some, text)[1] for some in image.split(LOGITS_BATCH)])
+    check_seen(learner, Seen(text, image, logits), len(split))
     return Outputs(text, image, labels, logits)
 
 # %% ../../nbs/training/evaluation.ipynb #9aeab49b

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['learning_rate', 'fit']
 
-# %% ../../nbs/training/fit.ipynb #e3fbc386
+# %% ../../nbs/training/fit.ipynb #044e1326
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -21,8 +23,8 @@ from tqdm import tqdm
 from .._names import known
 from ..data.features import check_views
 from ..data.split import Split
-from ..learners.recipes import recipe
-from ..objectives.anchors import Anchors
+from ..learners.base import check_seen
+from ..learners.recipes import Average, recipe
 from ..objectives.objective import Objective
 from ..objectives.terms import StepFeatures
 from .anchors import _frozen_anchors
@@ -31,10 +33,10 @@ from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .measure import _measured_epochs, measure_collapse
 from .samplers import SAMPLERS
 
-# %% ../../nbs/training/fit.ipynb #f3aa5ef3
+# %% ../../nbs/training/fit.ipynb #93f9bc01
 _WARM_UP_LR = 1e-5
 
-# %% ../../nbs/training/fit.ipynb #48bd94c8
+# %% ../../nbs/training/fit.ipynb #cbbc152a
 def learning_rate(
     epoch: int,  # from 0
     epochs: int,  # E, of the whole run
@@ -43,7 +45,7 @@ def learning_rate(
     "The learning rate of an epoch, as in CoOp's code (Zhou et al., IJCV 2022): one warm-up epoch, then a cosine."
     return min(_WARM_UP_LR, lr) if epoch == 0 else 0.5 * lr * (1 + math.cos(math.pi * (epoch - 1) / epochs))
 
-# %% ../../nbs/training/fit.ipynb #8bc51be5
+# %% ../../nbs/training/fit.ipynb #b777c5ce
 def _backward(
     loss: Tensor,  # scalar
     guide: Tensor | None,  # scalar that the step should not raise, or None
@@ -57,59 +59,180 @@ def _backward(
             against = (parameter.grad * along).sum().clamp(max=0)
             parameter.grad -= against / along.square().sum().clamp(min=torch.finfo(along.dtype).tiny) * along
 
-# %% ../../nbs/training/fit.ipynb #07a7a16d
+# %% ../../nbs/training/fit.ipynb #b9168353
+class _Step(NamedTuple):
+    "What one step computes before the backward pass."
+
+    loss: Tensor  # scalar
+    guide: Tensor | None  # scalar that the step should not raise, or None
+    values: dict[str, Tensor]  # scalars for the history: loss, accuracy (percent) and the unweighted value of each term
+
+# %% ../../nbs/training/fit.ipynb #8cb83b1d
+def _compute(
+    objective: Objective,
+    features: StepFeatures,
+) -> _Step:
+    "Compute the loss of a step, its guide, and what the history keeps of them."
+    loss, terms = objective(features)
+    guide, more = objective.guide(features) if objective.guide else (None, {})
+    accuracy = (features.logits.argmax(1) == features.labels).float().mean() * 100
+    named = {f"term_{name}": value for name, value in (terms | more).items()}
+    return _Step(loss, guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
+
+# %% ../../nbs/training/fit.ipynb #f82be0aa
+def _check_loss(loss: Tensor, learner: nn.Module, objective: Objective, step: int, epoch: int) -> None:
+    "Raise ValueError where nothing learned enters a loss, FloatingPointError that names the step where it is not finite."
+    if not loss.requires_grad:
+        raise ValueError(f"nothing that the learner {learner.name!r} learns enters the objective {str(objective)!r}: "
+                         "add a term that it does, such as ce")
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss became {loss.item()} at step {step} of epoch {epoch}; the checkpoint of the epoch before is "
+            "kept. Try a smaller lr or smaller weights in the objective")
+
+# %% ../../nbs/training/fit.ipynb #94d4e91a
 def _train_epoch(
     learner: nn.Module,
     batches: Iterable[_Batch],  # of this epoch
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    counts: Tensor,  # (K,) training images of each class
-    anchors: Anchors,  # of the whole fit
+    plan: "_Plan",
+    state: "_State",
+    known_of_fit: dict,  # counts and anchors, as `StepFeatures` takes them
     epoch: int,
-    epochs: int,
     bar: tqdm,
 ) -> dict[str, float]:  # loss, accuracy (percent) and the value of each term, means over the epoch's images
-    """Take one optimiser step for every batch.
-
-    Raises FloatingPointError, naming the step, if the loss is not finite; ValueError where nothing learned enters it.
-    """
+    "Take one optimiser step for every batch. The first batch of a fit is looked at, see `check_seen`."
     sums: dict[str, float] = {}
-    for step, (image, labels, encode_image) in enumerate(batches):
-        text, logits = learner.class_logits(image)
-        features = StepFeatures(text, image, labels, logits, counts=counts, logit_scale=learner.logit_scale,
-                                progress=epoch / epochs, anchors=anchors, encode_image=encode_image)
-        loss, terms = objective(features)
-        guide, more = objective.guide(features) if objective.guide else (None, {})
-        if not loss.requires_grad:
-            raise ValueError(f"nothing that the learner {learner.name!r} learns enters the objective {str(objective)!r}: "
-                             "add a term that it does, such as ce")
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {step} of epoch {epoch}; the checkpoint of the epoch before is "
-                "kept. Try a smaller lr or smaller weights in the objective")
-        optimizer.zero_grad()
-        _backward(loss, guide, list(learner.parameters()))
-        optimizer.step()
-        accuracy = (logits.argmax(1) == labels).float().mean() * 100
-        values = {"loss": loss.detach(), "accuracy": accuracy,
-                  **{f"term_{name}": value for name, value in (terms | more).items()}}
-        for name, value in values.items():
+    for step, (given, labels, encode_image) in enumerate(batches):
+        seen = learner(given)
+        if not state.checked:
+            check_seen(learner, seen, len(labels))
+            state.checked = True
+        found = _compute(plan.objective, StepFeatures(
+            *seen[:2], labels, seen.logits, logit_scale=learner.logit_scale, progress=epoch / plan.epochs,
+            encode_image=encode_image, **known_of_fit))
+        _check_loss(found.loss, learner, plan.objective, step, epoch)
+        state.optimizer.zero_grad()
+        _backward(found.loss, found.guide, list(learner.parameters()))
+        state.optimizer.step()
+        for name, value in found.values.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(labels)
         bar.update()
-        bar.set_postfix(epoch=epoch, loss=f"{loss.item():.3f}", accuracy=f"{float(accuracy):.0f}%", refresh=False)
-    return {name: value / int(counts.sum()) for name, value in sums.items()}
+        told = {name: float(found.values[name]) for name in ("loss", "accuracy")}
+        bar.set_postfix(epoch=epoch, loss=f"{told['loss']:.3f}", accuracy=f"{told['accuracy']:.0f}%", refresh=False)
+    return {name: value / int(known_of_fit["counts"].sum()) for name, value in sums.items()}
 
-# %% ../../nbs/training/fit.ipynb #34ed4d89
+# %% ../../nbs/training/fit.ipynb #e61b9a55
 _OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
     "adam": partial(torch.optim.Adam, weight_decay=5e-4),
     "adamw": torch.optim.AdamW,
 }
 
-# %% ../../nbs/training/fit.ipynb #c2b91875
+# %% ../../nbs/training/fit.ipynb #bdd4eb55
+@dataclass(frozen=True)
+class _Plan:
+    "What decides a fit beside the learner and the images. Raises ValueError for a number that is out of range."
+
+    objective: Objective
+    kind: str  # of the optimiser, a name in `_OPTIMIZERS`
+    average: Average | None  # of the epochs' prompts
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int  # of the order of the images and of their crops
+    sampler: str
+    num_clusters: int | None
+    measure_every: int | None
+    views: int | None
+
+    def __post_init__(self):
+        known("sampler", self.sampler, SAMPLERS)
+        known("optimizer", self.kind, _OPTIMIZERS)
+        for name in "epochs", "batch_size", "lr":
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0: leave it out for the recipe's value")
+
+    def told(self, learner: nn.Module, train: Split) -> str:
+        "The plan in a line, with what it is for."
+        numbers = "epochs", "batch_size", "lr", "seed", "sampler", "num_clusters", "measure_every", "views"
+        return (f"{learner.name} by {self.objective} with {self.kind} on {len(train)} images of {len(train.classnames)} classes, "
+                + " ".join(f"{name}={getattr(self, name)!r}" for name in numbers))
+
+# %% ../../nbs/training/fit.ipynb #8854847e
+class _State:
+    "The optimiser, the average and the history of a fit, started or restored."
+
+    def __init__(
+        self,
+        learner: nn.Module,
+        plan: _Plan,
+        path: Path | None,  # of the checkpoint
+        fitted: str,  # see `_Plan.told`
+    ):
+        self.learner, self.path, self.fitted, self.checked = learner, path, fitted, False
+        self.optimizer = _OPTIMIZERS[plan.kind](learner.parameters(), lr=plan.lr)
+        self.share = plan.average.weights(plan.epochs).tolist() if plan.average else None
+        self.average = {name: torch.zeros_like(p) for name, p in learner.named_parameters()} if self.share else {}
+        there = path is not None and path.exists()
+        self.history = _load_checkpoint(path, learner, self.optimizer, self.average, fitted) if there else []
+
+    def keep(self, row: dict) -> None:
+        "Add an epoch to the history and to the average, and write the checkpoint."
+        self.history.append(row)
+        parameters = dict(self.learner.named_parameters())
+        for name, value in self.average.items():
+            value.add_(parameters[name].detach(), alpha=self.share[row["epoch"]])
+        if self.path:
+            _save_checkpoint(self.path, self.learner, self.optimizer, self.average, self.fitted, self.history)
+
+    @torch.no_grad()
+    def finish(self) -> pd.DataFrame:
+        "Put the average, where there is one, in the place of the last epoch's prompts."
+        parameters = dict(self.learner.named_parameters())
+        for name, value in self.average.items():
+            parameters[name].copy_(value)
+        return pd.DataFrame(self.history)
+
+# %% ../../nbs/training/fit.ipynb #aeb4fa80
+def _measured_row(learner: nn.Module, splits: dict[str, Split | None]) -> dict[str, float]:
+    "The collapse metrics of each split that is there, under its name."
+    return {f"{name}_{metric}": value for name, split in splits.items() if split
+            for metric, value in measure_collapse(learner, split).items()}
+
+# %% ../../nbs/training/fit.ipynb #c026f895
+def _run_epochs(
+    learner: nn.Module,
+    train: Split,
+    test: Split | None,
+    plan: _Plan,
+    state: _State,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    "Train for the epochs that remain."
+    remaining = range(len(state.history), plan.epochs)
+    measured = _measured_epochs(learner, plan.epochs, plan.measure_every)
+    draws = (batch for epoch in remaining
+             for batch in _epoch_draws(train.labels, plan.sampler, plan.batch_size, plan.seed, epoch, plan.epochs, plan.views))
+    steps = math.ceil(len(train) / plan.batch_size)
+    known_of_fit = dict(counts=torch.tensor(train.counts, device=learner.clip.device),
+                        anchors=_frozen_anchors(learner, plan.num_clusters))
+    bar = tqdm(total=plan.epochs * steps, initial=len(state.history) * steps, desc=f"{learner.name} + {plan.objective}",
+               mininterval=1, disable=not progress)
+    met = min(plan.views, plan.epochs) if plan.views else None
+    with bar, closing(_image_batches(learner, train, draws, workers, met)) as batches:
+        for epoch in remaining:
+            lr = learning_rate(epoch, plan.epochs, plan.lr)
+            state.optimizer.param_groups[0]["lr"] = lr
+            row = {"epoch": epoch, "lr": lr,
+                   **_train_epoch(learner, islice(batches, steps), plan, state, known_of_fit, epoch, bar)}
+            state.keep(row | (_measured_row(learner, dict(train=train, test=test)) if epoch in measured else {}))
+
+# %% ../../nbs/training/fit.ipynb #7046faaa
 def fit(
     learner: nn.Module,  # from `build_learner`; its parameters are changed in place
     train: Split,  # the shots
+    *,
     objective: str | Objective = "npt",  # "own", a name or a sum of terms, see `npt.learners.recipes.Recipe.objective_for`
     epochs: int | None = None,  # None, here and below: the recipe's value for this learner and backbone
     batch_size: int | None = None,
@@ -119,62 +242,30 @@ def fit(
     test: Split | None = None,  # measured as training goes on, never trained on
     sampler: str = "plain",  # how often each class is met, see `npt.training.samplers.SAMPLERS`
     workers: int | None = None,  # processes that prepare training images; the result never depends on it
-    num_clusters: int | None = None,  # of classes, for the term tetf; None: as in `npt.objectives.anchors._cluster_classes`
-    measure_every: int | None = None,  # epochs between two measures of collapse, as in `_measured_epochs`
-    optimizer: str | None = None,  # a name in `_OPTIMIZERS`; None: the recipe's
+    num_clusters: int | None = None,  # of classes, for the term tetf; None: so that 16 share one, in the mean
+    measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
+    optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
+    progress: bool = True,  # show a bar
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
 
     The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*`
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
-    epochs after which they were not measured.
-    With `views` and a frozen image tower the crops' features are computed once, for all runs that train on these images,
-    and training opens no image again. Where the image tower is learned in, the same crops pass through it each time.
-    Raises FloatingPointError if the loss stops being finite; ValueError for an unknown objective or sampler, an objective
-    that the learner cannot change, views of images that are not cropped, and for a foreign or damaged checkpoint in
-    `run_dir`.
+    epochs after which they were not measured. With `views` and a frozen image tower the crops' features are computed once.
+    Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, a
+    learner without a recipe where epochs, batch_size or lr is left out, features of a wrong shape or length, an objective
+    that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
-    settings = recipe(learner.name, learner.clip.name)
-    epochs, batch_size, lr = epochs or settings.epochs, batch_size or settings.batch_size, lr or settings.lr
-    objective, sampler = settings.objective_for(objective), known("sampler", sampler, SAMPLERS)
-    kind = known("optimizer", optimizer or settings.optimizer, _OPTIMIZERS)
     check_views(views, train.record)
     if learner.remembers:
         learner.remember(*_training_features(learner, train, workers))
-    parameters = dict(learner.named_parameters())
-    if not parameters:
+    if not list(learner.parameters()):
         return pd.DataFrame()
-    optimizer = _OPTIMIZERS[kind](parameters.values(), lr=lr)
-    share = settings.average.weights(epochs).tolist() if settings.average else None
-    average = {name: torch.zeros_like(p) for name, p in parameters.items()} if share else {}
-    fitted = (f"{learner.name} by {objective} with {kind} on {len(train)} images of {len(train.classnames)} classes, "
-              f"{epochs=} {batch_size=} {lr=} {seed=} {sampler=} {num_clusters=} {measure_every=} {views=}")
-    checkpoint = Path(run_dir) / _CHECKPOINT if run_dir else None
-    resumes = checkpoint and checkpoint.exists()
-    history = _load_checkpoint(checkpoint, learner, optimizer, average, fitted) if resumes else []
-
-    remaining, measured = range(len(history), epochs), _measured_epochs(learner, epochs, measure_every)
-    draws = (batch for epoch in remaining
-             for batch in _epoch_draws(train.labels, sampler, batch_size, seed, epoch, epochs, views))
-    met = min(views, epochs) if views else None  # a short run needs no more
-    counts, steps = torch.tensor(train.counts, device=learner.clip.device), math.ceil(len(train) / batch_size)
-    anchors = _frozen_anchors(learner, num_clusters)
-    bar = tqdm(total=epochs * steps, initial=len(history) * steps, desc=f"{learner.name} + {objective}", mininterval=1)
-    with bar, closing(_image_batches(learner, train, draws, workers, met)) as batches:
-        for epoch in remaining:
-            optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs, lr)
-            row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"],
-                   **_train_epoch(learner, islice(batches, steps), objective, optimizer, counts, anchors, epoch, epochs, bar)}
-            for name, split in {"train": train, "test": test}.items() if epoch in measured else ():
-                if split:
-                    row |= {f"{name}_{metric}": value for metric, value in measure_collapse(learner, split).items()}
-            history.append(row)
-            for name, value in average.items():
-                value.add_(parameters[name].detach(), alpha=share[epoch])
-            if checkpoint:
-                _save_checkpoint(checkpoint, learner, optimizer, average, fitted, history)
-    with torch.no_grad():
-        for name, value in average.items():
-            parameters[name].copy_(value)
-    return pd.DataFrame(history)
+    own = recipe(learner.name, learner.clip.name, epochs=epochs, batch_size=batch_size, lr=lr)
+    plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
+                 seed, sampler, num_clusters, measure_every, views)
+    path = Path(run_dir) / _CHECKPOINT if run_dir else None
+    state = _State(learner, plan, path, plan.told(learner, train))
+    _run_epochs(learner, train, test, plan, state, workers, progress)
+    return state.finish()
