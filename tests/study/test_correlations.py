@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from invented import table as invented_runs
 from scipy import stats
 
 from npt.figures.lens import correlation_chart
@@ -32,21 +33,21 @@ def test_correlations_are_those_of_scipy(number, ties):
     x, y = draw.normal(size=(2, number))
     if ties:
         x, y = (np.append([0, 1], draw.integers(0, 3, number - 2)) for _ in range(2))
-    found = _correlation(x, y, np.arange(number))
-    assert found["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
-    assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
+    told = _correlation(x, y, np.arange(number))
+    assert told["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert told["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
     for name in "pearson", "spearman":
-        assert -1 <= found[f"{name}_low"] <= found[f"{name}_high"] <= 1
+        assert -1 <= told[f"{name}_low"] <= told[f"{name}_high"] <= 1
 
 
 def test_within_groups_is_scipy_on_what_is_left():
     draw = np.random.default_rng(1)
     groups = np.repeat(["a", "b", "c"], 8)
     x, y = draw.normal(size=(2, 24)) + 9 * draw.normal(size=(2, 3)).repeat(8, axis=1)
-    found = _correlation(x, y, np.arange(24), groups=groups)
+    told = _correlation(x, y, np.arange(24), groups=groups)
     rest = [pd.Series(values) - pd.Series(values).groupby(groups).transform("mean") for values in (x, y)]
-    assert found["pearson"] == pytest.approx(stats.pearsonr(*rest).statistic)
-    assert found["spearman"] == pytest.approx(stats.spearmanr(*rest).statistic)
+    assert told["pearson"] == pytest.approx(stats.pearsonr(*rest).statistic)
+    assert told["spearman"] == pytest.approx(stats.spearmanr(*rest).statistic)
 
 
 def test_a_weight_is_a_number_of_copies():
@@ -79,9 +80,9 @@ def coverage(truth: float, sample) -> dict[str, float]:
     draw, held = np.random.default_rng(4), dict(pearson=0, spearman=0)
     for trial in range(200):
         x, y, cells, groups = sample(draw)
-        found = _correlation(x, y, cells, trial, groups)
+        told = _correlation(x, y, cells, trial, groups)
         for name in held:
-            held[name] += found[f"{name}_low"] <= truth <= found[f"{name}_high"]
+            held[name] += told[f"{name}_low"] <= truth <= told[f"{name}_high"]
     return {name: number / 200 for name, number in held.items()}
 
 
@@ -120,16 +121,16 @@ def test_learners_that_say_something_are_counted():
     runs = table()
     runs.loc[runs.learner == "coop", "after_nc1"] = 41.20186631197685
     runs.loc[runs.learner == "maple", "after_nc3"] = np.inf
-    found = correlations(runs).groupby("metric").learners.unique()
-    assert {metric: list(numbers) for metric, numbers in found.items()} == dict(nc1=[2], nc3=[2], nc4=[3])
+    told = correlations(runs).groupby("metric").learners.unique()
+    assert {metric: list(numbers) for metric, numbers in told.items()} == dict(nc1=[2], nc3=[2], nc4=[3])
 
 
 def test_a_table_resamples_learners_with_objectives():
-    found = correlations(table())
-    assert (found.cells == 9).all()
-    assert set(found.runs[found.pool == _POOLED]) == {36} and set(found.runs[found.pool != _POOLED]) == {18}
-    assert set(found.part) == {"base"}, "of what was measured"
-    assert len(found) == len(METRICS) * 2 * (2 * 2 + 3)
+    told = correlations(table())
+    assert (told.cells == 9).all()
+    assert set(told.runs[told.pool == _POOLED]) == {36} and set(told.runs[told.pool != _POOLED]) == {18}
+    assert set(told.part) == {"base"}, "of what was measured"
+    assert len(told) == len(METRICS) * 2 * (2 * 2 + 3)
 
 
 def test_the_same_seed_gives_the_same_intervals_in_any_order_of_targets():
@@ -152,13 +153,13 @@ def simpson(tau: float = 1.0) -> pd.DataFrame:
 
 
 def test_a_difference_of_learners_does_not_pass_for_a_correlation():
-    found = correlations(pd.concat([simpson(), simpson(0.25).assign(novel=lambda runs: runs.novel - 20)]), ["novel"])
-    found = found.set_index(["pool", "kind"])
+    told = correlations(pd.concat([simpson(), simpson(0.25).assign(novel=lambda runs: runs.novel - 20)]), ["novel"])
+    told = told.set_index(["pool", "kind"])
     for of in "pearson", "spearman":
-        assert found[f"{of}_low"]["τ = 1", "all"] > 0.3 and found[of]["τ = 1", "all"] > 0.75
-        assert found[f"{of}_high"]["τ = 1", "within learner"] < -0.7
-        assert found[of][_POOLED, "within learner and τ"] < -0.9, "the ratio changes accuracy for all runs"
-        assert found[of][_POOLED, "within learner"] > found[of][_POOLED, "within learner and τ"]
+        assert told[f"{of}_low"]["τ = 1", "all"] > 0.3 and told[of]["τ = 1", "all"] > 0.75
+        assert told[f"{of}_high"]["τ = 1", "within learner"] < -0.7
+        assert told[of][_POOLED, "within learner and τ"] < -0.9, "the ratio changes accuracy for all runs"
+        assert told[of][_POOLED, "within learner"] > told[of][_POOLED, "within learner and τ"]
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9, 0.050472376431296824])
@@ -167,20 +168,20 @@ def test_what_is_constant_has_no_correlation(constant):
     by_learner = runs.learner.map({"coop": constant, "maple": constant + 0.7, "kgcoop": constant + 1.3})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = correlations(runs.assign(after_nc1=constant, after_nc3=by_learner)).set_index(["metric", "kind"])
+        told = correlations(runs.assign(after_nc1=constant, after_nc3=by_learner)).set_index(["metric", "kind"])
     numbers = [f"{name}{end}" for name in ("pearson", "spearman") for end in ("", "_low", "_high")]
-    assert found.loc["nc1", numbers].isna().all(axis=None)
-    assert found.loc["nc3"].loc["all", numbers].notna().all(axis=None)
-    assert found.loc["nc3"].loc["within learner", numbers].isna().all(axis=None), "rounding is no difference"
-    assert found.loc["nc4", numbers].notna().all(axis=None)
-    correlation_chart(found.reset_index())
+    assert told.loc["nc1", numbers].isna().all(axis=None)
+    assert told.loc["nc3"].loc["all", numbers].notna().all(axis=None)
+    assert told.loc["nc3"].loc["within learner", numbers].isna().all(axis=None), "rounding is no difference"
+    assert told.loc["nc4", numbers].notna().all(axis=None)
+    correlation_chart(told.reset_index())
 
 
 def test_the_unit_does_not_matter():
     draw = np.random.default_rng(6)
     x, y = draw.normal(size=(2, 30))
-    found, groups = _correlation(x, y, np.arange(30)), np.repeat([0, 1, 2], 10)
-    assert _correlation(1e-9 * x, 1e9 * y, np.arange(30)) == pytest.approx(found)
+    told, groups = _correlation(x, y, np.arange(30)), np.repeat([0, 1, 2], 10)
+    assert _correlation(1e-9 * x, 1e9 * y, np.arange(30)) == pytest.approx(told)
     assert _correlation(1e-9 * x, 5 + y, np.arange(30), groups=groups) == pytest.approx(_correlation(x, y, np.arange(30), groups=groups))
 
 
@@ -191,16 +192,16 @@ def test_a_run_without_a_number_is_left_out_of_both(bad):
     runs.loc[5, ["after_nc1", "novel"]] = 1e6, bad
     rest = runs.drop([0, 5])
     keys = ["metric", "target", "pool", "kind"]
-    found, without = (correlations(some).set_index(keys).xs(("nc1", "novel"), level=[0, 1]) for some in (runs, rest))
-    pd.testing.assert_frame_equal(found, without)
+    told, without = (correlations(some).set_index(keys).xs(("nc1", "novel"), level=[0, 1]) for some in (runs, rest))
+    pd.testing.assert_frame_equal(told, without)
     nothing = correlations(runs.assign(novel=bad, h=bad))
     assert nothing.spearman.isna().all() and (nothing.runs == 0).all()
     assert correlations_said(nothing).startswith("0 correlations")
 
 
 def test_only_correlations_that_there_are_are_counted():
-    found = correlations(table().assign(after_nc1=np.inf))
-    assert correlations_said(found).startswith(f"{len(found) * 2 // 3} correlations: ")
+    told = correlations(table().assign(after_nc1=np.inf))
+    assert correlations_said(told).startswith(f"{len(told) * 2 // 3} correlations: ")
     said = correlations_said(correlations(simpson(), ["novel"]))
     assert "2 correlations: 1 intervals lie below zero, as the paper says, 1 above it" in said and "over all runs more" in said
 
@@ -221,3 +222,20 @@ def test_distances_are_nought_at_collapse():
     perfect = distances(pd.DataFrame(dict(after_nc1=[0.0], after_nc3=[0.0], after_nc4=[1.0], after_novel_nc4=[0.25])))
     assert (perfect == 0).all(axis=None)
     assert distances(pd.DataFrame(dict(after_novel_nc4=[0.25])), "novel").nc4.item() == 0.75
+
+
+def test_infinite_and_constant_metrics_have_no_correlation():
+    runs = invented_runs(learners=["a", "b"], taus=[1.0, 0.5]).assign(after_nc1=np.inf, after_cdnv=0.3)
+    told = correlations(runs, ["novel"], ["base"]).set_index("metric")
+    assert told.spearman[["nc1", "cdnv"]].isna().all() and told.spearman["nc3"].notna().all()
+    assert np.allclose(distances(runs).nc4, 1 - runs.after_nc4)
+    with pytest.raises(ValueError, match="1 kinds"):
+        correlations(runs[(runs.learner == "a") & (runs.objective == "own") & (runs.tau == 1)])
+
+
+def test_resampling_cells_is_less_sure_than_resampling_runs():
+    draw = np.random.default_rng(5)
+    x, y = np.repeat(draw.normal(size=(2, 15)), 4, axis=1)
+    width = [row["spearman_high"] - row["spearman_low"] for row in
+             (_correlation(x, y, np.repeat(np.arange(15), 4)), _correlation(x, y, np.arange(60)))]
+    assert width[0] > 1.5 * width[1]
