@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from npt.figures.run import (accuracy_by_shots, collapse_curves, cosine_matrices, feature_projection, image_sheet, training_curves)
+from npt.figures.run import accuracy_by_shots, collapse_curves, cosine_matrices, feature_projection, image_sheet, training_curves
 from npt.geometry.etf import simplex_etf
 
 LONG = [f"a very long class name with the number {i}" for i in range(1000)]

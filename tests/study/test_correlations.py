@@ -10,8 +10,16 @@ from scipy import stats
 
 from npt.figures.lens import correlation_chart
 from npt.study import correlations as room
-from npt.study.correlations import (_POOLED, _cell_weights, _correlation, _weighted_correlation, _weighted_ranks, correlations,
-                                    correlations_said, distances)
+from npt.study.correlations import (
+    _POOLED,
+    _cell_weights,
+    _correlation,
+    _weighted_correlation,
+    _weighted_ranks,
+    correlations,
+    correlations_said,
+    distances,
+)
 
 METRICS = "nc1", "nc3", "nc4"
 
