@@ -65,9 +65,9 @@ def jit_state_dict(path: Path) -> dict[str, Tensor]:
         return torch.jit.load(path).state_dict()
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    assert found.keys() == expected.keys()
-    return all(found[n].dtype == w.dtype and torch.equal(found[n], w) for n, w in expected.items())
+def same(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    assert weights.keys() == expected.keys()
+    return all(weights[n].dtype == w.dtype and torch.equal(weights[n], w) for n, w in expected.items())
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,9 @@ def test_weights_are_those_that_pytorch_reads(tmp_path, way):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (torch.jit.script(mixed) if way == "script" else torch.jit.trace(mixed, torch.zeros(1))).save(tmp_path / "mixed.pt")
-    found = read_archive(tmp_path / "mixed.pt")
-    assert _is_archive(tmp_path / "mixed.pt") and same(found, jit_state_dict(tmp_path / "mixed.pt"))
-    assert {"part", "turned", "kept", "net.1.num_batches_tracked"} <= found.keys() and "mask" not in found
+    weights = read_archive(tmp_path / "mixed.pt")
+    assert _is_archive(tmp_path / "mixed.pt") and same(weights, jit_state_dict(tmp_path / "mixed.pt"))
+    assert {"part", "turned", "kept", "net.1.num_batches_tracked"} <= weights.keys() and "mask" not in weights
 
 
 def test_a_scripted_clip_of_open_clip(tiny, tmp_path):

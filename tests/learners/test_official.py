@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_learners import NAMES, images, random_clip
+from random_clip import NAMES, images, random_clip
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner
-from npt.learners.official import load_official
 from npt.learners.build import build_learner
+from npt.learners.official import load_official
 
 RANDOM = dict(ctx_init=None)
 CASES = {  # method: learner, its settings, what must be said in loading
@@ -252,9 +252,12 @@ def as_a_key_of_momenta(content: dict, evil: object) -> None:
 PLACES = [in_the_state, beside_the_state, in_the_schedule, in_the_schedules_optimizer, as_a_key_of_momenta]
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["os.system", "exec", "open"])
+@pytest.mark.parametrize("kind, place, zipped", [
+    *(("os.system", place, True) for place in PLACES),
+    *(("os.system", place, False) for place in PLACES),  # as before torch 1.6
+    ("exec", in_the_state, True),
+    ("open", in_the_state, True),
+])
 def test_a_hostile_file_is_refused_and_does_not_run(clip, good, tmp_path, kind, place, zipped):
     mark = tmp_path / "it_ran"
     place(good, {"os.system": Call(os.system, f"touch {mark}"), "open": Call(open, str(mark), "w"),

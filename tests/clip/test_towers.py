@@ -12,21 +12,31 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models import Eva
 from torch import Tensor, nn
 
-from npt.clip.towers import (_end_of_text, _why_no_deep_prompts, _why_no_image_prompts, _why_not_shared, common_prefix,
-                             full_text_features, image_tower, prompted_image_features, shared_text_features, text_blocks, trim)
+from npt.clip.towers import (
+    _end_of_text,
+    _full_text_features,
+    _prompted_image_features,
+    _shared_text_features,
+    _why_no_deep_prompts,
+    _why_no_image_prompts,
+    _why_not_shared,
+    image_tower,
+    text_blocks,
+    trim,
+)
 
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32
 WORDS = "cat", "dog", "red", "flat-coated", "annual crop land", "smartphone", "irish wolfhound", "of", "satellite"
 TOKENIZER = SimpleTokenizer()
 
 
-def small(cls=CLIP, vision=None, **text) -> nn.Module:
+def small(cls=CLIP, vision=None, embed_dim=48, **text) -> nn.Module:
     "A frozen model in double precision with random weights, four blocks in each tower."
     torch.manual_seed(0)
     small_vision = dict(layers=LAYERS, width=IMAGE_WIDTH, head_width=16, patch_size=8, image_size=32)
     vision = CLIPVisionCfg(**small_vision | (vision or {}))
     text = CLIPTextCfg(**dict(width=WIDTH, heads=4, layers=LAYERS) | text)
-    return cls(embed_dim=48, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval().requires_grad_(False).double()
+    return cls(embed_dim=embed_dim, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval().requires_grad_(False).double()
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -82,10 +92,10 @@ def with_gradients(way, learned: list[Tensor]) -> tuple[Tensor, Tensor]:
     return features.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
-def assert_same(found, expected, features_within: float = 1e-10, gradients_within: float = 1e-8):
-    assert found[0].shape == expected[0].shape
-    assert (found[0] - expected[0]).abs().max() < features_within
-    assert (found[1] - expected[1]).norm() / expected[1].norm() < gradients_within
+def assert_same(ours, expected, features_within: float = 1e-10, gradients_within: float = 1e-8):
+    assert ours[0].shape == expected[0].shape
+    assert (ours[0] - expected[0]).abs().max() < features_within
+    assert (ours[1] - expected[1]).norm() / expected[1].norm() < gradients_within
 
 
 def text_ways(model, prefix, suffix, tokens, deep, ways):
@@ -113,39 +123,27 @@ def test_both_text_paths_are_the_literal_one(model, names, n, contexts, data):
         count, own = data.draw(st.tuples(st.integers(1, n), st.booleans()), label="how many, class-specific")
         deep[block] = drawn(*([len(names)] if own else []), count, WIDTH, seed=block)
     literal, full, shared = text_ways(model, prefix, suffix, tokens, deep,
-                                      [literal_text_features, full_text_features, shared_text_features])
+                                      [literal_text_features, _full_text_features, _shared_text_features])
     assert_same(full, literal)
     assert_same(shared, literal)
 
 
-@pytest.mark.parametrize("depth", range(1, LAYERS + 1))
-@pytest.mark.parametrize("contexts", [None, 2])
-def test_deep_prompts_of_every_depth_in_single_precision(depth, contexts):
-    model = small().float()
-    prefix, suffix, tokens = prompts_for(model, ["cat", "annual crop land seen from a satellite", "red fox"], 2, contexts)
-    deep = {block: drawn(2, WIDTH, seed=block).float() for block in range(1, depth)}
-    literal, shared = text_ways(model, prefix, suffix, tokens, deep, [literal_text_features, shared_text_features])
-    assert_same(shared, literal, 1e-5, 1e-4)
+@pytest.mark.parametrize("cls", [CLIP, CustomTextCLIP])
+@pytest.mark.parametrize("text", [dict(ls_init_value=0.5), dict(proj_type="none"), dict(proj_bias=True)], ids=str)
+def test_variants_of_the_plain_tower_share_too(cls, text):
+    model = small(cls, **text, **(dict(embed_dim=WIDTH) if text.get("proj_type") == "none" else {}))
+    assert _why_not_shared(model) is None
+    given = prompts_for(model, ["cat", "annual crop land seen from a satellite", "red fox"], 4)
+    full, shared = text_ways(model, *given, {2: drawn(2, WIDTH, seed=2)}, [_full_text_features, _shared_text_features])
+    assert_same(shared, full)
 
 
 def test_deep_prompts_change_the_features(model):
     given = prompts_for(model, ["cat", "red fox"], 2)
-    features = [shared_text_features(model, *given, deep) for deep in ({}, {1: drawn(2, WIDTH, seed=1)},
+    features = [_shared_text_features(model, *given, deep) for deep in ({}, {1: drawn(2, WIDTH, seed=1)},
                                                                          {2: drawn(2, WIDTH, seed=1)})]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (features[one] - features[other]).abs().max() > 1e-3
-
-
-def test_a_prefix_may_go_on_after_the_vectors_that_deep_prompts_replace(model):
-    "As in MaPLe: of the words 'a photo of a' the first two are learned, the others stay and lead every prompt."
-    tokens = TOKENIZER(["a photo of a cat.", "a photo of a flat-coated retriever."])
-    embedded, length = model.token_embedding(tokens), common_prefix(tokens)
-    assert length == 5
-    for own in (), (2,):
-        deep = {1: drawn(2, WIDTH, seed=1), 2: drawn(*own, 2, WIDTH, seed=2), 3: drawn(1, WIDTH, seed=3)}
-        literal, shared = text_ways(model, embedded[0, :length], embedded[:, length : trim(tokens).shape[1]], tokens, deep,
-                                    [literal_text_features, shared_text_features])
-        assert_same(shared, literal)
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -153,16 +151,8 @@ def test_deep_prompts_may_begin_at_another_position(model, start):
     given = prompts_for(model, ["cat", "red fox"], 4)
     deep = {1: drawn(2, WIDTH, seed=1), 2: drawn(2, 2, WIDTH, seed=2), 3: drawn(2, WIDTH, seed=3)}
     expected = literal_text_features(model, *given, deep, start)
-    assert (full_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
-    assert (shared_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
-
-
-def test_many_prefixes_are_as_many_runs_of_one(model):
-    prefixes, suffix, tokens = prompts_for(model, ["cat", "red fox", "annual crop land"], 4, contexts=3)
-    together = shared_text_features(model, prefixes, suffix, tokens)
-    assert together.shape == (3, 3, 48)
-    for prefix, features in zip(prefixes, together):
-        assert (shared_text_features(model, prefix, suffix, tokens) - features).abs().max() < 1e-12
+    assert (_full_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
+    assert (_shared_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("contexts, deep, prefixes, suffixes", [
@@ -178,7 +168,7 @@ def test_what_prompts_share_is_run_once_and_nothing_is_padded(model, contexts, d
     hooks = [getattr(block, name).register_forward_pre_hook(lambda _, args, to=to: to.append(tuple(args[0].shape)))
              for name, to in seen.items() for block in model.transformer.resblocks]
     try:
-        shared_text_features(model, prefix, torch.cat([suffix, suffix], dim=1), tokens, deep)
+        _shared_text_features(model, prefix, torch.cat([suffix, suffix], dim=1), tokens, deep)
     finally:
         for hook in hooks:
             hook.remove()
@@ -208,7 +198,7 @@ def test_towers_that_cannot_share_take_deep_prompts_at_full_length(text, own):
     deep = {1: drawn(3, WIDTH, seed=1), 3: drawn(*([2] if own else []), 3, WIDTH, seed=2)}
 
     def literal(model, prefixes, suffix, tokens, deep):
-        tower, found = model.text, []
+        tower, features = model.text, []
         for prefix in prefixes:
             vectors = torch.cat([prefix.repeat(2, 1, 1), suffix,
                                  tower.token_embedding(tokens[:, len(prefix) + suffix.shape[1] :])], dim=1)
@@ -223,10 +213,10 @@ def test_towers_that_cannot_share_take_deep_prompts_at_full_length(text, own):
             at = _end_of_text(tokens) if tower.pool_type in ("argmax", "eos") and tower.cls_emb is None else -1
             x = tower.ln_final(x)[torch.arange(2), at]
             projection = tower.text_projection
-            found.append(F.normalize(projection(x) if isinstance(projection, nn.Module) else x @ projection, dim=-1))
-        return torch.stack(found)
+            features.append(F.normalize(projection(x) if isinstance(projection, nn.Module) else x @ projection, dim=-1))
+        return torch.stack(features)
 
-    expected, full = text_ways(model, prefix, suffix, tokens, deep, [literal, full_text_features])
+    expected, full = text_ways(model, prefix, suffix, tokens, deep, [literal, _full_text_features])
     assert_same(full, expected)
     assert not modules_in(model), "the model is left as it was"
 
@@ -254,13 +244,13 @@ class ForeignModel(nn.Module):
 def test_a_tower_of_another_make_takes_contexts_and_refuses_deep_prompts():
     model = ForeignModel().double()
     prefixes, suffix, tokens = prompts_for(model, ["cat", "red fox"], 2, contexts=3)
-    each = torch.stack([full_text_features(model, prefix, suffix, tokens) for prefix in prefixes])
-    assert (full_text_features(model, prefixes, suffix, tokens) - each).abs().max() < 1e-12
+    each = torch.stack([_full_text_features(model, prefix, suffix, tokens) for prefix in prefixes])
+    assert (_full_text_features(model, prefixes, suffix, tokens) - each).abs().max() < 1e-12
     with pytest.raises(ValueError, match="Foreign"):
-        full_text_features(model, prefixes, suffix, tokens, {1: drawn(2, WIDTH, seed=1)})
+        _full_text_features(model, prefixes, suffix, tokens, {1: drawn(2, WIDTH, seed=1)})
 
 
-@pytest.mark.parametrize("way", [full_text_features, shared_text_features])
+@pytest.mark.parametrize("way", [_full_text_features, _shared_text_features])
 @pytest.mark.parametrize("deep, message", [
     ({0: drawn(2, WIDTH, seed=0)}, r"deep\[0\].*blocks 1 to 3"),
     ({4: drawn(2, WIDTH, seed=0)}, r"deep\[4\].*blocks 1 to 3"),
@@ -279,18 +269,18 @@ def test_deep_prompts_that_do_not_fit_are_refused(model, way, deep, message):
 def test_a_suffix_without_its_end_of_text_is_refused(model):
     prefix, suffix, tokens = prompts_for(model, ["cat", "annual crop land"], 2)
     with pytest.raises(ValueError, match="Every EOT must be in the suffix"):
-        shared_text_features(model, prefix, suffix[:, :-1], tokens)
+        _shared_text_features(model, prefix, suffix[:, :-1], tokens)
     with pytest.raises(ValueError, match="Every EOT must be in the suffix"):
-        shared_text_features(model, prefix.repeat(3, 1), suffix, tokens)
+        _shared_text_features(model, prefix.repeat(3, 1), suffix, tokens)
 
 
 def test_nothing_enters_a_tower_that_would_run_its_blocks_again():
     model = small()
     model.set_grad_checkpointing(True)
     given = prompts_for(model, ["cat"], 2)
-    assert full_text_features(model, *given).shape == (1, 48)
-    for attempt in (lambda: full_text_features(model, *given, {1: drawn(2, WIDTH, seed=0)}),
-                    lambda: prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [drawn(2, IMAGE_WIDTH, seed=0)])):
+    assert _full_text_features(model, *given).shape == (1, 48)
+    for attempt in (lambda: _full_text_features(model, *given, {1: drawn(2, WIDTH, seed=0)}),
+                    lambda: _prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [drawn(2, IMAGE_WIDTH, seed=0)])):
         with pytest.raises(ValueError, match="checkpointing"):
             attempt()
 
@@ -307,9 +297,9 @@ def test_image_prompts_are_the_literal_ones(vision, depth, n):
     model = small(vision=vision)
     pixels = drawn(2, 3, 32, 32, seed=0) * 10
     prompts = [drawn(n, IMAGE_WIDTH, seed=i) for i in range(depth)]
-    found, expected = (with_gradients(lambda *learned: way(model, pixels, learned), prompts)
-                       for way in (prompted_image_features, literal_image_features))
-    assert_same(found, expected)
+    ours, expected = (with_gradients(lambda *learned: way(model, pixels, learned), prompts)
+                       for way in (_prompted_image_features, literal_image_features))
+    assert_same(ours, expected)
     assert not modules_in(model), "the model is left as it was"
 
 
@@ -318,7 +308,7 @@ def test_image_prompts_in_single_precision_and_as_a_parameter_list():
     pixels = drawn(2, 3, 32, 32, seed=0).float() * 10
     prompts = nn.ParameterList([drawn(2, IMAGE_WIDTH, seed=i).float() for i in range(3)])
     expected = literal_image_features(model, pixels, list(prompts))
-    assert (prompted_image_features(model, pixels, prompts) - expected).abs().max() < 1e-5
+    assert (_prompted_image_features(model, pixels, prompts) - expected).abs().max() < 1e-5
     assert (expected - F.normalize(model.encode_image(pixels), dim=-1)).abs().max() > 1e-3
 
 
@@ -327,7 +317,7 @@ def test_attentional_pooling_reads_the_picture_and_not_the_prompts():
     pixels, read = drawn(2, 3, 32, 32, seed=0), []
     hook = model.visual.attn_pool.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     plain = F.normalize(model.encode_image(pixels), dim=-1)
-    prompted = prompted_image_features(model, pixels, [drawn(3, IMAGE_WIDTH, seed=0)])
+    prompted = _prompted_image_features(model, pixels, [drawn(3, IMAGE_WIDTH, seed=0)])
     hook.remove()
     assert read[0].shape == read[1].shape == (2, 17, IMAGE_WIDTH)
     assert (plain - prompted).abs().max() > 1e-4
@@ -339,10 +329,10 @@ def test_coca_takes_image_prompts():
                            attn_pooler_heads=4, output_tokens=True)
     text = CLIPTextCfg(width=64, heads=4, layers=2, embed_cls=True, output_tokens=True)
     model = CoCa(48, open_clip.coca_model.MultimodalCfg(width=64, heads=4, layers=1), text, vision).eval().double()
-    features = prompted_image_features(model, drawn(2, 3, 32, 32, seed=0), [drawn(3, 32, seed=0)] * 2)
+    features = _prompted_image_features(model, drawn(2, 3, 32, 32, seed=0), [drawn(3, 32, seed=0)] * 2)
     assert features.shape == (2, 48) and _why_no_image_prompts(model) is None
     deep = {1: drawn(2, 64, seed=1)}
-    assert full_text_features(model, *prompts_for(model, ["cat"], 2), deep).shape == (1, 48)
+    assert _full_text_features(model, *prompts_for(model, ["cat"], 2), deep).shape == (1, 48)
 
 
 def literal_timm(model, pixels, prompts) -> Tensor:
@@ -375,9 +365,9 @@ def test_vision_transformers_of_timm_take_image_prompts(make):
     tower = image_tower(model)
     pixels = drawn(1, 3, 160, 160, seed=0) * 10
     prompts = [drawn(2, tower.width, seed=i) for i in range(len(tower.blocks))]
-    found, expected = (with_gradients(lambda *learned: way(model, pixels, learned), prompts)
-                       for way in (prompted_image_features, literal_timm))
-    assert_same(found, expected)
+    ours, expected = (with_gradients(lambda *learned: way(model, pixels, learned), prompts)
+                       for way in (_prompted_image_features, literal_timm))
+    assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("vision, reason", [
@@ -390,7 +380,7 @@ def test_image_towers_without_room_for_prompts_say_why(vision, reason):
     model = small(vision=vision)
     assert reason in _why_no_image_prompts(model)
     with pytest.raises(ValueError, match=reason):
-        prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [drawn(2, IMAGE_WIDTH, seed=0)])
+        _prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [drawn(2, IMAGE_WIDTH, seed=0)])
 
 
 @pytest.mark.parametrize("shapes", [
@@ -398,7 +388,7 @@ def test_image_towers_without_room_for_prompts_say_why(vision, reason):
 ], ids=str)
 def test_image_prompts_that_do_not_fit_are_refused(model, shapes):
     with pytest.raises(ValueError, match=r"1 to 4 times \(n, 32\)"):
-        prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [torch.zeros(shape).double() for shape in shapes])
+        _prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), [torch.zeros(shape).double() for shape in shapes])
     assert not modules_in(model)
 
 
@@ -406,13 +396,23 @@ def test_prompts_are_cast_to_the_precision_of_the_towers():
     model = small().bfloat16()
     prefix, suffix, tokens = prompts_for(model, ["cat", "red fox"], 2)
     learned = nn.Parameter(drawn(2, WIDTH, seed=1).float())
-    for way in full_text_features, shared_text_features:
+    for way in _full_text_features, _shared_text_features:
         features = way(model, prefix.float(), suffix, tokens, {1: learned})
         assert features.dtype == torch.float32
         assert torch.autograd.grad(features[:, 0].sum(), learned)[0].dtype == torch.float32
     pixels = drawn(1, 3, 32, 32, seed=0).bfloat16()
-    assert prompted_image_features(model, pixels, [drawn(2, IMAGE_WIDTH, seed=0).float()]).dtype == torch.float32
+    assert _prompted_image_features(model, pixels, [drawn(2, IMAGE_WIDTH, seed=0).float()]).dtype == torch.float32
 
 
 def test_how_deep_the_towers_are(model):
     assert len(text_blocks(model)) == len(image_tower(model).blocks) == LAYERS
+
+
+def test_nothing_is_kept_for_a_picture_before_the_first_prompt_enters():
+    "Patches know nothing of prompts before these enter."
+    model, entered = small(), []
+    prompts = [nn.Parameter(drawn(2, IMAGE_WIDTH, seed=0))]
+    model.visual.conv1.register_forward_hook(lambda module, args, x: entered.append(x.requires_grad))
+    model.visual.transformer.resblocks[0].register_forward_pre_hook(lambda module, args: entered.append(args[0].requires_grad))
+    _prompted_image_features(model, drawn(1, 3, 32, 32, seed=0), prompts)
+    assert entered == [False, True]

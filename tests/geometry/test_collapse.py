@@ -1,10 +1,12 @@
 """The NC metrics against an independent float64 NumPy version, written from the formulae with loops over classes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from npt.geometry.collapse import collapse_metrics
+from npt.geometry.collapse import COLLAPSE_METRICS, collapse_metrics, head_tail_angles
 from npt.geometry.etf import simplex_etf
 
 
@@ -74,7 +76,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_metrics_agree_with_the_definitions(name):
     ours, theirs = collapse_metrics(*CASES[name]), metrics_by_loops(*CASES[name])
-    assert list(ours) == list(theirs)
+    assert list(ours) == list(theirs) == list(COLLAPSE_METRICS)
     assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
@@ -99,6 +101,14 @@ def test_classes_that_coincide_are_infinitely_uncollapsed():
     assert metrics["nc1"] == metrics["cdnv"] == float("inf")
 
 
+def test_two_of_several_classes_that_coincide():
+    "The mean over pairs is infinite, and not a number where these two have no spread, as the docstring says."
+    image, labels = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1], [5, 5]]), torch.tensor([0, 0, 1, 1, 2])
+    metrics = collapse_metrics(torch.eye(3, 2), image, labels)
+    assert metrics["cdnv"] == math.inf and math.isfinite(metrics["nc1"])
+    assert math.isnan(collapse_metrics(torch.eye(3, 2), torch.tensor([[1.0, 0], [1, 0], [5, 5]]), torch.arange(3))["cdnv"])
+
+
 def test_it_learns_nothing_and_changes_nothing():
     text, image, labels = CASES["balanced"]
     learned = text.clone().requires_grad_()
@@ -112,3 +122,19 @@ def test_a_class_without_images_is_named():
     with pytest.raises(ValueError, match=r"2 of 7 have none: classes \[2, 5\]"):
         keep = (labels != 2) & (labels != 5)
         collapse_metrics(text, image[keep], labels[keep])
+
+
+def test_angles_of_head_and_tail_are_those_of_pairs():
+    counts, draw = [3, 9, 1, 9, 4], torch.Generator().manual_seed(0)
+    text = torch.randn(5, 7, generator=draw)
+    c = (text - text.mean(0)).double().numpy()
+    head, tail = [1, 3, 4], [0, 2]  # the odd class belongs to the head
+
+    def angle(pairs):
+        return np.mean([math.degrees(math.acos(c[j] @ c[k] / np.linalg.norm(c[j]) / np.linalg.norm(c[k]))) for j, k in pairs])
+
+    wanted = {"head_angle": angle([(1, 3), (1, 4), (3, 4)]), "tail_angle": angle([(0, 2)]),
+              "head_tail_angle": angle([(j, k) for j in head for k in tail])}
+    assert head_tail_angles(text, counts) == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="5 classes need as many counts, not 4"):
+        head_tail_angles(text, counts[1:])

@@ -10,7 +10,8 @@ import pytest
 from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
 
 from npt.data.datasets import DATASETS, find_dataset
-from npt.data.formats import _SPLITS, _image_folder, read_rows
+from npt.data.formats import _SPLITS, FORMATS, _image_folder, read_rows, register_format
+from npt.world.label_sets import LABEL_SETS, WorldImage
 
 each_dataset = pytest.mark.parametrize("name", PUBLISHED)
 HAVE_SPLITS = [name for name in PUBLISHED if DATASETS[name].split]
@@ -72,8 +73,8 @@ def test_a_split_does_not_depend_on_where_or_when_it_is_made(tmp_path, quiet):
 
 def test_a_split_that_cannot_be_kept_is_still_used(tmp_path, monkeypatch):
     make_tree("dtd", tmp_path)
-    monkeypatch.setattr("npt.formats.write_text", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
-    with pytest.warns(UserWarning, match="read-only"):
+    monkeypatch.setattr("npt.data.formats.write_text", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    with pytest.warns(UserWarning, match="differ slightly"), pytest.warns(UserWarning, match="read-only"):
         assert read_rows(find_dataset("dtd"), tmp_path)["train"]
 
 
@@ -203,3 +204,58 @@ def test_imagenet_v2_with_other_folders_is_refused(tmp_path):
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="class_folders"):
         read_rows(replace(find_dataset("dtd"), format="class_folder"), tmp_path)
+
+
+# ---- the registry
+
+def reader(record, root):
+    return {split: [] for split in _SPLITS}
+
+
+def test_a_taken_name_is_refused(monkeypatch):
+    monkeypatch.setattr("npt.data.formats.FORMATS", formats := dict(FORMATS))
+    assert register_format("mine")(reader) is reader and formats["mine"] is reader
+
+    def other(record, root):
+        return reader(record, root)
+
+    for name in "mine", "pets", "world":
+        with pytest.raises(ValueError, match=f"{name!r} is taken.*other"):
+            register_format(name)(other)
+    assert formats == FORMATS | {"mine": reader}
+
+
+def test_a_cell_may_run_twice(monkeypatch):
+    monkeypatch.setattr("npt.data.formats.FORMATS", formats := dict(FORMATS))
+    cell = "def mine(record, root): return 1"
+    first, second = {"__name__": "__main__"}, {"__name__": "__main__"}
+    for scope in first, second:
+        exec(cell, scope)
+        register_format("mine")(scope["mine"])
+    assert formats["mine"] is second["mine"]
+    elsewhere = {"__name__": "other_module"}
+    exec(cell, elsewhere)
+    with pytest.raises(ValueError, match="'mine' is taken"):
+        register_format("mine")(elsewhere["mine"])
+
+
+def test_a_record_of_ones_own_is_read_by_a_format_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("npt.data.formats.FORMATS", dict(FORMATS))
+
+    @register_format("numbers")
+    def numbers(record, root):
+        return {split: [(f"{split}{label}.png", label, f"class {label}") for label in range(3)] for split in _SPLITS}
+
+    (tmp_path / "mine").mkdir()
+    mine = replace(find_dataset("dtd"), name="mine", format="numbers", folder="mine", images="", split=None)
+    assert read_rows(mine, tmp_path)["val"][2] == ("val2.png", 2, "class 2")
+
+
+@pytest.mark.parametrize("name", LABEL_SETS)
+def test_the_offline_world_is_a_format_like_any_other(name):
+    rows = read_rows(find_dataset(f"world/{name}"), "nowhere")
+    names = [thing.name for thing in LABEL_SETS[name].things]
+    assert {split: len(rows[split]) // len(names) for split in _SPLITS} == {"train": 64, "val": 50, "test": 100}
+    for split in _SPLITS:
+        assert all(row.classname == names[row.label] and row.path[:3] == (name, split, row.label) for row in rows[split])
+        assert isinstance(rows[split][0].path, WorldImage) and len({row.path for row in rows[split]}) == len(rows[split])

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 from shared import fresh
 
-import npt.features
+import npt
+from npt._files import write_tensors
 from npt.clip.frozen import FrozenCLIP
+from npt.data.datasets import find_dataset
+from npt.data.features import _code_fingerprint, _compute_features, _feature_key, _ingredients, split_features
 from npt.data.images import make_loader
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
-from npt.data.datasets import find_dataset
-from npt.data.features import _code_fingerprint, _feature_key, _ingredients, split_features
 from npt.world.label_sets import WorldImage
 
 
@@ -56,8 +58,8 @@ def test_a_later_run_reads_the_same_bits(clip, split, folder, monkeypatch):
     later = fresh()
     later_sizes = count_images(later, monkeypatch)
     for model in clip, clip, later, later:
-        found, found_labels = split_features(model, split)
-        assert torch.equal(found, expected) and torch.equal(found_labels, labels)
+        features, their_labels = split_features(model, split)
+        assert torch.equal(features, expected) and torch.equal(their_labels, labels)
     assert split_features(clip, split)[0] is split_features(clip, split)[0], "read again although the model remembers it"
     assert sizes == [len(split)] and later_sizes == []
     assert [path.stem for path in folder.iterdir()] == [_feature_key(clip, split)]
@@ -87,27 +89,27 @@ def other_weights(clip, split, monkeypatch):
 
 def touched(clip, split, monkeypatch):
     "The same bytes, a nanosecond later: whether they are the same is not looked up."
-    found = os.stat(split.items[0].image)
-    os.utime(split.items[0].image, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+    before = os.stat(split.items[0].image)
+    os.utime(split.items[0].image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
 def longer(clip, split, monkeypatch):
-    found = os.stat(split.items[0].image)
+    before = os.stat(split.items[0].image)
     with open(split.items[0].image, "ab") as file:
         file.write(b"\0")
-    os.utime(split.items[0].image, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(split.items[0].image, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def edited(room):
-    "One more line in the source of a module."
+def edited(name, line=b"\n"):
+    "One more line in a source file of a copy of the library, or a file that was not there."
     def change(clip, split, monkeypatch):
-        source = {name: (Path(npt.features.__file__).parent / f"{name}.py").read_bytes() for name in npt.data.features._ROOMS}
-        source[room] += b"\n"
         package = Path(split.items[0].image).parent / "package"
-        package.mkdir()
-        for name, contents in source.items():
-            (package / f"{name}.py").write_bytes(contents)
-        monkeypatch.setattr(npt.features, "files", lambda name: package)
+        if not package.exists():
+            shutil.copytree(Path(npt.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        path = package / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + line)
+        monkeypatch.setattr("npt.data.features.files", lambda _: package)
         _code_fingerprint.cache_clear()
 
     return change
@@ -115,8 +117,8 @@ def edited(room):
 
 def newer(library):
     def change(clip, split, monkeypatch):
-        real = npt.features.version
-        monkeypatch.setattr(npt.features, "version", lambda name: "99.9" if name == library else real(name))
+        real = npt.data.features.version
+        monkeypatch.setattr("npt.data.features.version", lambda name: "99.9" if name == library else real(name))
 
     return change
 
@@ -149,7 +151,7 @@ CHANGES = [  # ingredient, what is done to it
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 1), 0),))),
     ("crops", lambda clip, split, monkeypatch: replace(split, record=replace(split.record, crop=(0.5, 1.0)))),
     *[("versions", newer(library)) for library in ("torch", "torchvision", "open_clip_torch", "timm", "pillow")],
-    *[("code", edited(room)) for room in ("world", "data", "towers", "clip", "features")],
+    *[("code", edited(name)) for name in ("world/pictures.py", "clip/towers.py", "data/features.py", "data/deep/new.py")],
 ]
 
 
@@ -168,6 +170,16 @@ def test_whatever_changes_the_features_changes_the_key(name, change, clip, photo
     after = _ingredients(clip, changed, 0)
     assert [each for each in before if before[each] != after[each]] == [name]
     assert _feature_key(clip, changed, 0) != key
+
+
+def test_the_code_is_all_of_three_wings_and_nothing_else(clip, photographs, monkeypatch, settings_back):
+    real = _code_fingerprint()
+    edited("study/runs.py")(clip, photographs, monkeypatch)
+    assert _code_fingerprint() == real, "a copy of the same sources, but for a wing that features do not pass through"
+    edited("data/deep/new.py")(clip, photographs, monkeypatch)
+    added = _code_fingerprint()
+    edited("data/deep/new.py")(clip, photographs, monkeypatch)
+    assert len({real, added, _code_fingerprint()}) == 3, "a file that is added to a sub-folder counts, and a change in it too"
 
 
 def test_every_ingredient_was_changed(clip, photographs):
@@ -195,8 +207,8 @@ def test_pictures_of_the_world_are_told_apart(clip, split):
     lambda path: path.write_bytes(path.read_bytes()[:-10]),
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(b"no features at all"),
-    lambda path: npt.features.write_tensors({"features": torch.zeros(2, 2)}, path, {}),
-    lambda path: npt.features.write_tensors({"others": torch.zeros(2, 2)}, path, {}),
+    lambda path: write_tensors({"features": torch.zeros(2, 2)}, path, {}),
+    lambda path: write_tensors({"others": torch.zeros(2, 2)}, path, {}),
 ], ids=["cut short", "empty", "text", "another shape", "another name"])
 def test_a_damaged_file_is_replaced(damage, clip, split, folder, monkeypatch):
     expected, _ = split_features(clip, split)
@@ -219,7 +231,7 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_says_so(clip, split, f
 RUN = """
 from npt.clip import load_clip
 from npt.data import load_dataset
-from npt.features import split_features
+from npt.data.features import split_features
 clip, splits = load_clip("world"), load_dataset("world/textures", shots=4).base
 print("ready", flush=True)
 input()
@@ -243,5 +255,5 @@ def test_several_runs_may_write_at_once(folder, clip):
     files = list(folder.iterdir())
     assert len(files) == 2 and all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in files)
     split = load_dataset("world/textures", shots=4).base.train
-    computed, = npt.data.features._compute_features(clip, split, [None])
+    computed, = _compute_features(clip, split, [None])
     assert torch.allclose(split_features(clip, split)[0], computed, atol=1e-6)
