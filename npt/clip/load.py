@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .._names import error_line, known
 from .archive import _is_archive, read_archive
-from .backbone import _BACKBONES, find_backbone
+from .backbone import BACKBONES, find_backbone
 from .frozen import FrozenCLIP
 
 # %% ../../nbs/clip/load.ipynb #d9ee2850
@@ -172,7 +172,7 @@ def _check_weights(
     pretrained: str | None,  # a tag, a file, or None
 ) -> str | None:  # the same, a file's ~ expanded
     "Raise ValueError for an unknown backbone or tag or a QuickGELU mismatch, FileNotFoundError for a missing file."
-    known("backbone (open_clip.list_models() lists them)", backbone, [*_BACKBONES, *open_clip.list_models()])
+    known("backbone (open_clip.list_models() lists them)", backbone, [*BACKBONES, *open_clip.list_models()])
     if pretrained is None:
         return None
     if open_clip.is_pretrained_cfg(backbone, pretrained):
