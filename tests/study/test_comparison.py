@@ -1,11 +1,13 @@
 "What may be averaged, and differences with their intervals."
 
+import math
+
 import numpy as np
 import pytest
 from invented import table
 from scipy import stats
 
-from npt.study.comparison import _paired, bootstrap_mean, cells, change_table, gains, gains_over_learners, kinds
+from npt.study.comparison import _chance_rate, _paired, bootstrap_mean, cells, change_table, gains, gains_over_learners, kinds
 
 
 @pytest.mark.parametrize("setting, values", [("epochs", (2, 3)), ("version", ("0.1.0", "0.2.0")),
@@ -45,3 +47,12 @@ def test_the_bootstrap_is_that_of_scipy():
     assert bootstrap_mean(values[::-1])[1:] == (low, high), "in whatever order the values are listed"
     with pytest.raises(ValueError, match="nothing to average"):
         bootstrap_mean([])
+
+
+def test_chance_is_what_it_is_for_the_intervals_in_use():
+    random = np.random.default_rng(5)
+    for pairs in 3, 6:
+        intervals = [bootstrap_mean(random.standard_normal(pairs))[1:] for _ in range(400)]
+        off_zero = np.mean([low > 0 or high < 0 for low, high in intervals])
+        assert abs(off_zero - _chance_rate(pairs)) < 4 * math.sqrt(0.25 * 0.75 / 400)
+    assert abs(_chance_rate(3) - 0.25) < 0.03, "three differences have one sign in one case of four"
