@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .._files import write_text
 from .collect import _run_row
-from .comparison import _in_order
+from .comparison import in_order
 from .folder import _differing_settings, _read_json
 from .grid import Grid, Task, expand, read_grid
 from .transfer import _results_file, _transfer_rows
@@ -156,5 +156,5 @@ def seeds_table(
     "How many seeds each cell has, of how many."
     groups = wanted.groupby([*rows, columns], sort=False).finished.agg(["sum", "size"])
     texts = [str(size) if done == size else f"{done} of {size}" for done, size in groups.to_numpy()]
-    table = _in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
+    table = in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
     return table[sorted(table, reverse=columns == "tau")].rename(columns=f"{columns} = {{}}".format)

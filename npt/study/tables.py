@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .comparison import _in_order, cells
+from .comparison import in_order, cells
 
 # %% ../../nbs/study/tables.ipynb #a7a87c2a
 _MISSING = "missing"
@@ -74,7 +74,7 @@ def main_table(
     for tau in sorted(wanted.tau.unique(), reverse=True):
         texts |= _tau_columns(table, wanted, tau, metrics)
     rows = wanted.set_index(["learner", "objective"]).index.unique()
-    table = _in_order(pd.DataFrame(texts).reindex(rows).fillna(_MISSING))
+    table = in_order(pd.DataFrame(texts).reindex(rows).fillna(_MISSING))
     measured = {f"zero_shot_{metric}" for metric in metrics} <= set(runs)
     return _with_zero_shot(table, runs, metrics) if measured else table
 
