@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-import npt.training
+import npt.training.fit
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
 
@@ -23,7 +23,7 @@ def fresh() -> FrozenCLIP:
 @contextmanager
 def killed_after(epochs: int) -> Iterator[None]:
     "Every fit in this block is interrupted when it has written so many epochs; it must come to that."
-    save = npt.training.checkpoint._save_checkpoint
+    save = npt.training.fit._save_checkpoint
 
     def kill(path, *args):
         save(path, *args)
@@ -31,5 +31,5 @@ def killed_after(epochs: int) -> Iterator[None]:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(npt.training, "save_checkpoint", kill)
+        patch.setattr(npt.training.fit, "_save_checkpoint", kill)
         yield
