@@ -7,34 +7,45 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import papermill
 import pytest
 from conftest import ROOT
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-SMALL = {  # the notebooks that take parameters, and what makes them short here; the others run as they stand
-    "pretrain_world": dict(steps=4, batch_size=32, out="world.safetensors"),
+from npt.study.settings import RunSettings
+
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
+SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
+    "experiments/pretrain_world": dict(steps=4, batch_size=32, out="world.safetensors"),
     "train": dict(epochs=1, shots=1, runs_dir="runs"),
-    "judge_world": dict(seeds=[1], epochs=1, runs_dir="runs"),
-    "first_results": dict(seeds=[1, 2], epochs=1, runs_dir="runs"),
-    "search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
-    "learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
-    "benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
-    "views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
-    "predict": dict(top=2),
+    "experiments/judge_world": dict(seeds=[1], epochs=1, runs_dir="runs"),
+    "experiments/search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
+    "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
+    "experiments/benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
+    "experiments/views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
+    "experiments/predict": dict(top=2),
     "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
-    "gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
-    **{name: dict(results=str(ROOT / "workflow" / "results" / kept)) for name, kept in dict(
-        report="world", nc_lens="world", claims="claims", few_shot="few_shot", ablation="ablation").items()},
+    "experiments/gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
+    **{name: dict(results=str(ROOT / "workflow" / "results" / kept)) for name, kept in {
+        "report": "world", "experiments/nc_lens": "world", "experiments/claims": "claims", "experiments/few_shot": "few_shot",
+        "experiments/ablation": "ablation"}.items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"
 A_BAR = re.compile(r"\d+%\||\x1b\[A")
 A_MACHINES_PATH = re.compile(r"(?<![\w.~])/(work|tmp|root|home|Users)/\w")
 
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+WINGS = "geometry", "world", "objectives", "clip", "data", "learners", "training", "study", "figures"  # each may import those before it
+
+
+def name_of(path: Path) -> str:
+    "A notebook's path below nbs/, without its ending."
+    return path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -71,43 +82,145 @@ def nbdev(command: str, folder: Path) -> None:
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", run], cwd=folder, check=True)
 
 
-def contents(folder: Path, *patterns: str) -> dict[str, str]:
-    return {path.name: path.read_text() for pattern in patterns for path in folder.glob(pattern)}
+def contents(folder: Path, pattern: str) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob(pattern)}
 
 
 def test_export_has_no_diff(copy: Path):
-    for module in (copy / "npt").glob("*.py"):
+    for module in (copy / "npt").rglob("*.py"):
         module.unlink()
     nbdev("nbdev_export", copy)
     assert contents(copy / "npt", "*.py") == contents(ROOT / "npt", "*.py")
-    assert contents(copy, "pyproject.toml") == contents(ROOT, "pyproject.toml")
+    assert (copy / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text()
 
 
 def test_nbdev_clean_changes_nothing(copy: Path):
     nbdev("nbdev_clean", copy)
-    changed = [path.name for path in NOTEBOOKS if (copy / "nbs" / path.name).read_bytes() != path.read_bytes()]
+    changed = [name_of(path) for path in NOTEBOOKS if (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes()]
     assert not changed, f"run nbdev_clean: {changed}"
 
 
-def test_modules_import_only_from_rooms_above():
-    above = set()
+def rooms() -> dict[str, Path]:
+    "Every module of the library, as `wing.room`; one that belongs to no wing begins with an underscore."
+    package = ROOT / "npt"
+    files = [path for path in package.rglob("*.py") if path.stem not in ("__init__", "_modidx")]
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in files}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    "The rooms, and the other packages, that a module imports."
+    package, here, others = ROOT / "npt", path.relative_to(ROOT / "npt").parts[:-1], set()
+    inside = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: len(here) - node.level + 1], *(node.module or "").split(".")]
+            base = [part for part in base if part]
+            for alias in node.names:
+                room = [*base, alias.name] if (package.joinpath(*base, f"{alias.name}.py")).exists() else base
+                inside.add(".".join(room))
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+    return inside - {""}, others
+
+
+def test_the_package_has_nine_wings_and_each_room_its_notebook():
+    folders = {path.name for path in (ROOT / "npt").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(WINGS)
+    exported = {}
     for path in NOTEBOOKS:
-        exports = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(c.source for c in code_cells(read(path))), re.M)
-        if not exports:
+        found = re.search(r"^#\|\s*default_exp\s+([\w.]+)", "\n".join(c.source for c in code_cells(read(path))), re.M)
+        if found:
+            exported[found[1]] = name_of(path)
+    assert rooms().keys() == {room for room in exported if not room.endswith("__init__")}
+    for room, notebook in exported.items():
+        expected = room.replace(".__init__", ".door").replace(".", "/") if "." in room else f"package/{room.strip('_')}"
+        assert notebook == expected or room == "__init__", f"npt.{room} is exported by nbs/{notebook}.ipynb"
+
+
+def test_wings_import_one_way():
+    "A room imports from its own wing and from those before it."
+    for room, path in rooms().items():
+        if room.startswith("_"):
+            assert not {r for r in imports(path)[0] if not r.startswith("_")}, f"npt.{room} belongs to no wing and imports one"
             continue
-        imported = set()
-        for node in ast.walk(ast.parse((ROOT / "npt" / f"{exports[1]}.py").read_text())):
-            if isinstance(node, ast.ImportFrom):
-                names = [alias.name for alias in node.names] if node.module in (None, "npt") else [node.module]
-                imported |= {"npt." + n.removeprefix("npt.") if node.level or node.module == "npt" else n for n in names}
-            elif isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
-        rooms = {name.split(".")[1] for name in imported if name.startswith("npt.")}
-        assert rooms <= above, f"npt.{exports[1]} imports {sorted(rooms - above)}, which stand below it"
-        tools = {name.split(".")[0] for name in imported} & DEVELOPER_TOOLS
-        assert not tools, f"npt.{exports[1]} imports {sorted(tools)}, which only developers have"
-        above.add(exports[1])
-    assert above == {path.stem for path in (ROOT / "npt").glob("*.py") if not path.stem.startswith("_")}
+        wing = room.split(".")[0]
+        below = {r for r in imports(path)[0] if not r.startswith("_") and WINGS.index(r.split(".")[0]) > WINGS.index(wing)}
+        assert not below, f"npt.{room} imports {sorted(below)}, of a wing that stands after its own"
+        tools = imports(path)[1] & DEVELOPER_TOOLS
+        assert not tools, f"npt.{room} imports {sorted(tools)}, which only developers have"
+
+
+def test_no_circle_of_imports():
+    ahead = {room: imports(path)[0] & rooms().keys() for room, path in rooms().items()}
+    while free := [room for room, wanted in ahead.items() if not wanted & ahead.keys()]:
+        for room in free:
+            del ahead[room]
+    assert not ahead, f"these rooms import each other in a circle: {sorted(ahead)}"
+
+
+def test_module_docstrings_are_whole_sentences():
+    for room, path in rooms().items():
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert re.fullmatch(r"[A-Z].+\.", said) and "TODO" not in said, f"npt.{room} begins with {said!r}"
+
+
+def test_two_notebooks_of_a_folder_never_share_a_number():
+    numbers = [(path.parent, match[1]) for path in NOTEBOOKS if (match := re.match(r"(\d+)_", path.name))]
+    assert len(numbers) == len(set(numbers))
+    assert {path.stem for path in (ROOT / "nbs").glob("*.ipynb")} == {"index", "train", "transfer", "report"}
+
+
+def export_cells() -> list[tuple[int, str]]:
+    "The number of lines of each export cell, blank ones left out, and its notebook."
+    return [(len([line for line in cell.source.splitlines() if line.strip()]), name_of(path))
+            for path in NOTEBOOKS for cell in code_cells(read(path)) if re.search(r"^#\|\s*export", cell.source, re.M)]
+
+
+def test_one_idea_an_export_cell():
+    cells = export_cells()
+    assert median(lines for lines, _ in cells) <= 10
+    tables = {"data/datasets", "learners/recipes"}  # tables of data may be long
+    assert not [(lines, name) for lines, name in cells if lines > 60 and name not in tables]
+
+
+def test_few_public_names_and_each_says_what_it_is():
+    public = 0
+    for room, path in rooms().items():
+        tree = ast.parse(path.read_text())
+        named = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
+        assert not [node.name for node in named if not ast.get_docstring(node)], f"npt.{room} has public names without a docstring"
+        constants = [target for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)
+                     for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+                     if isinstance(target, ast.Name) and not target.id.startswith("_")]
+        public += 0 if room.startswith("_") else len(named) + len(constants)
+    assert public <= 240, f"{public} public names, where about 200 are enough"
+
+
+def test_the_library_patches_nothing():
+    assert not [room for room, path in rooms().items() if "unittest" in imports(path)[1]]
+
+
+def parameters_told(source: str, pattern: str) -> list[tuple[str, str, str]]:
+    "The name, default and comment of each parameter in a piece of source."
+    return [(match[1], match[2].strip(), match[3]) for match in re.finditer(pattern, source, re.M)]
+
+
+def test_the_parameters_of_train_are_the_settings_of_a_run():
+    cell = next(cell for cell in read(ROOT / "nbs/train.ipynb").cells if "parameters" in cell.metadata.get("tags", []))
+    shown = parameters_told(cell.source, r"^(\w+) = (.*?)  # (.*)$")
+    source = (ROOT / "npt/study/settings.py").read_text().partition("class RunSettings")[2].partition("@model_validator")[0]
+    listed = parameters_told(source, r"^    (\w+): [^=#\n]+ = (.*?)  # (.*)$")
+    listed = [(name, re.sub(r"Field\(([^,)]+).*\)", r"\1", default), comment) for name, default, comment in listed]
+    assert [name for name, *_ in listed] == list(RunSettings.model_fields)
+    assert shown[:-1] == listed and shown[-1][0] == "overwrite"
+
+
+def test_an_unknown_parameter_stops_the_notebook(tmp_path: Path):
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="no setting is called 'epoch'; did you mean 'epochs'"):
+        papermill.execute_notebook(ROOT / "nbs/train.ipynb", tmp_path / "out.ipynb", parameters=dict(epoch=2),
+                                   kernel_name="python3", cwd=tmp_path, progress_bar=False)
 
 
 @each_notebook
@@ -135,7 +248,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, untouched: None):
     executed = papermill.execute_notebook(
         path,
         tmp_path / path.name,
-        parameters=SMALL.get(path.stem),
+        parameters=SMALL.get(name_of(path)),
         kernel_name="python3",
         cwd=tmp_path,
         progress_bar=False,
@@ -145,7 +258,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, untouched: None):
 
 
 def test_the_readme_shows_what_the_benchmark_printed():
-    printed = "".join(output.get("text", "") for output in outputs(read(ROOT / "nbs" / "benchmark.ipynb")))
+    printed = "".join(output.get("text", "") for output in outputs(read(ROOT / "nbs/experiments/benchmark.ipynb")))
     ratios = [line for line in printed.splitlines() if "times faster" in line]
     assert len(ratios) > 3
     readme = (ROOT / "README.md").read_text()

@@ -257,6 +257,7 @@ def fit(
     learner without a recipe where epochs, batch_size or lr is left out, features of a wrong shape or length, an objective
     that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
+    known("sampler", sampler, SAMPLERS)
     check_views(views, train.record)
     if learner.remembers:
         learner.remember(*_training_features(learner, train, workers))
