@@ -1,14 +1,19 @@
-"""What more than one file of tests does: a CLIP without a memory, and a fit that is killed."""
+"""What more than one file of tests does: a CLIP without a memory, short fits, and a fit that is killed."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import pandas as pd
 import pytest
+import torch
 
-import npt.training.fit
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
+from npt.learners.base import Learner
+from npt.learners.build import build_learner
+from npt.learners.recipes import recipe
+from npt.training.checkpoint import _save_checkpoint
 
 LOADED = load_clip("world")
 
@@ -23,13 +28,30 @@ def fresh() -> FrozenCLIP:
 @contextmanager
 def killed_after(epochs: int) -> Iterator[None]:
     "Every fit in this block is interrupted when it has written so many epochs; it must come to that."
-    save = npt.training.fit._save_checkpoint
-
-    def kill(path, *args):
-        save(path, *args)
-        if len(args[-1]) == epochs:
+    def kill(path, learner, optimizer, average, fitted, history):
+        _save_checkpoint(path, learner, optimizer, average, fitted, history)
+        if len(history) == epochs:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(npt.training.fit, "_save_checkpoint", kill)
+        patch.setattr("npt.training.fit._save_checkpoint", kill)
         yield
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, clip: FrozenCLIP, name: str = "encode_image") -> list[int]:
+    "Notes how many images, or texts, each call of one of CLIP's towers is given."
+    call, sizes = getattr(clip, name), []
+    monkeypatch.setattr(clip, name, lambda given, *more, **by_name: sizes.append(len(given)) or call(given, *more, **by_name))
+    return sizes
+
+
+def in_world(name: str, clip: FrozenCLIP, classnames: Sequence[str]) -> Learner:
+    "A learner with the offline world's settings."
+    return build_learner(name, clip, classnames, **recipe(name, "world").settings)
+
+
+def assert_same_fit(one: tuple[Learner, pd.DataFrame], other: tuple[Learner, pd.DataFrame]) -> None:
+    "Two learners after their fits, and the histories, are equal to the last bit."
+    assert one[1].equals(other[1])
+    state, same = one[0].state_dict(), other[0].state_dict()
+    assert state.keys() == same.keys() and all(torch.equal(value, same[name]) for name, value in state.items())
