@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from miniature import make_tree
-from test_workflow import GRIDS, needs_snakemake, snakemake
+from workflows import GRIDS, needs_snakemake, snakemake
 
 from npt.study.grid import expand, read_grid
 from npt.study.transfer import _results_file, read_transfer

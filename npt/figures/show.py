@@ -16,8 +16,10 @@ import os
 import shutil
 import threading
 import warnings
+from collections.abc import Coroutine
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -45,13 +47,32 @@ def _with_palette(png: bytes) -> bytes:
     return small.getvalue()
 
 # %% ../../nbs/figures/show.ipynb #bc6b8b73
+def _loop_in_thread() -> asyncio.AbstractEventLoop:
+    "An event loop that runs in a thread, which does not keep Python from exiting."
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="chrome", daemon=True).start()
+    return loop
+
+# %% ../../nbs/figures/show.ipynb #bc268c4f
+_PATIENCE = 60  # seconds to wait for one answer before giving up
+
+# %% ../../nbs/figures/show.ipynb #43e058cf
+def _answer(coroutine: Coroutine, loop: asyncio.AbstractEventLoop) -> Any:
+    "Run a coroutine in the loop of another thread and give what it gives. Raises TimeoutError after a minute."
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(_PATIENCE)
+
+# %% ../../nbs/figures/show.ipynb #c08286a0
+async def _opened_kaleido() -> Any:
+    from kaleido import Kaleido
+
+    return await Kaleido(mathjax=False)
+
+# %% ../../nbs/figures/show.ipynb #edb8e595
 class _Chrome:
     "A headless Chrome that turns figures into PNG bytes, started when first asked and closed when Python exits."
 
-    patience = 60  # seconds to wait for one answer before giving up
-
     def __init__(self):
-        self.kaleido, self.failed = None, False
+        self.kaleido, self.loop, self.failed = None, None, False
 
     def png(
         self,
@@ -61,33 +82,26 @@ class _Chrome:
         if self.failed:
             return None
         try:
-            if self.kaleido is None:
-                self._start()
-            return _with_palette(self._wait(self.kaleido.calc_fig(figure, opts=dict(format="png", scale=1.5))))
+            return self._draw(figure)
         except Exception as error:
             self.failed = True
             warnings.warn(f"No PNG of figures from here on: Chrome failed with {type(error).__name__}: {error}")
             return None
 
-    def _start(self):
-        from kaleido import Kaleido
+    def _draw(self, figure: dict) -> bytes:
+        if self.kaleido is None:
+            self._start()
+        return _with_palette(_answer(self.kaleido.calc_fig(figure, opts=dict(format="png", scale=1.5)), self.loop))
 
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="chrome", daemon=True).start()
-
-        async def opened():
-            return await Kaleido(mathjax=False)
-
-        self.kaleido = self._wait(opened())
-        atexit.register(lambda: self._wait(self.kaleido.close()))
-
-    def _wait(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(self.patience)
+    def _start(self) -> None:
+        self.loop = _loop_in_thread()
+        self.kaleido = _answer(_opened_kaleido(), self.loop)
+        atexit.register(lambda: _answer(self.kaleido.close(), self.loop))
 
 # %% ../../nbs/figures/show.ipynb #4718d872
 _chrome = _Chrome()
 
-# %% ../../nbs/figures/show.ipynb #79f9c35e
+
 @lru_cache(maxsize=32)
 def _png_of_json(figure: str) -> bytes | None:
     return _chrome.png(json.loads(figure))
@@ -117,6 +131,13 @@ def static_figures() -> str:  # the renderer that was chosen
     return pio.renderers.default
 
 # %% ../../nbs/figures/show.ipynb #86381397
+def _share_plotly(folder: Path) -> None:
+    "Put Plotly's JavaScript into a folder, once."
+    script = folder / "plotly.min.js"
+    if not script.exists():
+        write_text(get_plotlyjs(), script)
+
+# %% ../../nbs/figures/show.ipynb #e3688b6a
 def save_figure(
     fig: go.Figure,
     folder: str | Path,  # made where it is not there
@@ -124,9 +145,7 @@ def save_figure(
 ) -> list[Path]:  # the figure's files: HTML, and PNG with a working Chrome
     "Save a figure as `name.html`, and as `name.png` where a Chrome is found. A Chrome that fails is only a warning."
     folder = Path(folder)
-    script = folder / "plotly.min.js"
-    if not script.exists():
-        write_text(get_plotlyjs(), script)
+    _share_plotly(folder)
     files = {folder / f"{name}.html": fig.to_html(include_plotlyjs="directory").encode()}
     if png := _figure_png(fig):
         files[folder / f"{name}.png"] = png

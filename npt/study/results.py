@@ -15,22 +15,19 @@ from tqdm import tqdm
 
 from .._files import write_text
 from .collect import _run_row
-from .comparison import _in_order
+from .comparison import in_order
 from .folder import _differing_settings, _read_json
 from .grid import Grid, Task, expand, read_grid
 from .transfer import _results_file, _transfer_rows
 
 # %% ../../nbs/study/results.ipynb #9afbd956
-_FILES = "runs", "transfers", "histories"
-
-# %% ../../nbs/study/results.ipynb #4a7534a9
 @dataclass(frozen=True)
 class Results:
     "What the runs of a grid have measured."
 
     wanted: pd.DataFrame  # a row a run that there should be: its settings, its folder, and whether it is finished
-    runs: pd.DataFrame  # a row a finished run, see `npt.study.collect._run_row`
-    transfers: pd.DataFrame  # a row a run and target, see `npt.study.transfer._collect_transfers`
+    runs: pd.DataFrame  # a row a finished run, see `npt.study.collect.collect_runs`
+    transfers: pd.DataFrame  # a row a run and target: what `npt.study.transfer.TransferRow` holds, and the run's settings
     histories: pd.DataFrame  # a row a run and epoch in which collapse was measured: loss, accuracy, train_* and test_* collapse
 
     @property
@@ -39,7 +36,7 @@ class Results:
         return self.wanted[~self.wanted.finished]
 
 # %% ../../nbs/study/results.ipynb #25a9cfd7
-_SAME_RUN = {"dataset", "learner", "objective", "tau", "shots", "seed"}  # settings that tell runs apart beside the epochs
+_SAME_RUN = {"dataset", "learner", "objective", "tau", "shots", "seed"}
 
 # %% ../../nbs/study/results.ipynb #0634a555
 def _history_rows(task: Task) -> pd.DataFrame:  # empty where collapse was not measured
@@ -50,71 +47,90 @@ def _history_rows(task: Task) -> pd.DataFrame:  # empty where collapse was not m
     same = task.settings.model_dump(include=_SAME_RUN) | {"folder": str(task.folder.path)}
     return rows[[name for name in ("epoch", "loss", "accuracy", *measured) if name in rows]].assign(**same)
 
-# %% ../../nbs/study/results.ipynb #4cc48dbf
-def _collect_grid(
-    grid: Grid,
-) -> Results:
+# %% ../../nbs/study/results.ipynb #cee764ab
+def _refuse_other_run(task: Task) -> None:
+    "Raise ValueError where the folder of a run holds a run of other settings, naming them."
+    differ = _differing_settings(task.settings, _read_json(task.folder.config))
+    if differ:
+        raise ValueError(f"{str(task.folder.path)!r} holds a run of other settings ({'; '.join(differ)}), so it cannot stand "
+                         "for the one that the grid asks for: delete it, or choose another runs_dir")
+
+# %% ../../nbs/study/results.ipynb #e48fb35b
+def _target_rows(task: Task) -> list[dict]:
+    "The targets of a finished run as rows, none where it has none."
+    return _transfer_rows(task.folder) if _results_file(task.folder).exists() else []
+
+# %% ../../nbs/study/results.ipynb #f7c6cc80
+def _wanted_row(task: Task) -> dict:
+    "A run that there should be, and whether it is finished."
+    return task.settings.model_dump() | dict(folder=str(task.folder.path), finished=task.folder.finished)
+
+# %% ../../nbs/study/results.ipynb #7f1e0054
+def _joined_histories(tasks: Sequence[Task]) -> pd.DataFrame:
+    "The measured epochs of finished runs, in one table."
+    histories = [rows for task in tasks if len(rows := _history_rows(task))]
+    return pd.concat(histories, ignore_index=True) if histories else pd.DataFrame()
+
+# %% ../../nbs/study/results.ipynb #71d8d246
+def _collect_grid(grid: Grid) -> Results:
     "Read the run folders of a grid. Raises ValueError that names a damaged file, or a folder with a run of other settings."
     tasks = expand(grid)
-    finished = [task for task in tasks if task.folder.finished]
-    rows, transfers, histories = [], [], []
+    finished, rows, transfers = [task for task in tasks if task.folder.finished], [], []
     for task in tqdm(finished, "runs", delay=2, leave=False):
-        differ = _differing_settings(task.settings, _read_json(task.folder.config))
-        if differ:
-            raise ValueError(f"{str(task.folder.path)!r} holds a run of other settings ({'; '.join(differ)}), so it cannot stand "
-                             "for the one that the grid asks for: delete it, or choose another runs_dir")
+        _refuse_other_run(task)
         rows.append(_run_row(task.folder))
-        transfers += _transfer_rows(task.folder) if _results_file(task.folder).exists() else []
-        histories.append(_history_rows(task))
-    wanted = [task.settings.model_dump() | dict(folder=str(task.folder.path), finished=task.folder.finished) for task in tasks]
-    histories = [some for some in histories if len(some)]
-    return Results(pd.DataFrame(wanted), pd.DataFrame(rows), pd.DataFrame(transfers),
-                   pd.concat(histories, ignore_index=True) if histories else pd.DataFrame())
+        transfers += _target_rows(task)
+    wanted = pd.DataFrame([_wanted_row(task) for task in tasks])
+    return Results(wanted, pd.DataFrame(rows), pd.DataFrame(transfers), _joined_histories(finished))
+
+# %% ../../nbs/study/results.ipynb #e0953375
+_DIGITS = 7
+
+# %% ../../nbs/study/results.ipynb #7da211bc
+def _write_table(table: pd.DataFrame, path: Path) -> list[Path]:  # the path, or nothing
+    "Write a table; where it has no rows, remove an older file of it."
+    if not len(table):
+        path.unlink(missing_ok=True)
+        return []
+    write_text(table.to_csv(index=False, float_format=f"%.{_DIGITS}g"), path)
+    return [path]
 
 # %% ../../nbs/study/results.ipynb #d7e62b02
-_DIGITS = 7  # significant ones, as many as single precision has
-
-# %% ../../nbs/study/results.ipynb #c150578e
 def write_results(
     results: Results,
     folder: str | Path,  # made where it is not there
 ) -> list[Path]:
     "Write runs.csv, transfers.csv and histories.csv; a table without rows is left out, and an older file of it is removed."
-    unfinished = results.missing.drop(columns="finished")
-    tables = dict(runs=pd.concat([results.runs, unfinished]), transfers=results.transfers, histories=results.histories)
-    written = []
-    for name, table in tables.items():
-        path = Path(folder, f"{name}.csv")
-        if len(table):
-            write_text(table.to_csv(index=False, float_format=f"%.{_DIGITS}g"), path)
-            written.append(path)
-        else:
-            path.unlink(missing_ok=True)
-    return written
+    runs = pd.concat([results.runs, results.missing.drop(columns="finished")])
+    tables = dict(runs=runs, transfers=results.transfers, histories=results.histories)
+    return [path for name, table in tables.items() for path in _write_table(table, Path(folder, f"{name}.csv"))]
 
 # %% ../../nbs/study/results.ipynb #dbadb108
-def _read_tables(
-    folder: Path,  # with runs.csv
-) -> Results:
+def _read_table(path: Path) -> pd.DataFrame:
+    "Read a table that `write_results` wrote. Raises ValueError that names a damaged file."
+    try:
+        return pd.read_csv(path).copy() if path.exists() else pd.DataFrame()  # a copy has its columns side by side
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
+        raise ValueError(f"{str(path)!r} is damaged ({error}): make it again from its grid") from error
+
+# %% ../../nbs/study/results.ipynb #42072cca
+_NEEDED = {"learner", "objective", "seed", "seconds", "folder"}
+
+# %% ../../nbs/study/results.ipynb #5a05703f
+def _read_tables(folder: Path) -> Results:  # with runs.csv
     "Read what `write_results` wrote. Raises ValueError that names a file which is no such table."
-    found = {}
-    for name in _FILES:
-        path = folder / f"{name}.csv"
-        try:
-            found[name] = pd.read_csv(path).copy() if path.exists() else pd.DataFrame()  # a copy has its columns side by side
-        except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
-            raise ValueError(f"{str(path)!r} is damaged ({error}): make it again from its grid") from error
-    runs, lacking = found["runs"], {"learner", "objective", "seed", "seconds", "folder"} - set(found["runs"])
+    runs, transfers, histories = (_read_table(folder / f"{name}.csv") for name in ("runs", "transfers", "histories"))
+    lacking = _NEEDED - set(runs)
     if lacking:
         raise ValueError(f"{str(folder / 'runs.csv')!r} has no column {sorted(lacking)}: make it again from its grid")
     finished = runs.seconds.notna()
-    return Results(runs.assign(finished=finished), runs[finished].reset_index(drop=True), found["transfers"], found["histories"])
+    return Results(runs.assign(finished=finished), runs[finished].reset_index(drop=True), transfers, histories)
 
-# %% ../../nbs/study/results.ipynb #42072cca
+# %% ../../nbs/study/results.ipynb #11313743
 def read_results(
     source: str | Path,  # a folder that `write_results` wrote, or a grid file whose runs are read
 ) -> Results:
-    "Read the results of a grid. Raises FileNotFoundError where there are none, and what `_collect_grid` and `read_grid` raise."
+    "Read the results of a grid. Raises FileNotFoundError where there are none, and ValueError that names what is damaged."
     path = Path(source).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return _collect_grid(read_grid(path))
@@ -140,5 +156,5 @@ def seeds_table(
     "How many seeds each cell has, of how many."
     groups = wanted.groupby([*rows, columns], sort=False).finished.agg(["sum", "size"])
     texts = [str(size) if done == size else f"{done} of {size}" for done, size in groups.to_numpy()]
-    table = _in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
+    table = in_order(pd.Series(texts, groups.index).unstack(columns, fill_value="-"))
     return table[sorted(table, reverse=columns == "tau")].rename(columns=f"{columns} = {{}}".format)

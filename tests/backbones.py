@@ -1,0 +1,126 @@
+"""Small CLIPs with random weights for tests: one of OpenAI's kind, and nine that are reduced from open_clip's own."""
+
+import copy
+import math
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, set_model_preprocess_cfg
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+
+from npt.clip.frozen import FrozenCLIP
+from npt.learners.base import Learner, seeded
+from npt.learners.build import build_learner
+
+DEPTH = 3  # blocks of a reduced transformer
+VIT = dict(layers=DEPTH, width=32, head_width=16)
+SMALL_IMAGE = {  # open_clip's name of the backbone to what its image tower is cut to
+    "ViT-B-16-quickgelu": dict(VIT, image_size=32),
+    "ViT-B-32-quickgelu": dict(VIT, image_size=64),
+    "ViT-L-14-quickgelu": dict(VIT, image_size=28),
+    "RN50-quickgelu": dict(layers=[1] * 4, width=16, image_size=64),
+    "ViT-B-16-SigLIP": dict(timm_model_name="test_vit3", image_size=160),
+    "EVA02-B-16": dict(timm_model_name="eva02_tiny_patch14_224", image_size=224),
+    "coca_ViT-B-32": dict(VIT, image_size=64),
+    "MobileCLIP-S1": dict(timm_model_name="fastvit_t8", image_size=64),
+    "convnext_base_w": dict(timm_model_name="test_convnext", image_size=64),
+}
+SMALL_TEXT = dict(layers=DEPTH, width=64, heads=4)
+SMALL_SPACE = 96  # dimensions that text and images share
+CLASSNAMES = ["cat", "red fox", "hand-held computer"]
+
+
+class WithoutStart(SimpleTokenizer):
+    "CLIP's tokens in SigLIP's manner: no start of text, and 1 for both its end and the padding."
+
+    def __call__(self, texts: str | list[str], context_length: int | None = None) -> Tensor:  # (K, L) int64
+        length = context_length or self.context_length
+        texts = [texts] if isinstance(texts, str) else texts
+        rows = torch.ones(len(texts), length, dtype=torch.int64)
+        for row, text in zip(rows, texts):
+            words = torch.tensor([2 + token for token in self.encode(text)][: length - 1], dtype=torch.int64)
+            row[: len(words)] = words
+        return rows
+
+
+def reduced(
+    backbone: str,  # a key of `SMALL_IMAGE`
+) -> FrozenCLIP:
+    "A backbone of the same kind as open_clip's, small and with random weights, the same each time."
+    config = copy.deepcopy(open_clip.get_model_config(backbone)) | dict(embed_dim=SMALL_SPACE)
+    make = WithoutStart if "hf_tokenizer_name" in config["text_cfg"] else SimpleTokenizer
+    tokenizer = make(context_length=config["text_cfg"]["context_length"])
+    config["vision_cfg"] |= SMALL_IMAGE[backbone]
+    config["text_cfg"] |= dict(SMALL_TEXT, vocab_size=tokenizer.vocab_size + 2)
+    if "multimodal_cfg" in config:  # CoCa's decoder, which no feature comes from
+        config["multimodal_cfg"] |= dict(SMALL_TEXT, layers=1)
+    custom = config.pop("custom_text", False)
+    with seeded(0):
+        model = (CoCa if "multimodal_cfg" in config else CustomTextCLIP if custom else CLIP)(**config)
+    if hasattr(trunk := getattr(model.visual, "trunk", None), "blocks"):  # the smallest transformers of timm are deep
+        del trunk.blocks[DEPTH:]
+    set_model_preprocess_cfg(model, vars(PreprocessCfg(size=model.visual.image_size)))
+    return FrozenCLIP(model, tokenizer, backbone)
+
+
+def train_a_step(
+    learner: Learner,  # of the three `CLASSNAMES`
+) -> Tensor:  # logits (3, 3), of one picture of noise a class
+    "Run a learner forward and backward. Raises ArithmeticError where a number that must be finite is not."
+    pixels = torch.randn(3, *learner.clip.preprocess_cfg.input_size, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(3)
+    learner.remember(learner.clip.encode_image(pixels), labels)
+    logits = learner.logits(pixels)
+    parameters = dict(learner.named_parameters())
+    if parameters:
+        F.cross_entropy(logits, labels).backward()
+    wrong = [name for name, p in parameters.items() if p.grad is None or not p.grad.isfinite().all()]
+    size = sum(float(p.grad.norm()) for name, p in parameters.items() if name not in wrong)
+    if wrong or not logits.isfinite().all() or (parameters and not 0 < size < math.inf):
+        raise ArithmeticError(f"{learner.name} on {learner.clip.name}: no finite gradient for {wrong}, their sum is {size}")
+    return logits.detach()
+
+
+def why_not(
+    name: str,  # a registered learner
+    clip: FrozenCLIP,  # as `reduced` makes it
+) -> str | None:  # the reason in a sentence, or None where it works
+    "Say why a learner cannot be used on a backbone, after trying."
+    try:
+        train_a_step(build_learner(name, clip, CLASSNAMES))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def assert_a_sentence(reason: str) -> None:
+    assert reason[0].isupper() and reason.endswith(".") and "\n" not in reason and ". " not in reason, reason
+
+
+def images(clip: FrozenCLIP, count: int = 3) -> Tensor:
+    return torch.randn(count, *clip.preprocess_cfg.input_size, generator=torch.Generator().manual_seed(1))
+
+
+def open_clips(clip: FrozenCLIP, pixels: Tensor, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    "Image features, text features and logits by the model's own calls; SigLIP's logits have a bias."
+    model = clip.model
+    with torch.no_grad():
+        image = F.normalize(model.encode_image(pixels), dim=-1)
+        text = F.normalize(model.encode_text(clip.tokenizer(texts)), dim=-1)
+        if hasattr(model, "get_logits"):
+            return image, text, model.get_logits(pixels, clip.tokenizer(texts))[0]
+        return image, text, model.logit_scale.exp() * image @ text.T
+
+
+def random_clip(cls: type = CLIP, dtype: torch.dtype = torch.float32, context_length: int = 77, **text) -> FrozenCLIP:
+    "A CLIP with random weights, a real text tower and next to no image tower."
+    torch.manual_seed(0)
+    text_cfg = CLIPTextCfg(**dict(width=64, heads=4, layers=3, context_length=context_length) | text)
+    vision_cfg = CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=16, image_size=32)
+    model = cls(embed_dim=48, vision_cfg=vision_cfg, text_cfg=text_cfg, quick_gelu=True)
+    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    return FrozenCLIP(model, SimpleTokenizer(context_length=context_length), "random", dtype=dtype)

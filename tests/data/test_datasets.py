@@ -1,0 +1,49 @@
+"The registry: every record is whole, and a name that is not there is answered."
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from npt.data.datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
+from npt.data.formats import FORMATS
+from npt.world.label_sets import LABEL_SETS
+
+PUBLISHED = [record for record in DATASETS.values() if record.folder]
+
+
+def test_fifteen_are_published_six_are_drawn_and_one_is_yours():
+    assert len(PUBLISHED) == 15 and sum(record.drawn for record in DATASETS.values()) == len(LABEL_SETS) == 6
+    assert len(DATASETS) == 22 and sum(record.test_only for record in PUBLISHED) == 4
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_record_can_be_used(name):
+    record = find_dataset(name)
+    assert record.name == name and record.format in FORMATS and record.template.count("{}") == 1
+    assert hash(record) == hash(find_dataset(name)), "a record is a key of what is remembered"
+    if record.drawn:
+        things = LABEL_SETS[record.label_set].things
+        assert record.num_classes == len(things) and record.crop is None and not record.downloads
+        assert (record.family == "shapes") == (things == LABEL_SETS["shapes"].things)
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda record: record.name)
+def test_files_are_put_below_the_folder_and_every_one_can_be_had(record):
+    assert record.licence and record.homepage.startswith("https://") and record.downloads
+    for download in record.downloads:
+        made = PurePosixPath(download.makes)
+        assert made.is_relative_to(record.folder) and made.is_relative_to(download.into) and ".." not in made.parts
+        assert download.url.startswith(("https://", "http://")) or record.manual
+        assert download.md5 is None or len(bytes.fromhex(download.md5)) == 16
+    images = PurePosixPath(record.folder, record.images)
+    assert any(PurePosixPath(download.makes).is_relative_to(images) for download in record.downloads if download.needed)
+
+
+@pytest.mark.parametrize("wrong, near", {"world/shape": "world/shapes", "Caltech": "caltech101", "flowers": "oxford_flowers"}.items())
+def test_an_unknown_name_is_answered_with_the_nearest(wrong, near):
+    with pytest.raises(ValueError, match=f"no dataset '{wrong}'. Did you mean '{near}'"):
+        find_dataset(wrong)
+
+
+def test_the_ensemble_has_eighty_templates():
+    assert len(set(TEMPLATE_ENSEMBLE)) == 80 and all(template.count("{}") == 1 for template in TEMPLATE_ENSEMBLE)

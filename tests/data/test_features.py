@@ -1,0 +1,259 @@
+"Features on disk: a key for all that they depend on; files that are damaged, missing, or written by several at once."
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from shared import fresh
+
+import npt
+from npt._files import write_tensors
+from npt.clip.frozen import FrozenCLIP
+from npt.data.datasets import find_dataset
+from npt.data.features import _code_fingerprint, _compute_features, _feature_key, _ingredients, split_features
+from npt.data.images import make_loader
+from npt.data.load import load_dataset
+from npt.data.split import Item, Split
+from npt.world.label_sets import WorldImage
+
+
+@pytest.fixture
+def clip() -> FrozenCLIP:
+    return fresh()
+
+
+@pytest.fixture
+def split() -> Split:
+    return load_dataset("world/shapes", shots=2, seed=5).novel.train
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Split:
+    for number in range(3):
+        Image.effect_noise((40, 30), 50 + number).save(tmp_path / f"{number}.png")
+    items = tuple(Item(str(tmp_path / f"{number}.png"), number) for number in range(3))
+    return Split(items, ("a", "b", "c"), find_dataset("dtd"))
+
+
+def count_images(clip: FrozenCLIP, monkeypatch) -> list[int]:
+    "Notes the size of every batch that is encoded."
+    encode, sizes = clip.encode_image, []
+    monkeypatch.setattr(clip, "encode_image", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    return sizes
+
+
+# ---- computed once
+
+def test_a_later_run_reads_the_same_bits(clip, split, folder, monkeypatch):
+    pixels, labels = next(iter(make_loader(split, clip.preprocess_cfg)))
+    expected, sizes = clip.encode_image(pixels), count_images(clip, monkeypatch)
+    later = fresh()
+    later_sizes = count_images(later, monkeypatch)
+    for model in clip, clip, later, later:
+        features, their_labels = split_features(model, split)
+        assert torch.equal(features, expected) and torch.equal(their_labels, labels)
+    assert split_features(clip, split)[0] is split_features(clip, split)[0], "read again although the model remembers it"
+    assert sizes == [len(split)] and later_sizes == []
+    assert [path.stem for path in folder.iterdir()] == [_feature_key(clip, split)]
+
+
+def test_photographs_are_read_again_only_when_a_file_changes(clip, photographs, folder, monkeypatch):
+    before, _ = split_features(clip, photographs)
+    Image.effect_noise((50, 30), 90).save(photographs.items[1].image)
+    later = fresh()
+    sizes = count_images(later, monkeypatch)
+    after, _ = split_features(later, photographs)
+    assert sizes == [3] and torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
+
+
+def test_a_split_without_images_is_refused(clip, split):
+    with pytest.raises(ValueError, match="no images.*world/shapes"):
+        split_features(clip, split.take([]))
+
+
+# ---- the key
+
+def other_weights(clip, split, monkeypatch):
+    clip.model = copy.deepcopy(clip.model)
+    clip.model.visual.proj[3, 4] += 1e-6
+    del clip.image_fingerprint
+
+
+def touched(clip, split, monkeypatch):
+    "The same bytes, a nanosecond later: whether they are the same is not looked up."
+    before = os.stat(split.items[0].image)
+    os.utime(split.items[0].image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+
+def longer(clip, split, monkeypatch):
+    before = os.stat(split.items[0].image)
+    with open(split.items[0].image, "ab") as file:
+        file.write(b"\0")
+    os.utime(split.items[0].image, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def edited(name, line=b"\n"):
+    "One more line in a source file of a copy of the library, or a file that was not there."
+    def change(clip, split, monkeypatch):
+        package = Path(split.items[0].image).parent / "package"
+        if not package.exists():
+            shutil.copytree(Path(npt.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        path = package / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + line)
+        monkeypatch.setattr("npt.data.features.files", lambda _: package)
+        _code_fingerprint.cache_clear()
+
+    return change
+
+
+def newer(library):
+    def change(clip, split, monkeypatch):
+        real = npt.data.features.version
+        monkeypatch.setattr("npt.data.features.version", lambda name: "99.9" if name == library else real(name))
+
+    return change
+
+
+def setting(name, value):
+    return lambda clip, split, monkeypatch: monkeypatch.setattr(clip, name, value)
+
+
+def preprocessing(**changed):
+    return lambda clip, split, monkeypatch: setting("preprocess_cfg", replace(clip.preprocess_cfg, **changed))(
+        clip, split, monkeypatch)
+
+
+CHANGES = [  # ingredient, what is done to it
+    ("backbone", setting("name", "ViT-B-16")),
+    ("backbone", lambda clip, split, monkeypatch: monkeypatch.setattr(open_clip, "get_model_config", str.upper)),
+    ("weights", other_weights),
+    ("arithmetic", setting("dtype", torch.float16)),
+    ("arithmetic", setting("device", torch.device("cuda"))),
+    ("arithmetic", lambda clip, split, monkeypatch: torch.set_float32_matmul_precision("medium")),
+    ("preprocess", preprocessing(std=(1, 1, 1))),
+    ("preprocess", preprocessing(interpolation="bilinear")),
+    ("upright", lambda clip, split, monkeypatch: replace(split, record=find_dataset("folder"))),
+    ("images", touched),
+    ("images", longer),
+    ("images", lambda clip, split, monkeypatch: split.take([0, 2, 1])),
+    ("images", lambda clip, split, monkeypatch: split.take([0, 1])),
+    ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(os.path.realpath(os.sep), 0), *split.items[1:]))),
+    ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 0), 0),))),
+    ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 1), 0),))),
+    ("crops", lambda clip, split, monkeypatch: replace(split, record=replace(split.record, crop=(0.5, 1.0)))),
+    *[("versions", newer(library)) for library in ("torch", "torchvision", "open_clip_torch", "timm", "pillow")],
+    *[("code", edited(name)) for name in ("world/pictures.py", "clip/towers.py", "data/features.py", "data/deep/new.py")],
+]
+
+
+@pytest.fixture
+def settings_back():
+    yield
+    torch.set_float32_matmul_precision("highest")
+    _code_fingerprint.cache_clear()
+
+
+@pytest.mark.parametrize("name, change", CHANGES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CHANGES)])
+def test_whatever_changes_the_features_changes_the_key(name, change, clip, photographs, monkeypatch, settings_back):
+    torch.set_float32_matmul_precision("highest")
+    before, key = _ingredients(clip, photographs, 0), _feature_key(clip, photographs, 0)
+    changed = change(clip, photographs, monkeypatch) or photographs
+    after = _ingredients(clip, changed, 0)
+    assert [each for each in before if before[each] != after[each]] == [name]
+    assert _feature_key(clip, changed, 0) != key
+
+
+def test_the_code_is_all_of_three_wings_and_nothing_else(clip, photographs, monkeypatch, settings_back):
+    real = _code_fingerprint()
+    edited("study/runs.py")(clip, photographs, monkeypatch)
+    assert _code_fingerprint() == real, "a copy of the same sources, but for a wing that features do not pass through"
+    edited("data/deep/new.py")(clip, photographs, monkeypatch)
+    added = _code_fingerprint()
+    edited("data/deep/new.py")(clip, photographs, monkeypatch)
+    assert len({real, added, _code_fingerprint()}) == 3, "a file that is added to a sub-folder counts, and a change in it too"
+
+
+def test_every_ingredient_was_changed(clip, photographs):
+    assert {name for name, _ in CHANGES} == set(_ingredients(clip, photographs))
+
+
+def test_what_does_not_change_the_features_does_not_change_the_key(clip, photographs, monkeypatch):
+    key = _feature_key(clip, photographs)
+    others = tuple(Item(item.image, 0) for item in photographs.items)
+    renamed = replace(photographs, classnames=("x", "y", "z"), items=others)
+    assert _feature_key(clip, renamed) == key and _feature_key(fresh(), photographs) == key
+    monkeypatch.chdir(Path(photographs.items[0].image).parent)
+    near = replace(photographs, items=tuple(Item(Path(item.image).name, item.label) for item in photographs.items))
+    assert _feature_key(clip, near) == key
+
+
+def test_pictures_of_the_world_are_told_apart(clip, split):
+    keys = {_feature_key(clip, split.take([index])) for index in range(len(split))}
+    assert len(keys) == len(split)
+
+
+# ---- files
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"no features at all"),
+    lambda path: write_tensors({"features": torch.zeros(2, 2)}, path, {}),
+    lambda path: write_tensors({"others": torch.zeros(2, 2)}, path, {}),
+], ids=["cut short", "empty", "text", "another shape", "another name"])
+def test_a_damaged_file_is_replaced(damage, clip, split, folder, monkeypatch):
+    expected, _ = split_features(clip, split)
+    path, = folder.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    later = fresh()
+    sizes = count_images(later, monkeypatch)
+    assert torch.equal(split_features(later, split)[0], expected) and sizes == [len(split)]
+    assert path.read_bytes() == whole and list(folder.iterdir()) == [path]
+
+
+def test_where_nothing_can_be_written_the_run_goes_on_and_says_so(clip, split, folder, tmp_path):
+    folder.parent.write_text("a file where a folder should be")
+    with pytest.warns(UserWarning, match="cannot be kept.*NPT_CACHE"):
+        features, _ = split_features(clip, split)
+    assert features.shape == (len(split), clip.embed_dim)
+
+
+RUN = """
+from npt.clip import load_clip
+from npt.data import load_dataset
+from npt.data.features import split_features
+clip, splits = load_clip("world"), load_dataset("world/textures", shots=4).base
+print("ready", flush=True)
+input()
+for split in splits.train, splits.val, splits.train:
+    features, _ = split_features(clip, split)
+    clip.kept.clear()
+print(features.double().sum().item())
+"""
+
+
+def test_several_runs_may_write_at_once(folder, clip):
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    runs = [subprocess.Popen([sys.executable, "-c", RUN], **pipes) for _ in range(2)]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    sums = {run.communicate()[0] for run in runs}
+    assert len(sums) == 1 and [run.returncode for run in runs] == [0, 0]
+    files = list(folder.iterdir())
+    assert len(files) == 2 and all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in files)
+    split = load_dataset("world/textures", shots=4).base.train
+    computed, = _compute_features(clip, split, [None])
+    assert torch.allclose(split_features(clip, split)[0], computed, atol=1e-6)

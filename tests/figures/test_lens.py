@@ -1,0 +1,77 @@
+"Pictures of the collapse lens: a mark for each run, a line for each kind of run, an angle for each pair of halves."
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from npt.figures.lens import _ANGLES, angle_curves, angle_table, scatter_grid, training_lens
+
+METRICS = "nc1", "nc3", "nc4"
+
+
+def table(learners=("coop", "maple", "kgcoop"), objectives=("own", "npt", "cpt"), taus=(1.0, 0.25), seeds=(1, 2)) -> pd.DataFrame:
+    "Runs of noise."
+    draw = np.random.default_rng(0)
+    keys = pd.MultiIndex.from_product([learners, objectives, taus, seeds], names=["learner", "objective", "tau", "seed"])
+    runs = keys.to_frame(index=False)
+    for name in (*(f"after_{metric}" for metric in METRICS), "novel", "h"):
+        runs[name] = draw.uniform(0.1, 1, len(runs)) * (100 if name in ("novel", "h") else 1)
+    return runs
+
+
+@pytest.mark.parametrize("learners", [3, 5, 14])
+def test_every_learner_and_objective_has_its_mark(learners):
+    runs = table(learners=[f"learner {number}" for number in range(learners)])
+    runs.index = 0 * runs.index  # as of tables put together
+    fig = scatter_grid(runs, "novel")
+    marks = {(trace.marker.color, trace.marker.symbol) for trace in fig.data if not trace.name}
+    assert len(marks) == learners * 3
+    names = [trace.name for trace in fig.data if trace.name]
+    assert len(names) == learners + 3 + 2
+    drawn = sum(len(trace.x) for trace in fig.data if not trace.name)
+    assert drawn == len(runs) * len(METRICS)
+
+
+def test_an_axis_is_logarithmic_over_decades_only():
+    runs = table().assign(after_nc1=np.inf, after_nc3=0.0)
+    for high, kind in (30, "log"), (0.05, None):
+        runs["after_nc4"] = np.linspace(1 - 0.01, 1 - high, len(runs))
+        axes = scatter_grid(runs).layout
+        assert [axes.xaxis.type, axes.xaxis2.type, axes.xaxis3.type] == [None, None, kind]
+
+
+def test_a_line_along_training_is_a_mean_over_seeds():
+    rows = [dict(epoch=epoch, learner="coop", objective=objective, tau=tau, seed=seed, test_nc1=seed * (1 + epoch))
+            for epoch in (0, 5) for objective in ("own", "npt") for tau in (1.0, 0.25) for seed in (1, 2, 3)]
+    fig = training_lens(pd.DataFrame(rows), "coop")
+    assert len(fig.data) == 4 and all(np.allclose(trace.y, [2, 12]) for trace in fig.data)
+    assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == 4
+    for histories in pd.DataFrame(rows), pd.DataFrame():
+        with pytest.raises(ValueError, match="maple.*measure_every"):
+            training_lens(histories, "maple")
+
+
+def with_angles(before: bool) -> pd.DataFrame:
+    runs = table()
+    for number, name in enumerate(_ANGLES):
+        runs[f"after_{name}"] = 80 + number + runs.seed
+        if before:
+            runs[f"before_{name}"] = 95.0
+    return runs
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_angles_beside_those_before_training_and_of_the_etf(before):
+    angles = angle_table(with_angles(before))
+    assert angles.loc["coop", "npt", 0.25].tolist() == [81.5, 82.5, 83.5]
+    assert ("zero_shot" in angles.index.unique("learner")) == before and angles.index.is_unique
+    fig = angle_curves(angles, 21, ["npt", "own"])
+    assert len(fig.data) == 3 * 2 * len(_ANGLES) * (2 if before else 1)
+    keys = [trace.name for trace in fig.data if trace.showlegend]
+    assert keys == list(_ANGLES.values())
+    assert all(shape.y0 == pytest.approx(np.degrees(np.arccos(-1 / 20))) for shape in fig.layout.shapes)
+
+
+def test_a_run_of_the_learner_zero_shot_is_clip_before_training():
+    runs = with_angles(True)
+    assert angle_table(pd.concat([runs, runs[runs.learner == "coop"].assign(learner="zero_shot")])).index.is_unique

@@ -1,0 +1,538 @@
+"""The contract of a learner: what users write works, or is refused in a sentence, and one path uses all that they override."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from npt.clip.load import load_clip
+from npt.data.images import make_loader
+from npt.data.load import load_dataset
+from npt.geometry.collapse import collapse_metrics
+from npt.learners.base import LEARNERS, Learner, register_learner, seeded
+from npt.learners.build import build_learner, learner_names
+from npt.learners.prompt import Prompts, context_vectors
+from npt.learners.saving import _read_prompts, load_prompts, save_prompts
+from npt.learners.zero_shot import ZeroShot
+from npt.study.predict import predict
+from npt.training.evaluation import base_to_novel, evaluate
+from npt.training.fit import fit
+from npt.training.measure import learned_features, measure_collapse
+
+CLIP = load_clip("world")
+DATA = load_dataset("world/shapes", shots=2, seed=1)
+BASE, NOVEL = list(DATA.base.classnames), list(DATA.novel.classnames)
+SMALL = dict(epochs=1, batch_size=16, lr=0.05, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def registry():
+    "A test's learners are gone when it ends."
+    before = dict(LEARNERS)
+    yield
+    LEARNERS.clear()
+    LEARNERS.update(before)
+
+
+def made(cls: type[Learner], classnames=BASE, **settings) -> Learner:
+    "A user's learner as `build_learner` makes it; a class of its own is registered, so that the given one keeps its name."
+    register_learner("mine")(type(cls.__name__, (cls,), {}))
+    return build_learner("mine", CLIP, classnames, **settings)
+
+
+class Bare(Learner):
+    "The class vectors of the bare names, moved by a vector that is learned."
+
+    def __init__(self, clip, classnames, *template, **settings):
+        super().__init__(clip, *template, **settings)
+        self.shift = nn.Parameter(torch.zeros(clip.embed_dim))
+        self.prepare(classnames)
+
+    def text_features(self):
+        return F.normalize(self.clip.encode_text(self.classnames) + self.shift, dim=-1)
+
+
+def unit(count: int) -> torch.Tensor:
+    return F.normalize(torch.randn(count, CLIP.embed_dim, generator=torch.Generator().manual_seed(count)), dim=-1)
+
+
+# ---- eight idioms
+
+class Ported(Learner):
+    "CoOp's own way of keeping what depends on the classes."
+
+    def __init__(self, clip, classnames, *template, n_ctx=4, seed=0):
+        super().__init__(clip, *template, n_ctx=n_ctx, seed=seed)
+        with seeded(seed):
+            self.ctx = nn.Parameter(context_vectors(clip, n_ctx, "a photo of a"))
+        self.prepare(classnames)
+
+    def prepare(self, classnames):
+        super().prepare(classnames)
+        prompts = Prompts.around(self.clip, self.classnames, len(self.ctx), "a photo of a")
+        self.register_buffer("token_prefix", prompts.start)
+        self.register_buffer("token_suffix", prompts.suffix)
+        self.register_buffer("tokens", prompts.tokens)
+
+    def text_features(self):
+        return self.clip.text_features_from(torch.cat([self.token_prefix, self.ctx]), self.token_suffix, self.tokens)
+
+
+def test_buffers_of_the_classes_stay_a_learners_own():
+    mine = made(Ported)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    before = evaluate(mine, DATA.base.test)["accuracy"]
+    both = base_to_novel(mine, DATA)
+    assert evaluate(mine, DATA.base.test)["accuracy"] == before == both["base"]
+    fresh = build_learner("mine", CLIP, NOVEL)
+    fresh.ctx.data.copy_(mine.ctx.data)
+    assert evaluate(fresh, DATA.novel.test)["accuracy"] == both["novel"]
+
+
+def test_buffers_of_the_classes_do_not_come_along_in_a_file(tmp_path):
+    mine, other = made(Ported), made(Ported, BASE[::-1])  # as many classes, so that every tensor fits
+    with torch.no_grad():
+        mine.ctx += 0.1
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    parameter = other.ctx
+    load_prompts(other, tmp_path / "prompts.safetensors")
+    assert other.ctx is parameter and torch.equal(other.ctx, mine.ctx) and other.classnames == BASE[::-1]
+    assert torch.allclose(other.text_features(), mine.text_features().flip(0), atol=1e-6)
+
+
+class WithNet(Learner):
+    "A network from each class's own feature to a change of it, and a module that holds tensors of the classes."
+
+    def __init__(self, clip, classnames, *template, hidden=8, seed=0):
+        super().__init__(clip, *template, hidden=hidden, seed=seed)
+        with seeded(seed):
+            self.net = nn.Sequential(nn.Linear(clip.embed_dim, hidden), nn.ReLU(), nn.Linear(hidden, clip.embed_dim))
+        self.written = nn.Module()
+        self.prepare(classnames)
+
+    def prepare(self, classnames):
+        super().prepare(classnames)
+        self.written.register_buffer("features", self.clip.encode_text(self.classnames))
+
+    def text_features(self):
+        return F.normalize(self.written.features + 0.1 * self.net(self.written.features), dim=-1)
+
+
+def test_a_submodule_shares_its_parameters_and_nothing_else():
+    mine = made(WithNet)
+    before = mine.text_features()
+    other = mine.for_classes(NOVEL)
+    assert all(a is b for a, b in zip(mine.parameters(), other.parameters(), strict=True)) and other.net is not mine.net
+    assert torch.equal(mine.text_features(), before)
+    fit(mine, DATA.base.train, objective="npt", **SMALL)
+    assert torch.equal(other.text_features(), mine.for_classes(NOVEL).text_features()), "what one learned the other knows"
+    assert not torch.equal(mine.text_features(), before)
+
+
+class OwnImages(Bare):
+    "Looks at the mirrored picture, and moves its feature by a vector that is learned."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.turn = nn.Parameter(torch.zeros(clip.embed_dim))
+
+    def image_features(self, pixels):
+        return F.normalize(self.clip.encode_image(pixels.flip(-1)) + self.turn, dim=-1)
+
+
+def pixels_of(split) -> torch.Tensor:
+    return torch.cat([pixels for pixels, _ in make_loader(split, CLIP.preprocess_cfg)])
+
+
+def pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    "Random pictures, and not the split's: `predict` opens pictures by itself."
+    return [Image.fromarray((255 * torch.rand(40, 40, 3, generator=torch.Generator().manual_seed(i))).byte().numpy())
+            for i in range(len(pixels))]
+
+
+@torch.no_grad()
+def assert_one_path(mine: Learner, logits) -> None:
+    "Evaluation and `predict` agree with logits that are made by hand from pixels."
+    pixels, split = pixels_of(DATA.base.val), DATA.base.val
+    right = (logits(pixels).argmax(1) == split.labels).double().mean() * 100
+    assert evaluate(mine, split)["accuracy"] == pytest.approx(float(right))
+    some = pictures(pixels[:4])
+    best = logits(torch.stack([CLIP.preprocess(one) for one in some])).argmax(1)
+    assert list(predict(mine, some, top=1)["class"]) == [BASE[k] for k in best]
+
+
+def test_an_image_path_of_ones_own_is_used_by_all():
+    mine = made(OwnImages)
+    assert mine.learns_image
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    assert mine.turn.abs().max() > 0, "training went through it"
+    with torch.no_grad():
+        by_hand = F.normalize(CLIP.encode_image(pixels_of(DATA.base.val).flip(-1)) + mine.turn, dim=-1)
+        assert torch.allclose(learned_features(mine, DATA.base.val)[0], by_hand, atol=1e-5)
+        expected = collapse_metrics(mine.text_features(), by_hand, DATA.base.val.labels)
+    assert measure_collapse(mine, DATA.base.val) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert_one_path(mine, lambda pixels: F.normalize(CLIP.encode_image(pixels.flip(-1)) + mine.turn, dim=-1) @ mine.text_features().T)
+
+
+def test_a_mixed_in_image_path_is_used_by_training():
+    class Mirrored:
+        def image_features(self, pixels):
+            return F.normalize(self.clip.encode_image(pixels.flip(-1)) + self.turn, dim=-1)
+
+    class Mixed(Mirrored, Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.turn = nn.Parameter(torch.zeros(clip.embed_dim))
+
+    mine = made(Mixed)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    assert mine.learns_image and mine.turn.abs().max() > 0
+
+
+class OwnLogits(Bare):
+    "Prefers the class that is farthest, by a scale that nothing else uses."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.scale = nn.Parameter(torch.tensor(-50.0))
+
+    def logits(self, pixels):
+        return self.scale * self.image_features(pixels) @ self.text_features().T
+
+
+def test_own_logits_are_used_by_all():
+    mine = made(OwnLogits)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    assert mine.scale != -50, "training went through them"
+    assert_one_path(mine, lambda pixels: -CLIP.encode_image(pixels) @ mine.text_features().T)
+    with torch.no_grad():
+        image, labels = learned_features(mine, DATA.base.val)
+        expected = collapse_metrics(mine.text_features(), image, labels)
+    assert evaluate(mine, DATA.base.val, collapse=True)["collapse"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_state_made_in_prepare_is_not_shared():
+    class Table(Bare):
+        def __init__(self, clip, classnames, *template):
+            self.table, self.order = {}, []
+            super().__init__(clip, classnames, *template)
+
+        def prepare(self, classnames):
+            super().prepare(classnames)
+            self.table.clear()
+            self.order[:] = self.classnames
+            self.table.update(zip(self.order, self.clip.encode_text(self.order)))
+
+        def text_features(self):
+            return F.normalize(torch.stack([self.table[name] for name in self.order]) + self.shift, dim=-1)
+
+    mine = made(Table)
+    before = mine.text_features()
+    other = mine.for_classes(NOVEL)
+    assert torch.equal(mine.text_features(), before) and list(mine.table) == BASE and list(other.table) == NOVEL
+    assert other.clip is mine.clip
+
+
+class ClassVectors(Learner):
+    "Learns the class vectors themselves."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, *template)
+        self.prepare(classnames)
+        self.vectors = nn.Parameter(clip.encode_text(self.classnames))
+
+    def text_features(self):
+        return F.normalize(self.vectors, dim=-1)
+
+
+def test_what_belongs_to_classes_is_refused_for_others(tmp_path):
+    class Said(ClassVectors):
+        transfers = False
+
+    mine = made(Said)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    with pytest.raises(ValueError, match="'mine' learned belongs to the classes"):
+        mine.for_classes(NOVEL)
+    assert mine.for_classes(BASE).vectors is mine.vectors
+    result = base_to_novel(mine, DATA)
+    assert result["base"] > 0 and math.isnan(result["novel"])
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    other = build_learner("mine", CLIP, BASE[::-1])
+    with pytest.raises(ValueError, match="belongs to the classes"):
+        load_prompts(other, tmp_path / "prompts.safetensors")
+
+
+def test_who_forgets_to_say_so_is_told():
+    mine = made(ClassVectors)
+    fewer = mine.for_classes(NOVEL[:-1])
+    with pytest.raises(ValueError, match=rf"text_features has the shape \({len(BASE)}, .*in place of \({len(BASE) - 1}, "):
+        fewer(unit(2))
+    with pytest.raises(ValueError, match="do not follow from the class names.*transfers = False"):
+        mine.for_classes(BASE[::-1])
+    with pytest.raises(ValueError, match="do not follow from the class names"):
+        made(ClassVectors, BASE[:1]).for_classes(BASE[1:2])
+
+
+class Around(Learner):
+    "Shifts the class vectors of another learner."
+
+    def __init__(self, clip, classnames, *template, of="coop"):
+        super().__init__(clip, *template, of=of)
+        self.inner = build_learner(of, clip, classnames, *template)
+        self.shift = nn.Parameter(torch.zeros(clip.embed_dim))
+        self.prepare(classnames)
+
+    def prepare(self, classnames):
+        super().prepare(classnames)
+        self.inner = self.inner.for_classes(classnames)
+
+    def text_features(self):
+        return F.normalize(self.inner.text_features() + self.shift, dim=-1)
+
+
+@pytest.mark.parametrize("of", ["coop", "tcp"])
+def test_a_learner_around_another(of):
+    mine = made(Around, of=of)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    before = mine.text_features()
+    other = mine.for_classes(NOVEL)
+    assert torch.equal(mine.text_features(), before) and mine.inner.classnames == BASE
+    assert all(a is b for a, b in zip(mine.parameters(), other.parameters(), strict=True))
+    expected = F.normalize(mine.inner.for_classes(NOVEL).text_features() + mine.shift, dim=-1)
+    assert torch.equal(other.text_features(), expected) and other.inner.classnames == NOVEL
+
+
+def test_an_inner_learner_that_keeps_its_classes_is_refused():
+    class Stale(Around):
+        def prepare(self, classnames):
+            Learner.prepare(self, classnames)
+
+    with pytest.raises(ValueError, match="a learner inside"):
+        made(Stale).for_classes(BASE[::-1])
+
+
+def test_a_name_belongs_to_one_class():
+    def cell():
+        class Again(Bare):
+            pass
+        return Again
+
+    first, again = cell(), cell()
+    register_learner("mine")(first)
+    assert register_learner("mine")(again) is again and LEARNERS["mine"] is again, "the same cell once more"
+    for cls in Ported, type("Again", (Bare,), {}):
+        with pytest.raises(ValueError, match="The name 'mine' is taken by .*Again"):
+            register_learner("mine")(cls)
+    for name in "coop", "kgcoop", "promptsrc":  # the last two are other names of classes
+        with pytest.raises(ValueError, match=f"The name '{name}' is taken by npt.learners"):
+            register_learner(name)(Bare)
+    assert LEARNERS["mine"] is again and Bare.name == ""
+
+
+# ---- what training and evaluation refuse
+
+BAD = {
+    "length": (lambda text: text / 2, "is not of unit length"),
+    "too many": (lambda text: torch.cat([text, text[:1]]), rf"shape \({len(BASE) + 1}, {CLIP.embed_dim}\)"),
+    "too wide": (lambda text: F.pad(text, (0, 1)), rf"shape \({len(BASE)}, {CLIP.embed_dim + 1}\)"),
+    "one vector": (lambda text: text[0], rf"shape \({CLIP.embed_dim},\)"),
+    "not a number": (lambda text: text + torch.nan, "not finite"),
+    "nothing": (lambda text: None, "shape NoneType"),
+}
+
+
+@pytest.mark.parametrize("spoil, words", BAD.values(), ids=BAD)
+def test_class_vectors_are_refused_at_the_first_step_and_by_evaluate(spoil, words):
+    class Spoilt(Bare):
+        def text_features(self):
+            return spoil(super().text_features())
+
+    mine = made(Spoilt)
+    with pytest.raises(ValueError, match=f"'mine' gives as text_features.*{words}"):
+        fit(mine, DATA.base.train, objective="ce", **SMALL)
+    assert mine.shift.abs().max() == 0, "no step was taken"
+    with pytest.raises(ValueError, match=f"'mine' gives as text_features.*{words}"):
+        evaluate(mine, DATA.base.val)
+
+
+@pytest.mark.parametrize("method", ["adapt", "image_features"])
+def test_image_features_are_refused_by_the_method_that_gives_them(method):
+    mine = made(type("Spoilt", (Bare,), {method: lambda self, given: 2 * getattr(super(Bare, self), method)(given)}))
+    for use in lambda: fit(mine, DATA.base.train, objective="ce", **SMALL), lambda: evaluate(mine, DATA.base.val):
+        with pytest.raises(ValueError, match=f"'mine' gives as {method} is not of unit length"):
+            use()
+
+
+def test_logits_of_another_shape_are_refused():
+    mine = made(type("Spoilt", (Bare,), {"logits": lambda self, pixels: self.class_logits(self.image_features(pixels))[1][:, 1:]}))
+    for use in lambda: fit(mine, DATA.base.train, objective="ce", **SMALL), lambda: evaluate(mine, DATA.base.val):
+        with pytest.raises(ValueError, match="'mine' gives logits of the shape"):
+            use()
+
+
+# ---- what registration refuses
+
+def no_default(self, clip, classnames, *template, rank):
+    "A setting without a default."
+
+
+def a_taken_setting(self, clip, classnames, *template, train=True):
+    "A setting that would hide a method."
+
+
+def a_positional_setting(self, clip, classnames, n_ctx=4):
+    "A setting that the template would be taken for."
+
+
+def no_template(self, clip, classnames):
+    "No place for the template."
+
+
+REFUSED = {
+    "no learner": (nn.Linear, "derives from Learner"),
+    "a function": (fit, "derives from Learner"),
+    "no class vectors": (type("Bad", (Learner,), {}), "no text_features"),
+    "nothing to remember with": (type("Bad", (Bare,), {"remembers": True}), "no remember"),
+    "images by halves": (type("Bad", (OwnImages,), {"learns_image": False}), "image_features would never be called"),
+    "logits by halves": (type("Bad", (OwnLogits,), {"learns_image": False}), "logits would never be called"),
+    "forward": (type("Bad", (Bare,), {"forward": lambda self, pixels: 0}), "overrides forward"),
+    "no text": (type("Bad", (Bare,), {"class_logits": lambda self, image: 0}), r"takes \(self, image_features, text\)"),
+    "an argument more": (type("Bad", (Bare,), {"text_features": lambda self, image: 0}), r"text_features must be .*\(self\)"),
+    "a property": (type("Bad", (Bare,), {"text_features": property(lambda self: 0)}), "text_features is no method"),
+    "no default": (type("Bad", (Bare,), {"__init__": no_default}), "'rank' has no default"),
+    "a taken setting": (type("Bad", (Bare,), {"__init__": a_taken_setting}), "'train' has the name"),
+    "a positional setting": (type("Bad", (Bare,), {"__init__": a_positional_setting}), "'n_ctx' must be keyword-only"),
+    "no template": (type("Bad", (Bare,), {"__init__": no_template}), r"must take \(self, clip, classnames, \*template\)"),
+}
+
+
+@pytest.mark.parametrize("cls, words", REFUSED.values(), ids=REFUSED)
+def test_a_class_that_cannot_work_is_refused(cls, words):
+    with pytest.raises(ValueError, match=f"cannot be the learner 'mine': it.*{words}"):
+        register_learner("mine")(cls)
+    assert "mine" not in LEARNERS
+
+
+@pytest.mark.parametrize("name", ["", Bare])
+def test_a_learner_needs_a_name(name):
+    with pytest.raises(ValueError, match="is no name"):
+        register_learner(name)
+
+
+# ---- what building and binding refuse
+
+def test_a_learner_without_classes_is_refused_when_it_is_built():
+    class Unbound(Bare):
+        def prepare(self, classnames):
+            pass
+
+    with pytest.raises(ValueError, match=r"self.prepare\(classnames\)"):
+        made(Unbound)
+
+
+def test_clips_own_weights_are_not_a_learners():
+    class Holder(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.encoder = clip.model.visual
+
+    with pytest.raises(ValueError, match="CLIP's own weights as 'encoder"):
+        made(Holder)
+
+
+@pytest.mark.parametrize("keep, words", [
+    (lambda self: {"scaled": 2 * self.shift}, "computed from its parameters"),
+    (lambda self: {"words": (word for word in self.classnames)}, "cannot be copied"),
+    (lambda self: {"more": nn.Parameter(torch.zeros(3))}, "makes parameters in prepare"),
+], ids=["history", "generator", "parameter"])
+def test_what_prepare_may_not_keep_is_refused_for_other_classes(keep, words):
+    class Keeper(Bare):
+        def prepare(self, classnames):
+            super().prepare(classnames)
+            for name, value in keep(self).items():
+                setattr(self, name, value)
+
+    mine = made(Keeper)
+    with pytest.raises(ValueError, match=words):
+        mine.for_classes(NOVEL)
+
+
+def test_one_name_is_not_a_list_of_names():
+    with pytest.raises(ValueError, match="list of names"):
+        made(Bare).for_classes("cat")
+
+
+def test_a_second_clip_is_not_copied():
+    class Taught(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.teacher = copy.copy(clip)
+
+    mine = made(Taught)
+    assert mine.for_classes(NOVEL).teacher is mine.teacher
+
+
+# ---- settings and recipes
+
+def test_a_fit_needs_no_recipe_where_three_numbers_are_given():
+    mine = made(Bare)
+    for missing in "epochs", "batch_size", "lr":
+        with pytest.raises(ValueError, match="no recipe for the learner 'mine'.*Give epochs, batch_size and lr"):
+            fit(mine, DATA.base.train, objective="ce", **SMALL | {missing: None})
+    assert len(fit(mine, DATA.base.train, objective="own", **SMALL)) == 1 and mine.shift.abs().max() > 0
+
+
+def test_settings_are_recorded_and_read_back(tmp_path):
+    class Silent(ZeroShot):
+        def __init__(self, clip, classnames, *template, strength=2.0, words=("a", "b")):
+            super().__init__(clip, classnames, *template)  # hands nothing on
+
+    mine, path = made(Silent, strength=3.0), tmp_path / "prompts.safetensors"
+    assert mine.settings == dict(strength=3.0, words=("a", "b"))
+    deep = build_learner("maple", CLIP, BASE, n_ctx=3)
+    assert deep.settings["depth"] == 3 and build_learner("tcp", CLIP, BASE).settings["layer"] == 2
+    for learner in mine, deep:
+        save_prompts(learner, path)
+        header = _read_prompts(path)[1]
+        again = build_learner(header["learner"], CLIP, json.loads(header["classnames"]), **json.loads(header["settings"]))
+        assert json.dumps(again.settings) == json.dumps(learner.settings)
+        load_prompts(again, path)
+        assert torch.equal(again.text_features(), learner.text_features())
+    with pytest.raises(ValueError, match="does not know its settings strength, words"):
+        save_prompts(Silent(CLIP, BASE), tmp_path / "prompts.safetensors")
+    with pytest.raises(ValueError, match="does not know its name"):
+        save_prompts(ClassVectors(CLIP, BASE), tmp_path / "prompts.safetensors")
+
+
+def test_a_setting_that_no_file_can_hold_is_refused():
+    class Typed(Bare):
+        def __init__(self, clip, classnames, *template, kind=None):
+            super().__init__(clip, classnames, *template, kind=kind)
+
+    with pytest.raises(ValueError, match="'kind' of the learner 'mine' cannot be written"):
+        made(Typed, kind=torch.float16)
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_every_learner_is_built_by_its_name_alone_and_trains(name):
+    data = load_dataset("world/shapes", shots=1, seed=1)
+    for objective in "own", "npt":
+        learner = build_learner(name, load_clip("world"), data.base.classnames)
+        history = fit(learner, data.base.train, objective=objective, epochs=1, batch_size=64, progress=False)
+        assert len(history) == bool(list(learner.parameters())) and learner.settings.keys() == build_learner(
+            name, CLIP, BASE).settings.keys()
+        assert torch.isfinite(learner.text_features()).all() and not history.isna().any().any()
+
+
+@pytest.mark.parametrize("name, setting", [("vpt", "depth"), ("ivlp", "depth"), ("ivlp", "depth_image"), ("promptsrc", "depth"),
+                                           ("maple", "depth"), ("tcp", "layer")])
+def test_a_depth_that_is_asked_for_must_be_there(name, setting):
+    deepest = build_learner(name, CLIP, BASE).settings[setting]
+    for value in deepest + 1, 99, 0:
+        with pytest.raises(ValueError, match=f"(depth {value}|layer={value}) "):
+            build_learner(name, CLIP, BASE, **{setting: value})

@@ -1,0 +1,362 @@
+"""Files as the official trainers write them come back as the same logits, and nothing in any file is ever run."""
+
+import os
+import pickle
+import sys
+import types
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from random_clip import NAMES, images, random_clip
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+
+from npt.clip.frozen import FrozenCLIP
+from npt.learners.base import Learner
+from npt.learners.build import build_learner
+from npt.learners.official import load_official
+
+RANDOM = dict(ctx_init=None)
+CASES = {  # method: learner, its settings, what must be said in loading
+    "CoOp": ("coop", dict(), dict()),
+    "CoOp, 16 random": ("coop", dict(n_ctx=16, **RANDOM), dict()),
+    "CoOp, middle": ("coop", dict(n_ctx=5, class_token_position="middle", **RANDOM), dict(class_token_position="middle")),
+    "CoOp, front": ("coop", dict(class_token_position="front"), dict(class_token_position="front")),
+    "CoOp, own contexts": ("coop", dict(n_ctx=3, class_specific=True, **RANDOM), dict()),
+    "KgCoOp": ("coop", dict(), dict()),
+    "ProGrad": ("coop", dict(), dict()),
+    "CoCoOp": ("cocoop", dict(), dict()),
+    "CoCoOp, 6 random": ("cocoop", dict(n_ctx=6, **RANDOM), dict()),
+    "MaPLe": ("maple", dict(depth=3), dict()),
+    "MaPLe, shallow": ("maple", dict(depth=1), dict()),
+    "MaPLe, random": ("maple", dict(n_ctx=2, depth=4, **RANDOM), RANDOM),
+    "MaPLe, 6 random": ("maple", dict(n_ctx=6, depth=2, **RANDOM), dict()),
+    "IVLP": ("ivlp", dict(depth=3, depth_image=2, n_ctx_image=3), dict()),
+    "IVLP, shallow": ("ivlp", dict(depth=1, depth_image=1, n_ctx=2), dict()),
+    "PromptSRC": ("ivlp", dict(depth=4, depth_image=4), dict()),
+    "VPT": ("vpt", dict(depth=4, n_ctx_image=5), dict()),
+    "VPT, shallow": ("vpt", dict(depth=1), dict()),
+}
+FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "vpt": "prompt_learner", "maple": "MultiModalPromptLearner",
+           "ivlp": "VLPromptLearner"}
+
+
+@pytest.fixture(scope="module")
+def clip() -> FrozenCLIP:
+    return random_clip()
+
+
+def trained(clip: FrozenCLIP, name: str, settings: dict) -> Learner:
+    "A learner whose numbers are random, and such that half precision holds them."
+    learner = build_learner(name, clip, NAMES, **settings)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.copy_((parameter + torch.randn(parameter.shape, generator=generator) * 0.05).half())
+    return learner
+
+
+def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
+    "The state that the official model of this method has, in half precision."
+    state, name = {}, learner.name
+    if name != "vpt":
+        n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
+        vectors = learner.clip.embed(learner.clip.tokenize([f"{words} {called.replace('_', ' ')}." for called in NAMES]))
+        state |= dict(ctx=learner.context, token_prefix=vectors[:, :1], token_suffix=vectors[:, 1 + n :])
+    if method == "KgCoOp":
+        state |= {"bias_vectors": torch.ones(1, 512), "meta_net.linear1.weight": torch.ones(512, 512),
+                  "meta_net.linear1.bias": torch.ones(512)}
+    if name == "cocoop":
+        for number, layer in ((1, learner.meta_net[0]), (2, learner.meta_net[2])):
+            state |= {f"meta_net.linear{number}.weight": layer.weight, f"meta_net.linear{number}.bias": layer.bias}
+    if name == "maple":
+        first, *later = learner.couplings
+        state |= {"proj.weight": first.weight, "proj.bias": first.bias}
+        state |= {f"compound_prompts_text.{number}": vectors for number, vectors in enumerate(learner.deep_text)}
+        for number, layer in enumerate(later):
+            state |= {f"compound_prompt_projections.{number}.weight": layer.weight,
+                      f"compound_prompt_projections.{number}.bias": layer.bias}
+    tower, text = learner.clip.model.visual.state_dict(), learner.clip.model.state_dict()
+    if method == "PromptSRC":
+        state |= {f"ZS_image_encoder.{key}": value for key, value in tower.items()}
+    if name in ("maple", "ivlp", "vpt"):  # the whole model is saved
+        state = {f"prompt_learner.{key}": value for key, value in state.items()}
+        state |= {f"image_encoder.{key}": value for key, value in tower.items()}
+        state |= {f"text_encoder.{key}": text[key] for key in text if key.startswith(("transformer.", "ln_final."))}
+        state |= {f"text_encoder.{key}": text[key] for key in ("positional_embedding", "text_projection")}
+        state["logit_scale"] = torch.tensor(4.6)
+    if name in ("ivlp", "vpt"):
+        shallow, *deep = learner.image_prompts
+        state["image_encoder.VPT"] = shallow
+        state |= {f"image_encoder.transformer.resblocks.{n}.VPT_shallow": vectors for n, vectors in enumerate(deep, start=1)}
+    if name == "ivlp":
+        text = enumerate(learner.deep_text, start=1)
+        state |= {f"text_encoder.transformer.resblocks.{n}.VPT_shallow": vectors for n, vectors in text}
+    return {key: value.detach().half() for key, value in state.items()}
+
+
+class ConstantWarmup(LRScheduler):
+    "A schedule that holds another, as Dassl's does: its state is its `__dict__`, and the other goes in as an object."
+
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler):
+        self.successor, self.warmup_epoch, self.cons_lr = successor, 1, 1e-5
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        warm = self.last_epoch >= self.warmup_epoch
+        return self.successor.get_last_lr() if warm else [self.cons_lr for _ in self.base_lrs]
+
+
+def checkpoint(state: dict[str, Tensor], optimizer=SGD, schedule=lambda o: CosineAnnealingLR(o, 5.0)) -> dict:
+    "What Dassl saves after two epochs: with momentum, on parameters that share their numbers with the state."
+    parameters = [nn.Parameter(value) for value in state.values()]
+    optimizer = optimizer(parameters, lr=0.002) if optimizer is not SGD else SGD(parameters, 0.002, 0.9, weight_decay=5e-4)
+    scheduler = ConstantWarmup(optimizer, schedule(optimizer))
+    before = [parameter.detach().clone() for parameter in parameters]
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        scheduler.step()
+    for parameter, value in zip(parameters, before, strict=True):
+        parameter.data.copy_(value)
+    return {"state_dict": OrderedDict(state), "epoch": 2, "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(), "val_result": None}
+
+
+def write(content: object, path: Path, **how) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    torch.save(content, path, **how)
+    return path
+
+
+@pytest.fixture
+def coop(clip) -> Learner:
+    return trained(clip, "coop", dict())
+
+
+@pytest.fixture
+def good(coop) -> dict:
+    return checkpoint(official_state(coop, "CoOp"))
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, method):
+    name, settings, said = CASES[method]
+    learner = trained(clip, name, settings)
+    content = checkpoint(official_state(learner, method))
+    assert all(value.dtype == torch.float16 for value in content["state_dict"].values())
+    if method == "ProGrad":
+        del content["val_result"]
+    path = write(content, tmp_path / FOLDERS[name] / "model.pth.tar-2")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_official(path, clip, NAMES, **said)
+    assert loaded.name == name
+    for key, value in learner.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0)
+    started = build_learner(name, clip, NAMES, **settings)
+    assert not torch.allclose(started.logits(images()), learner.logits(images()), atol=1e-3), "the file must matter"
+    if not settings.get("class_specific"):
+        others = ["dog", "annual crop land"]
+        novel = load_official(path, clip, others, **said)
+        assert torch.allclose(novel.logits(images()), learner.for_classes(others).logits(images()), atol=1e-6)
+
+
+def test_parameters_are_float32_and_can_be_trained_on(good, tmp_path):
+    single = random_clip()
+    single = FrozenCLIP(single.model.float(), single.tokenizer, "random")
+    loaded = load_official(write(good, tmp_path / "a"), single, NAMES)
+    assert loaded.context.dtype == torch.float32 and loaded.context.requires_grad
+    assert loaded.logits(images().float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer, schedule", [
+    (Adam, lambda o: StepLR(o, step_size=2)),
+    (AdamW, lambda o: MultiStepLR(o, milestones=[1, 3])),
+    (RMSprop, lambda o: CosineAnnealingLR(o, 5.0)),
+    ("RAdam", lambda o: CosineAnnealingLR(o, 5.0)),
+])
+def test_all_that_dassl_trains_with_can_be_opened(clip, coop, tmp_path, monkeypatch, optimizer, schedule):
+    if optimizer == "RAdam":  # Dassl's own class, known here by its name only
+        optimizer = type("RAdam", (SGD,), dict(__module__="dassl.optim.radam"))
+        for name in ("dassl", "dassl.optim", "dassl.optim.radam"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules["dassl.optim.radam"].RAdam = optimizer
+    path = write(checkpoint(official_state(coop, "CoOp"), optimizer, schedule), tmp_path / "model-best.pth.tar")
+    for name in [name for name in sys.modules if name.startswith("dassl")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert torch.equal(load_official(path, clip, NAMES).context, coop.context)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_file_from_a_gpu_is_read_without_one(clip, coop, good, tmp_path, monkeypatch, zipped):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    path = write(good, tmp_path / "model.pth.tar-2", _use_new_zipfile_serialization=zipped)
+    assert b"cuda:0" in path.read_bytes()
+    assert torch.equal(load_official(path, clip, NAMES).context, coop.context)
+
+
+def test_a_folder_with_one_checkpoint_is_enough_and_with_more_they_are_named(clip, coop, good, tmp_path):
+    folder = tmp_path / "prompt_learner"
+    write(good, folder / "model.pth.tar-50")
+    (folder / "checkpoint").write_text("model.pth.tar-50\n")
+    assert torch.equal(load_official(folder, clip, NAMES).context, coop.context)
+    write(good, folder / "model.pth.tar-5")
+    write(good, folder / "model-best.pth.tar")
+    with pytest.raises(ValueError, match=r"model\.pth\.tar-5, model\.pth\.tar-50, model-best\.pth\.tar"):
+        load_official(str(folder), clip, NAMES)
+    with pytest.raises(FileNotFoundError, match="MultiModalPromptLearner"):
+        load_official(tmp_path, clip, NAMES)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_official(folder / "model.pth.tar-6", clip, NAMES)
+
+
+class Call:
+    "An object that calls a function as it is unpickled."
+
+    def __init__(self, function, *arguments):
+        self.what = function, arguments
+
+    def __reduce__(self):
+        return self.what
+
+
+def in_the_state(content: dict, evil: object) -> None:
+    content["state_dict"]["ctx"] = evil
+
+
+def beside_the_state(content: dict, evil: object) -> None:
+    content["val_result"] = evil
+
+
+def in_the_schedule(content: dict, evil: object) -> None:
+    content["scheduler"]["successor"].base_lrs = [evil]
+
+
+def in_the_schedules_optimizer(content: dict, evil: object) -> None:
+    content["scheduler"]["successor"].optimizer.defaults["lr"] = evil
+
+
+def as_a_key_of_momenta(content: dict, evil: object) -> None:
+    content["scheduler"]["successor"].optimizer.state[evil] = 1
+
+
+PLACES = [in_the_state, beside_the_state, in_the_schedule, in_the_schedules_optimizer, as_a_key_of_momenta]
+
+
+@pytest.mark.parametrize("kind, place, zipped", [
+    *(("os.system", place, True) for place in PLACES),
+    *(("os.system", place, False) for place in PLACES),  # as before torch 1.6
+    ("exec", in_the_state, True),
+    ("open", in_the_state, True),
+])
+def test_a_hostile_file_is_refused_and_does_not_run(clip, good, tmp_path, kind, place, zipped):
+    mark = tmp_path / "it_ran"
+    place(good, {"os.system": Call(os.system, f"touch {mark}"), "open": Call(open, str(mark), "w"),
+                 "exec": Call(exec, f"import os; os.mkdir({str(mark)!r})")}[kind])
+    path = write(good, tmp_path / "model.pth.tar-2", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="holds the Python object .* refused") as refusal:
+        load_official(path, clip, NAMES)
+    assert refusal.value.__suppress_context__, "PyTorch's message advises to open the file all the same"
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the payload works wherever a file is believed"
+
+
+def test_stand_ins_stand_for_nothing_else_and_leave_no_trace(clip, good, tmp_path):
+    before = set(torch.serialization.get_safe_globals())  # torch keeps a set, and lists it in any order
+    good["val_result"] = Call(getattr, CosineAnnealingLR, "step")
+    with pytest.raises(ValueError, match="getattr"):
+        load_official(write(good, tmp_path / "a"), clip, NAMES)
+    good["val_result"] = Call(dict, [("a", 1)])  # allowed by name, as what `defaultdict` makes, but not to be called
+    with pytest.raises(ValueError, match="cut short, or is no checkpoint"):
+        load_official(write(good, tmp_path / "b"), clip, NAMES)
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "a", weights_only=True)
+
+
+def test_files_that_are_broken_or_something_else_are_refused_in_a_sentence(clip, good, tmp_path):
+    path = write(good, tmp_path / "model.pth.tar-2")
+    whole = path.read_bytes()
+    contents = [whole[:size] for size in (0, 1, 100, len(whole) // 2, len(whole) - 10)]
+    contents += [b"a text", pickle.dumps({"state_dict": {}}, 2), pickle.dumps(Call(os.system, "exit 1"), 2)]
+    damaged = bytearray(whole)
+    damaged[60:400] = bytes(340)
+    for content in [*contents, bytes(damaged)]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.pth\.tar-2 (is cut short|has no|holds)"):
+            load_official(path, clip, NAMES)
+    for content in (good["state_dict"], [1], dict(good, state_dict=None), dict(good, state_dict={1: torch.ones(1)})):
+        with pytest.raises(ValueError, match="no 'state_dict'"):
+            load_official(write(content, path), clip, NAMES)
+
+
+def replaced(**new: object):
+    return lambda state: state | {key.replace("__", "."): value for key, value in new.items()}
+
+
+def without(key: str):
+    return lambda state: {name: value for name, value in state.items() if not name.endswith(key)}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("method, change, said, message", [
+    ("CoOp", replaced(ctx=torch.ones(4, 512)), {}, "text tower of width 512, and that of random has 64"),
+    ("MaPLe", replaced(prompt_learner__proj__weight=torch.ones(768, 64)), {}, "image tower of width 768, .* random has 32"),
+    ("IVLP", replaced(image_encoder__VPT=torch.ones(4, 768)), {}, "image tower of width 768"),
+    ("CoCoOp", replaced(meta_net__linear1__weight=torch.ones(3, 512)), {}, "image feature of width 512, .* random has 48"),
+    ("CoCoOp", replaced(meta_net__linear1__bias=torch.ones(9)), {}, r"meta_net\.0\.bias has the shape \(9,\) in place of"),
+    ("CoOp", replaced(ctx=torch.full((4, 64), torch.nan)), {}, "'ctx' is not a matrix of finite real numbers"),
+    ("CoOp", replaced(ctx=torch.ones(4, 64, dtype=torch.int64)), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.ones(64)), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.ones(0, 64)), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx="a photo"), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.ones(1).expand(10**9, 64)), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.ones(4, 64).to_sparse()), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.ones(90, 64)), {}, "90 context vectors do not fit"),
+    ("CoOp", replaced(weight=torch.ones(4, 64)), {}, "'weight', which none of"),
+    ("CoOp", without("ctx"), {}, "exactly nothing"),
+    ("CoCoOp", without("linear2.weight"), {}, r"its meta_net\.2\.weight has the shape None"),
+    ("MaPLe", without("compound_prompts_text.0"), {}, "cannot be used: it was read as 'maple'"),
+    ("IVLP", without("image_encoder.VPT"), {}, "cannot be used: it was read as 'ivlp'"),
+    ("IVLP", lambda state: {k: v for k, v in state.items() if "VPT" not in k or "text" in k}, {}, "context, deep_text"),
+    ("IVLP", replaced(text_encoder__transformer__resblocks__0__VPT_shallow=torch.ones(4, 64)), {}, "read as 'ivlp'"),
+    ("CoOp", dict, dict(n_ctx=4), "'n_ctx' cannot be given for 'coop'"),
+    ("MaPLe", dict, dict(class_token_position="end"), "'class_token_position' cannot be given for 'maple'"),
+    ("CoOp", dict, dict(class_token_position="left"), "there is no class_token_position 'left'"),
+    ("VPT", dict, dict(ctx_init=None), "'ctx_init' cannot be given for 'vpt'"),
+])
+def test_what_fits_neither_method_nor_backbone_is_refused_in_a_sentence(clip, tmp_path, method, change, said, message):
+    name, settings, _ = CASES[method]
+    state = change(official_state(trained(clip, name, settings), method))
+    path = write({"state_dict": OrderedDict(state), "epoch": 2}, tmp_path / "model.pth.tar-2")
+    with pytest.raises(ValueError, match=message):
+        load_official(path, clip, NAMES, **said)
+
+
+def test_prompts_deeper_than_the_tower_and_contexts_of_other_classes_are_refused(clip, tmp_path):
+    state = official_state(trained(clip, "vpt", dict(depth=4)), "VPT")
+    state["image_encoder.transformer.resblocks.4.VPT_shallow"] = torch.ones(8, 32)
+    with pytest.raises(ValueError, match="depth 5 do not fit in the image tower"):
+        load_official(write({"state_dict": state}, tmp_path / "a"), clip, NAMES)
+    state = official_state(trained(clip, "coop", dict(class_specific=True)), "CoOp")
+    with pytest.raises(ValueError, match="each of its 3 classes has a context of its own, and there are 2 classnames"):
+        load_official(write({"state_dict": state}, tmp_path / "b"), clip, NAMES[:2])
+
+
+def test_another_backbone_of_the_same_width_and_other_words_are_noticed(clip, good, tmp_path):
+    good["state_dict"]["token_prefix"] = good["state_dict"]["token_prefix"].roll(1, dims=-1)
+    with pytest.warns(UserWarning, match="the backbone was not random"):
+        load_official(write(good, tmp_path / "a"), clip, NAMES)
+    state = official_state(trained(clip, "maple", dict(ctx_init=None, depth=2)), "MaPLe")
+    with pytest.warns(UserWarning, match="the prompt did not begin with 'a photo of a'"):
+        load_official(write({"state_dict": state}, tmp_path / "b"), clip, NAMES)

@@ -1,0 +1,60 @@
+"""Prompts in a file: they come back as they were, and what does not belong is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from npt.clip.load import load_clip
+from npt.learners.build import build_learner
+from npt.learners.saving import load_prompts, save_prompts
+
+NAMES = ["red circle", "blue_star", "large striped green heart"]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip()
+
+
+def trained(clip, **settings):
+    coop = build_learner("coop", clip, NAMES, **settings)
+    with torch.no_grad():
+        coop.context += torch.randn_like(coop.context)
+    return coop
+
+
+def test_prompts_come_back_as_they_were(clip, tmp_path):
+    one, other = trained(clip), build_learner("coop", clip, ["pink cross"])
+    save_prompts(one, tmp_path / "prompts.safetensors")
+    header = load_prompts(other, tmp_path / "prompts.safetensors")
+    assert torch.equal(one.context, other.context) and other.classnames == ["pink cross"]
+    assert (header["learner"], header["backbone"]) == ("coop", "world")
+    assert json.loads(header["classnames"]) == NAMES and json.loads(header["settings"])["n_ctx"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.safetensors"]
+
+
+def test_prompts_that_do_not_belong_are_refused_and_change_nothing(clip, tmp_path):
+    good = tmp_path / "good.safetensors"
+    save_prompts(trained(clip), good)
+    (tmp_path / "short.safetensors").write_bytes(good.read_bytes()[:-100])
+    (tmp_path / "head.safetensors").write_bytes(good.read_bytes()[:5])
+    save_file({"context": torch.zeros(4, 128)}, tmp_path / "foreign.safetensors")
+    save_prompts(trained(clip, n_ctx=8, ctx_init=None), tmp_path / "eight.safetensors")
+    save_prompts(build_learner("zero_shot", clip, NAMES), tmp_path / "zero_shot.safetensors")
+    mine = trained(clip)
+    before = mine.context.clone()
+    for name in "short", "head", "foreign", "eight", "zero_shot":
+        with pytest.raises(ValueError, match=f"{name}.safetensors"):
+            load_prompts(mine, tmp_path / f"{name}.safetensors")
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        load_prompts(mine, tmp_path / "none.safetensors")
+    assert torch.equal(mine.context, before)
+
+
+def test_prompts_of_another_backbone_are_refused(clip, tmp_path, monkeypatch):
+    save_prompts(trained(clip), tmp_path / "prompts.safetensors")
+    monkeypatch.setattr(clip, "name", "ViT-B-16-quickgelu")
+    with pytest.raises(ValueError, match="backbone 'world'"):
+        load_prompts(build_learner("coop", clip, NAMES), tmp_path / "prompts.safetensors")

@@ -1,0 +1,59 @@
+"Objectives: the published weights, sums as text that are read again, and texts that are refused."
+
+import pytest
+import torch
+from steps import Case
+
+from npt.objectives.objective import REGULARISERS, Objective, _joined, build_objective
+from npt.objectives.terms import NAMED_OBJECTIVES, TERMS
+
+
+@pytest.mark.parametrize("name", [*NAMED_OBJECTIVES, *TERMS])
+def test_every_name_is_an_objective_that_is_written_as_it_is_read(name):
+    objective = build_objective(name)
+    assert build_objective(str(objective)) == objective and build_objective(objective) is objective
+    assert str(objective) == name or name in NAMED_OBJECTIVES
+
+
+def test_named_objectives_have_the_published_weights():
+    weights = {name: dict(build_objective(name).weights) for name in NAMED_OBJECTIVES}
+    assert weights["npt"] == {"ce": 1, "lc": 1, "mi": 1}
+    assert weights["npt_anchored"] == {"ce": 1, "etf": 1}
+    assert weights["cpt"] == {"ce": 1, "tetf": 0.25, "cc": 0.15, "rs": 0.10}
+    assert weights["kgcoop"] == {"ce": 1, "kg": 8}
+    assert weights["promptsrc"] == {"ce": 1, "scl_text": 25, "scl_image": 10, "scl_logits": 1}
+    prograd = build_objective("prograd")
+    assert dict(prograd.weights) == {"ce": 1} and prograd.guide == build_objective("kl")
+    assert set(weights) == {"ce", "npt", "npt_anchored", "cpt", "kgcoop", "prograd", "promptsrc"}
+
+
+def test_a_loss_is_the_weighted_sum_of_what_it_reports():
+    step = Case().step()
+    loss, values = build_objective("ce + 0.5*lc + 1e-1*mi + 0*kg")(step)
+    assert torch.isclose(loss, values["ce"] + 0.5 * values["lc"] + 0.1 * values["mi"])
+    assert values["kg"] == TERMS["kg"](step) and list(values) == ["ce", "kg", "lc", "mi"]
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_a_regulariser_brings_its_terms_and_leaves_the_guide(name):
+    joined = _joined(build_objective("prograd"), build_objective(name))
+    assert dict(joined.weights) == dict(build_objective(name).weights) and joined.guide == build_objective("kl")
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "the text ends"), ("ce +", "at character 5"), ("+ ce", "at character 1"), ("ce lc", "found 'lc'"),
+    ("-0.5*lc", "at character 1"), ("lc*0.5", "at character 3"), ("ce | kl | kg", "at character 9"), ("ce |", "the text ends"),
+    ("ce + lcc", "Did you mean 'lc'"), ("ntp", "named objective 'ntp'"), ("ce + npt", "a whole objective and no term"),
+    ("ce + ce", "stands more than once"), ("1e999*lc", "must be finite"),
+])  # fmt: skip
+def test_what_cannot_be_meant_is_refused_with_a_sentence(text, said):
+    with pytest.raises(ValueError) as caught:
+        build_objective(text)
+    assert said in str(caught.value)
+
+
+def test_a_sum_that_is_not_written_as_text_is_checked_too():
+    for weights in (), (("lc", -1.0),), (("lc", float("nan")),), (("quux", 1.0),), (("lc", 1.0), ("lc", 2.0)):
+        with pytest.raises(ValueError):
+            Objective(weights)
+    assert Objective((("mi", 1), ("ce", 1))) == build_objective("ce + mi")

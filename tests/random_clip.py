@@ -1,0 +1,25 @@
+"A CLIP with random weights, for tests of learners to the last bit, and its images and class names."
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from npt.clip.frozen import FrozenCLIP
+
+NAMES = ["cat", "hand-held_computer", "red fox"]
+
+
+def random_clip(resnet: bool = False, **text) -> FrozenCLIP:
+    "A CLIP in double precision with random weights, four blocks in each tower."
+    torch.manual_seed(0)
+    vision = dict(layers=(1, 1, 1, 1), width=16) if resnet else dict(layers=4, width=32, head_width=16, patch_size=8)
+    model = CLIP(embed_dim=48, vision_cfg=CLIPVisionCfg(image_size=32, **vision),
+                 text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
+    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    return FrozenCLIP(model, SimpleTokenizer(), "random", dtype=torch.float64)
+
+
+def images(count: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

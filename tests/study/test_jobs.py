@@ -1,0 +1,28 @@
+"One job: its runs and their targets, one that fails among them, and what is done already."
+
+from workflows import small_grid
+
+from npt.study.grid import Task, expand, read_grid
+from npt.study.jobs import _do_group, _run_lock, do_task
+
+
+def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    first, second = expand(read_grid(small_grid(shots=1, epochs=1, seed=[1, 2], transfer="world/scenes")))
+    bad = Task(first.settings.model_copy(update=dict(learner="maple", learner_settings={"depth": 99})))
+    assert _do_group([first, bad, second]) == 1
+    printed, bars = capfd.readouterr()
+    assert [line.split()[0] for line in printed.splitlines()] == ["1/3", "2/3", "3/3"] and printed.count(" done") == 2
+    assert "it/s" not in bars, "the log of a job has no bars"
+    assert first.finished and second.finished and not bad.finished
+    assert bad.failed.read_text().startswith("ValueError: ") and "Traceback" in bad.failed.read_text()
+
+    written = first.folder.metrics.stat().st_mtime_ns
+    first.failed.write_text("ValueError: of an earlier attempt")
+    assert do_task(first) is None and first.folder.metrics.stat().st_mtime_ns == written and not first.failed.exists()
+
+
+def test_a_run_that_another_process_does_is_waited_for(tmp_path):
+    (task,) = expand(read_grid(small_grid() | dict(runs_dir=str(tmp_path))))
+    one, other = _run_lock(task.settings), _run_lock(task.settings.model_copy(update=dict(device="cuda")))
+    assert one.lock_file == other.lock_file, "whatever device it is done on"

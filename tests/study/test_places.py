@@ -1,0 +1,29 @@
+"Places on GPUs: the emptiest card first, and a place that is given back."
+
+import pytest
+import torch
+
+from npt.study.places import _gpu_place, _job_device, _places_folder, _take_place
+
+
+def test_the_first_places_of_all_cards_come_before_any_second(tmp_path):
+    taken = [_take_place(3, 2, tmp_path) for _ in range(7)]
+    assert [place[1] for place in taken[:6]] == ["cuda:0", "cuda:1", "cuda:2"] * 2 and taken[6] is None
+    taken[1][0].release()
+    with _gpu_place(3, 2, tmp_path) as again:
+        assert again == "cuda:1"
+
+
+def test_jobs_that_see_other_cards_look_into_another_folder(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    first = _places_folder()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert _places_folder() != first
+
+
+def test_a_machine_without_a_card_has_no_places(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="shows no GPU"), _job_device("cuda", 4):
+        pass
+    with _job_device("cpu", None) as device:
+        assert device == "cpu"

@@ -1,0 +1,51 @@
+"How long a grid takes, and why what is missing is missing."
+
+from workflows import small_grid
+
+from npt._files import write_text
+from npt.study.cli import grid_command
+from npt.study.grid import read_grid
+from npt.study.plan import make_plan, write_plan
+from npt.study.progress import _failures, describe_plan, tell_failures
+
+
+def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(read_grid(small_grid(seed=[1, 2, 3, 4], learner=["coop", "maple"])))
+    for task, seconds in zip(plan.tasks[::2], (50, 70)):
+        assert task.settings.learner == "coop"
+        write_text(f'{{"seconds": {seconds}}}', task.folder.metrics)
+    said = describe_plan(plan)
+    assert "8 runs, 2 done, 6 to do" in said and "2 x coop: 2 min, at 60.0 s a run" in said
+    assert "4 x maple: unknown" in said and "2 min + unknown for 4 runs" in said
+
+
+def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiments = dict(here=dict(learner="coop", seed=[1, 2]),
+                       there=dict(learner="coop", backbone="ViT-B-16-quickgelu", pretrained="none"))
+    plan = make_plan(read_grid(dict(runs_dir="runs", experiments=experiments)))
+    write_text('{"seconds": 50}', plan.tasks[0].folder.metrics)
+    lines = describe_plan(plan).splitlines()
+    assert [line.strip() for line in lines[1:3]] == ["1 x coop: 50 s, at 50.0 s a run", "1 x coop on ViT-B-16-quickgelu: unknown"]
+
+
+def test_missing_data_is_told_for_the_runs_that_needed_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("npt.study.jobs.prepare", lambda name, root: (_ for _ in ()).throw(ConnectionError(f"no way to {name}")))
+    plan = make_plan(read_grid(small_grid(dataset=["dtd", "world/textures"])))
+    write_plan(plan)
+    assert grid_command(["dataset", "runs/.workflow/datasets/dtd.tried"]) == 1
+    causes = {tasks[0].settings.dataset: cause for cause, tasks in _failures(plan).items()}
+    assert causes["dtd"] == "dtd could not be prepared: ConnectionError: no way to dtd"
+    assert "nothing says why" in causes["world/textures"]
+
+
+def test_many_runs_of_one_cause_are_cut_on_the_screen_and_whole_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(read_grid(small_grid(seed=list(range(8)))))
+    for task in plan.tasks:
+        write_text("ValueError: as an example\n\nTraceback ...", task.failed)
+    said = tell_failures(plan)
+    assert said.startswith("8 of 8 runs are missing:\n- ValueError: as an example\n") and "... and 3 more" in said
+    assert len((tmp_path / "runs" / "failures.txt").read_text().splitlines()) == 8

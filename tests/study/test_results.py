@@ -1,0 +1,53 @@
+"Results of a grid as files, those of this repository, and what its README says of them."
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from invented import table
+
+from npt._files import write_text
+from npt.study.comparison import change_table, gains, gains_over_learners
+from npt.study.grid import expand, read_grid
+from npt.study.results import Results, read_results, write_results
+from npt.study.tables import main_table, markdown_table
+
+KEPT = sorted(path.name for path in (ROOT / "workflow" / "results").iterdir() if path.is_dir())
+
+
+def test_results_as_files_are_the_same_results(tmp_path):
+    runs = table()
+    wanted = pd.concat([runs.assign(finished=True), runs.iloc[:1].assign(seed=9, finished=False)])
+    write_results(Results(wanted[["learner", "objective", "tau", "seed", "folder", "dataset", "finished"]], runs, pd.DataFrame(),
+                          pd.DataFrame()), tmp_path)
+    again = read_results(tmp_path)
+    assert np.allclose(again.runs.h, runs.h, rtol=1e-6) and again.missing.seed.tolist() == [9]
+    assert np.allclose(gains(again.runs), gains(runs), atol=1e-4) and again.transfers.empty
+
+
+@pytest.mark.parametrize("content, said", [("", "damaged"), ("a,b\n1,2\n", "no column"), ("a,b\n1,2,3,4\n5\n\"", "damaged")])
+def test_damaged_tables_are_named(content, said, tmp_path):
+    write_text(content, tmp_path / "runs.csv")
+    with pytest.raises(ValueError, match=rf"runs.csv.*{said}"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_results_are_of_their_grid(name):
+    kept, tasks = read_results(ROOT / "workflow" / "results" / name), expand(read_grid(ROOT / f"workflow/grids/{name}.yaml"))
+    settings = [task.settings for task in tasks]
+    asked = {(s.learner, str(s.objective), s.tau, s.shots, s.classes, s.measured_on, s.seed) for s in settings}
+    there = kept.wanted[["learner", "objective", "tau", "shots", "classes", "measured_on", "seed"]].itertuples(index=False, name=None)
+    assert asked == set(there) and len(kept.wanted) == len(tasks)
+    assert kept.runs[["base", "novel", "h"]].dropna().map(lambda value: 0 <= value <= 100).all(axis=None)
+
+
+def test_the_readme_shows_the_kept_results():
+    kept, readme = read_results(ROOT / "workflow" / "results" / "world"), (ROOT / "README.md").read_text()
+    assert markdown_table(main_table(kept.runs, kept.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
+    changes = pd.concat({name: change_table(gains_over_learners(kept.runs, name)) for name in ("base", "novel", "h")}, names=["metric"])
+    assert markdown_table(changes) in readme, "put the changes of the last run into nbs/index.ipynb"
+    runs = read_results(ROOT / "workflow" / "results" / "claims").runs
+    compared = gains(runs[runs.learner.isin(runs.learner[runs.objective == "npt"])]).droplevel("objective")
+    assert markdown_table(change_table(compared)) in readme, "put the claims of the last run into nbs/index.ipynb"
+    assert (compared.pairs == 10).all() and (compared.low > 0).sum() == 7 and len(compared) == 8, "as the README says"

@@ -1,0 +1,33 @@
+"Tables for people: what is missing is marked, the best is in bold, and a run counts once."
+
+import pandas as pd
+import pytest
+from invented import table
+
+from npt.study.tables import _MISSING, main_table, markdown_table
+
+
+def test_a_run_counts_once():
+    runs = table()
+    with pytest.raises(ValueError, match="seed 1 twice"):
+        main_table(pd.concat([runs, runs.iloc[:1]]))
+
+
+def test_what_is_missing_is_marked():
+    runs = table()
+    text = main_table(runs[~((runs.learner == "maple") & (runs.objective == "npt") & (runs.tau == 1)) & ~(
+        (runs.learner == "coop") & (runs.seed == 3))], runs)
+    assert (text.loc[("maple", "npt"), "τ = 1"] == _MISSING).all() and not (text.loc[("maple", "npt"), "τ = 0.25"] == _MISSING).any()
+    assert text.loc["coop"].map(lambda cell: "2 of 3" in cell).all(axis=None)
+    best = text["τ = 0.25", "novel"].str.startswith("**")
+    assert best.sum() == 1 and best.idxmax()[1] == "npt"
+    lines = markdown_table(text).splitlines()
+    assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1
+    numbers = pd.DataFrame(dict(dtd=[1.5, None], eurosat=["as text", None]), index=pd.Index(["coop", "npt"], name="method"))
+    assert markdown_table(numbers).splitlines()[2:] == ["| coop | 1.5 | as text |", f"| npt | {_MISSING} | {_MISSING} |"]
+
+
+def test_zero_shot_comes_first_where_the_runs_measured_it():
+    text = main_table(table(seeds=[1], zero_shot_base=50.0, zero_shot_novel=40.04, zero_shot_h=44.4))
+    assert text.index[0] == ("zero_shot", "") and text.iloc[0].tolist() == ["50.0", "40.0", "44.4"] * 2
+    assert not text.map(lambda cell: "±" in cell).any(axis=None), "a single seed has no deviation"

@@ -1,0 +1,212 @@
+"""The published methods written out at full length, token by token and block by block, and cases of all learners."""
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from npt.clip.frozen import FrozenCLIP
+from npt.learners.base import Learner
+from npt.learners.build import build_learner, learner_settings
+
+NAMES = ["cat", "hand-held_computer", "red fox"]
+SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
+OTHERS = ["dog", "red fox"]  # the second is one of NAMES
+PETS = "a photo of a {}, a type of pet."
+CASES = {
+    "coop": ("coop", dict()),
+    "coop, random": ("coop", dict(n_ctx=5, ctx_init=None)),
+    "coop, middle": ("coop", dict(n_ctx=5, ctx_init=None, class_token_position="middle")),
+    "coop, front": ("coop", dict(class_token_position="front")),
+    "coop, own contexts": ("coop", dict(ctx_init=None, class_specific=True)),
+    "coop, own contexts, middle": ("coop", dict(ctx_init=None, class_specific=True, class_token_position="middle")),
+    "cocoop": ("cocoop", dict()),
+    "vpt, shallow": ("vpt", dict(depth=1)),
+    "vpt, deep": ("vpt", dict(depth=4, n_ctx_image=3)),
+    "ivlp": ("ivlp", dict(depth=3, depth_image=2, n_ctx=2, n_ctx_image=3)),
+    "maple": ("maple", dict(depth=3)),
+    "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
+    "tcp": ("tcp", dict(layer=2)),
+    "tcp, words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
+    "clip_adapter": ("clip_adapter", dict()),
+    "clip_adapter, wider": ("clip_adapter", dict(reduction=2, ratio=0.6)),
+    "tip_adapter": ("tip_adapter", dict(alpha=3.0, beta=5.5)),
+    "tip_adapter_f": ("tip_adapter_f", dict(alpha=3.0, beta=5.5)),
+    "lora": ("lora", dict()),
+    "lora, text": ("lora", dict(towers="text", rank=3, alpha=0.5)),
+    "lora, image": ("lora", dict(towers="image", rank=1)),
+}
+each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
+
+
+def random_clip(resnet: bool = False, **text) -> FrozenCLIP:
+    "A CLIP in double precision with random weights, four blocks in each tower."
+    torch.manual_seed(0)
+    vision = dict(layers=(1, 1, 1, 1), width=16) if resnet else dict(layers=4, width=32, head_width=16, patch_size=8)
+    model = CLIP(embed_dim=48, vision_cfg=CLIPVisionCfg(image_size=32, **vision),
+                 text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
+    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    return FrozenCLIP(model, SimpleTokenizer(), "random", dtype=torch.float64)
+
+
+def images(count: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: float = 0.01) -> Learner:
+    "A learner that has seen its training images, and whose parameters have left where they start."
+    seeds = dict(seed=seed) if "seed" in learner_settings(name) else {}
+    learner = build_learner(name, clip, NAMES, **settings, **seeds)
+    learner.remember(clip.encode_image(images(5, seed=3)), SEEN)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += steps * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return learner
+
+
+def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
+    "One class: 77 tokens, vector by vector and block by block; `deep` says which vectors enter a block."
+    model, name, n = clip.model, sentence[1], len(context)
+    tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
+    rest = model.token_embedding(tokens)[0]
+    words = len(SimpleTokenizer().encode(name))
+    before = dict(end=n, middle=n // 2, front=0)[position]
+    if position == "end":
+        x = torch.cat([rest[:1], context, rest[1 + n:]])
+    else:
+        called, tail = rest[1 + n : 1 + n + words], rest[1 + n + words:]
+        x = torch.cat([rest[:1], context[:before], called, context[before:], tail])
+    x = (x + model.positional_embedding)[None]
+    for number, block in enumerate(blocks or model.transformer.resblocks):
+        if number in deep:
+            x = torch.cat([x[:, :1], deep[number][None], x[:, 1 + n:]], dim=1)
+        x = block(x, attn_mask=model.attn_mask)
+    return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
+
+
+def literal_image(clip, pixels, prompts, blocks=None) -> Tensor:
+    "The vision transformer block by block, prompts last among its tokens."
+    tower, n = clip.model.visual, len(prompts[0]) if prompts else 0
+    x = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    x = torch.cat([tower.class_embedding.expand(len(x), 1, -1), x], dim=1) + tower.positional_embedding
+    if prompts:
+        x = torch.cat([x, prompts[0].expand(len(x), -1, -1)], dim=1)
+    x = tower.ln_pre(x)
+    for number, block in enumerate(blocks or tower.transformer.resblocks):
+        if 1 <= number < len(prompts):
+            x = torch.cat([x[:, :-n], prompts[number].expand(len(x), -1, -1)], dim=1)
+        x = block(x)
+    return F.normalize(tower.ln_post(x[:, 0]) @ tower.proj, dim=-1)
+
+
+def in_words(learner) -> list[str]:
+    return [text.replace("_", " ") for text in learner.classnames]
+
+
+def written_text(clip, sentence, blocks=None) -> Tensor:
+    "The text feature of a sentence with no learned vectors in it."
+    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(sentence[0]))[0, 1:5], {}, blocks=blocks)
+
+
+def literal_prompts(learner, pixels) -> Tensor:
+    "CoOp, CoCoOp, VPT, IVLP and MaPLe."
+    clip, name, settings = learner.clip, learner.name, learner.settings
+    classes = in_words(learner)
+    lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
+    deep = list(getattr(learner, "deep_text", []))
+    prompts = list(getattr(learner, "image_prompts", []))
+    if name == "maple":
+        text = [learner.context, *deep]
+        prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
+    image, scale, deep = literal_image(clip, pixels, prompts), clip.logit_scale, dict(enumerate(deep, start=1))
+    where = settings.get("class_token_position", "end")
+
+    def text(context: Tensor) -> Tensor:
+        own = context if context.dim() == 3 else [context] * len(classes)
+        return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
+
+    if name != "cocoop":
+        return scale * image @ text(clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context).T
+    first, _, second = learner.meta_net
+    shifts = (image @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    return torch.stack([scale * text(learner.context + shift) @ feature for shift, feature in zip(shifts, image)])
+
+
+def literal_tcp(learner, pixels) -> Tensor:
+    clip, settings = learner.clip, learner.settings
+    lead = settings["ctx_init"] or "X " * settings["n_ctx"]
+    tail = ", a type of pet" if learner.template == PETS else ""
+    first, _, second = learner.meta_net
+    text = []
+    for name in in_words(learner):
+        frozen = written_text(clip, ("a photo of a", name + tail))
+        hidden = frozen @ first.weight.T + first.bias
+        vectors = (hidden * torch.sigmoid(1.702 * hidden)) @ second.weight.T + second.bias
+        deep = {settings["layer"]: vectors.reshape(settings["n_ctx"], 64)}
+        text.append(literal_text(clip, (lead, name + tail), learner.context, deep))
+    return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
+
+
+def written_classes(learner, blocks=None) -> Tensor:
+    return torch.stack([written_text(learner.clip, ("a photo of a", name), blocks) for name in in_words(learner)])
+
+
+def literal_clip_adapter(learner, pixels) -> Tensor:
+    "As published: on features of any length."
+    clip, ratio, (first, _, second, _) = learner.clip, learner.settings["ratio"], learner.adapter
+    frozen = 7 * literal_image(clip, pixels, [])
+    adapted = ((frozen @ first.weight.T).clamp(min=0) @ second.weight.T).clamp(min=0)
+    image = F.normalize(ratio * adapted + (1 - ratio) * frozen, dim=-1)
+    return clip.logit_scale * image @ written_classes(learner).T
+
+
+def literal_tip_adapter(learner, pixels) -> Tensor:
+    "Image by image, class by class and vote by vote."
+    clip, alpha, beta = learner.clip, learner.settings["alpha"], learner.settings["beta"]
+    keys = learner.keys if learner.name == "tip_adapter_f" else literal_image(clip, images(5, seed=3), [])
+    text, rows = written_classes(learner), []
+    for feature in literal_image(clip, pixels, []):
+        row = clip.logit_scale * text @ feature
+        for key, label in zip(keys, SEEN.tolist(), strict=True):
+            voted = torch.tensor([float(name == NAMES[label]) for name in learner.classnames])
+            row = row + alpha * torch.exp(-beta * (1 - key @ feature)) * voted
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def low_rank_block(block, update, scale):
+    "A block with its three projections one by one, their updates beside them, and its heads one by one."
+    def run(x: Tensor, attn_mask: Tensor | float = 0.0) -> Tensor:
+        attn, normed = block.attn, block.ln_1(x)
+        parts = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), update.down, update.up, strict=True)
+        projected = [normed @ w.T + b + scale * (normed @ down.T) @ up.T for w, b, down, up in parts]
+        heads = []
+        for q, k, v in zip(*(part.chunk(attn.num_heads, dim=-1) for part in projected), strict=True):
+            heads.append((q @ k.mT / q.shape[-1] ** 0.5 + attn_mask).softmax(dim=-1) @ v)
+        x = x + torch.cat(heads, dim=-1) @ attn.out_proj.weight.T + attn.out_proj.bias
+        return x + block.mlp(block.ln_2(x))
+
+    return run
+
+
+def literal_lora(learner, pixels) -> Tensor:
+    "The updates beside the frozen weights, as published, and never added to them."
+    clip, settings, updates = learner.clip, learner.settings, dict(learner.updates.items())
+    scale = settings["alpha"] / settings["rank"] ** 0.5
+    towers = dict(text=clip.model.transformer, image=clip.model.visual.transformer)
+    blocks = {tower: [low_rank_block(block, update, scale)
+                      for block, update in zip(towers[tower].resblocks, updates[tower], strict=True)] for tower in updates}
+    image = literal_image(clip, pixels, [], blocks.get("image"))
+    return clip.logit_scale * image @ written_classes(learner, blocks.get("text")).T
+
+
+LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
+
+
+def literal_logits(learner, pixels) -> Tensor:
+    return LITERAL.get(learner.name, literal_prompts)(learner, pixels)
