@@ -440,3 +440,14 @@ def register_learner(
         return cls
 
     return register
+
+# %% ../../nbs/learners/base.ipynb #m0de2
+@contextmanager
+def _as_tested(learner: nn.Module) -> Iterator[None]:
+    "Use a learner in evaluation mode; afterwards it is in the mode that it was in."
+    was_training = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(was_training)

@@ -21,7 +21,7 @@ from ..clip.load import PRECISIONS
 from ..learners.base import Learner
 from ..learners.saving import save_prompts
 from .folder import RunFolder
-from .restore import _Origin, _load_folder
+from .restore import _load_folder, _Origin
 
 # %% ../../nbs/study/hub.ipynb #7b10bf00
 _MEASURED = {"accuracy": "accuracy", "base": "base classes", "novel": "novel classes", "h": "harmonic mean H"}
@@ -79,21 +79,44 @@ def _card_header(learner: Learner, origin: _Origin, metrics: dict) -> ModelCardD
     return ModelCardData(base_model=_base_model(origin), library_name="npt", pipeline_tag="image-classification",
                          tags=["clip", "prompt-tuning", learner.name], model_name=name, eval_results=results or None)
 
-# %% ../../nbs/study/hub.ipynb #8cdf823a
+# %% ../../nbs/study/hub.ipynb #fc020f3b
+def _card_facts(learner: Learner, origin: _Origin) -> dict[str, str]:
+    "What the prompts were made from, in the words of a card."
+    several = f"{len(learner.template)} of them"
+    return dict(learner=learner.name, settings=json.dumps(learner.settings), backbone=origin.backbone,
+                pretrained=f"`{origin.pretrained}`" if origin.pretrained else find_backbone(origin.backbone).weights,
+                dataset=f"`{origin.dataset}`" if origin.dataset else "not said",
+                template=f"`{learner.template}`" if isinstance(learner.template, str) else several)
+
+# %% ../../nbs/study/hub.ipynb #302191e1
+def _card_table(metrics: dict) -> str:
+    "The accuracies of a card in Markdown, or nothing."
+    rows = "".join(f"| {name} | {value:.1f} |\n" for name, value in _card_metrics(metrics).items())
+    return f"\n## Accuracy in percent\n\n| on | accuracy |\n| --- | --- |\n{rows}" if rows else ""
+
+# %% ../../nbs/study/hub.ipynb #ee8d4878
 def _model_card(learner: Learner, origin: _Origin, metrics: dict) -> str:
     "Write the README of learned prompts."
-    table = "".join(f"| {name} | {value:.1f} |\n" for name, value in _card_metrics(metrics).items())
-    unnamed = find_backbone(origin.backbone).weights
-    body = _CARD.format(
-        learner=learner.name, backbone=origin.backbone, settings=json.dumps(learner.settings),
-        pretrained=f"`{origin.pretrained}`" if origin.pretrained else unnamed,
-        dataset=f"`{origin.dataset}`" if origin.dataset else "not said",
-        template=f"`{learner.template}`" if isinstance(learner.template, str) else f"{len(learner.template)} of them",
-        metrics=f"\n## Accuracy in percent\n\n| on | accuracy |\n| --- | --- |\n{table}" if table else "",
-        count=len(learner.classnames), classnames=json.dumps(learner.classnames, ensure_ascii=False))
+    body = _CARD.format(**_card_facts(learner, origin), metrics=_card_table(metrics), count=len(learner.classnames),
+                        classnames=json.dumps(learner.classnames, ensure_ascii=False))
     return f"---\n{_card_header(learner, origin, metrics).to_yaml()}\n---\n\n{body}"
 
-# %% ../../nbs/study/hub.ipynb #743630be
+# %% ../../nbs/study/hub.ipynb #9b52c8f3
+def _origin_of(
+    learner: Learner,
+    dataset: str | None,  # as in `save_pretrained`, as the next
+    pretrained: str | None,
+) -> _Origin:
+    "What must be known beside the prompts of a learner. Raises ValueError for a tag that is none."
+    clip = learner.clip
+    if pretrained is not None and not open_clip.is_pretrained_cfg(clip.name, pretrained):
+        raise ValueError(f"pretrained={pretrained!r} is no tag of weights for {clip.name}. Leave it out for weights of your "
+                         "own; they are told by their fingerprint, and from_pretrained is given a clip.")
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype == clip.dtype)
+    return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
+                   dataset=dataset, weights=clip.image_fingerprint)
+
+# %% ../../nbs/study/hub.ipynb #c22fc9bd
 def save_pretrained(
     learner: Learner,
     folder: str | Path,  # made where it is not there; files of the same names are replaced
@@ -102,21 +125,13 @@ def save_pretrained(
     pretrained: str | None = None,  # open_clip's tag of the backbone's weights, if they have one
 ) -> None:
     "Write prompts.safetensors, config.json and a model card, README.md. Raises ValueError for a tag that is none."
-    clip, folder = learner.clip, RunFolder(Path(folder).expanduser())
-    if pretrained is not None and not open_clip.is_pretrained_cfg(clip.name, pretrained):
-        raise ValueError(f"pretrained={pretrained!r} is no tag of weights for {clip.name}. Leave it out for weights of your "
-                         "own; they are told by their fingerprint, and from_pretrained is given a clip.")
-    precision = next(name for name, dtype in PRECISIONS.items() if dtype == clip.dtype)
-    origin = _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
-                    dataset=dataset, weights=clip.image_fingerprint)
-    save_prompts(learner, folder.prompts)
-    write_text(origin.model_dump_json(indent=1), folder.config)
-    write_text(_model_card(learner, origin, metrics or {}), folder.path / "README.md")
+    files, origin = RunFolder(Path(folder).expanduser()), _origin_of(learner, dataset, pretrained)
+    save_prompts(learner, files.prompts)
+    write_text(origin.model_dump_json(indent=1), files.config)
+    write_text(_model_card(learner, origin, metrics or {}), files.path / "README.md")
 
-# %% ../../nbs/study/hub.ipynb #18a6c366
-def _fetch_repository(
-    name: str,  # user/name
-) -> Path:  # where the hub's client keeps it
+# %% ../../nbs/study/hub.ipynb #b84aacd0
+def _fetch_repository(name: str) -> Path:  # where the hub's client keeps user/name
     "Fetch a repository of prompts. Raises FileNotFoundError where there is none of that name, ConnectionError."
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "prompts.safetensors"]))

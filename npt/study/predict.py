@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.images import in_rgb, open_image
-from ..learners.base import Learner, has_own_logits
+from ..learners.base import Learner, _as_tested, has_own_logits
 from ..training.evaluation import LOGITS_BATCH
 
 # %% ../../nbs/study/predict.ipynb #7bd9a51c
@@ -32,23 +32,28 @@ def _pictures_in(folder: Path) -> list[Path]:
         raise ValueError(f"The folder {str(folder)!r} holds no pictures: no file ends in {', '.join(sorted(_ENDINGS))}.")
     return paths
 
-# %% ../../nbs/study/predict.ipynb #a3e61973
-def _named_picture(
-    image: str | Path | Image.Image,
-    number: int,  # its place among the pictures, from 1
-) -> tuple[str, Path | Image.Image]:
-    "Name one picture by its path. Raises TypeError for what is no picture, FileNotFoundError for a path without a file."
-    if isinstance(image, Image.Image):
-        return str(getattr(image, "filename", "") or f"picture {number}"), image
-    if not isinstance(image, str | os.PathLike):
-        raise TypeError(f"A picture is a path or a Pillow image, not {type(image).__name__}; an array becomes one by "
-                        "PIL.Image.fromarray.")
+# %% ../../nbs/study/predict.ipynb #eedb804c
+def _picture_path(image: str | Path) -> Path:
+    "The path of one picture. Raises FileNotFoundError for a path without a file, ValueError for a folder."
     path = Path(image).expanduser()
     if path.is_dir():
         raise ValueError(f"{str(image)!r} in a list of pictures is a folder: give a folder alone, not in a list.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no picture {str(image)!r}.")
-    return str(image), path
+    return path
+
+# %% ../../nbs/study/predict.ipynb #04272c68
+def _named_picture(
+    image: str | Path | Image.Image,
+    number: int,  # its place among the pictures, from 1
+) -> tuple[str, Path | Image.Image]:
+    "Name one picture by its path. Raises TypeError for what is no picture, and what `_picture_path` raises."
+    if isinstance(image, Image.Image):
+        return str(getattr(image, "filename", "") or f"picture {number}"), image
+    if not isinstance(image, str | os.PathLike):
+        raise TypeError(f"A picture is a path or a Pillow image, not {type(image).__name__}; an array becomes one by "
+                        "PIL.Image.fromarray.")
+    return str(image), _picture_path(image)
 
 # %% ../../nbs/study/predict.ipynb #72e90e5a
 def find_pictures(
@@ -80,23 +85,36 @@ def open_picture(
 # %% ../../nbs/study/predict.ipynb #2ebe2523
 _PICTURES_AT_ONCE = 64
 
-# %% ../../nbs/study/predict.ipynb #d9709957
+# %% ../../nbs/study/predict.ipynb #d0cd9e47
+def _look_at(
+    learner: Learner,
+    pictures: Sequence[tuple[str, Path | Image.Image]],  # B, each with a name
+) -> Tensor:  # (B, K) logits, where the learner makes them from pixels, or (B, D) image features
+    "Open some pictures and show them to a learner. Raises OSError that names one that cannot be read."
+    opened = [open_picture(*picture) for picture in pictures]
+    pixels = torch.stack([learner.clip.preprocess(image) for image in opened]).to(learner.clip.device)
+    return learner.logits(pixels) if has_own_logits(learner) else learner.image_features(pixels)
+
+# %% ../../nbs/study/predict.ipynb #fce58003
 def _picture_logits(
     learner: Learner,
     pictures: Sequence[tuple[str, Path | Image.Image]],  # N, each with a name
 ) -> Tensor:  # (N, K)
-    "The logits of pictures, some opened at a time. Raises OSError that names one that cannot be read."
-    made = []
-    for start in tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False):
-        opened = [open_picture(*picture) for picture in pictures[start : start + _PICTURES_AT_ONCE]]
-        pixels = torch.stack([learner.clip.preprocess(image) for image in opened]).to(learner.clip.device)
-        made.append(learner.logits(pixels) if has_own_logits(learner) else learner.image_features(pixels))
+    "The logits of pictures, some opened at a time."
+    starts = tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False)
+    seen = torch.cat([_look_at(learner, pictures[start : start + _PICTURES_AT_ONCE]) for start in starts])
     if has_own_logits(learner):
-        return torch.cat(made)
+        return seen
     text = learner.text_features()
-    return torch.cat([learner.class_logits(some, text)[1] for some in torch.cat(made).split(LOGITS_BATCH)])
+    return torch.cat([learner.class_logits(some, text)[1] for some in seen.split(LOGITS_BATCH)])
 
-# %% ../../nbs/study/predict.ipynb #a44b55c9
+# %% ../../nbs/study/predict.ipynb #d3c2fa53
+def _best_classes(logits: Tensor, top: int) -> list[list[tuple[int, float]]]:  # for each picture, label and percent, best first
+    "The most probable classes of each picture."
+    percent, labels = (100 * logits.float().softmax(dim=1)).sort(dim=1, descending=True, stable=True)
+    return [list(zip(*best)) for best in zip(labels[:, :top].tolist(), percent[:, :top].tolist())]
+
+# %% ../../nbs/study/predict.ipynb #0f38f338
 @torch.no_grad()
 def predict(
     learner: Learner,  # `learner.for_classes(names)` asks for other classes
@@ -107,9 +125,8 @@ def predict(
     if top < 1:
         raise ValueError(f"top={top} must be at least 1, the number of classes for each picture.")
     pictures = find_pictures(images)
-    logits = _picture_logits(learner, pictures)
-    percent, labels = (100 * logits.float().softmax(dim=1)).sort(dim=1, descending=True, stable=True)
+    with _as_tested(learner):
+        best = _best_classes(_picture_logits(learner, pictures), top)
     rows = [(name, rank, learner.classnames[label], sure)
-            for (name, _), *best in zip(pictures, labels[:, :top].tolist(), percent[:, :top].tolist())
-            for rank, (label, sure) in enumerate(zip(*best), start=1)]
+            for (name, _), classes in zip(pictures, best) for rank, (label, sure) in enumerate(classes, start=1)]
     return pd.DataFrame(rows, columns=["image", "rank", "class", "probability"])

@@ -44,18 +44,21 @@ class _Origin(BaseModel):
         "The hand-written prompt, or several."
         return TEMPLATE_ENSEMBLE if self.template == "ensemble" else self.template or find_dataset(self.dataset).template
 
-# %% ../../nbs/study/restore.ipynb #e278271b
-def _read_origin(
-    path: Path,  # .../config.json
-) -> _Origin:
+# %% ../../nbs/study/restore.ipynb #ade45129
+def _problems_of(error: ValidationError) -> list[str]:
+    "What pydantic says is wrong with a file, a phrase for each place."
+    return [f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()]
+
+# %% ../../nbs/study/restore.ipynb #6b4e59f8
+def _read_origin(path: Path) -> _Origin:  # from .../config.json
     "Read what stands beside a prompts file. Raises FileNotFoundError or ValueError that names it."
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing: give the folder of a run, or one that save_pretrained wrote.")
     try:
         return _Origin.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{str(path)!r} is damaged, or neither a run nor save_pretrained wrote it ({wrong}).") from error
+        raise ValueError(f"{str(path)!r} is damaged, or neither a run nor save_pretrained wrote it "
+                         f"({'; '.join(_problems_of(error))}).") from error
 
 # %% ../../nbs/study/restore.ipynb #ca3cd70f
 def _load_origin_clip(origin: _Origin, device: str) -> FrozenCLIP:
@@ -71,39 +74,46 @@ def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
         raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the "
                          "right ones: clip=load_clip(backbone, pretrained=TAG OR FILE).")
 
-# %% ../../nbs/study/restore.ipynb #c9f91a80
-def _read_header(
-    path: Path,
-    header: dict[str, str],  # as `read_prompts` gives it
-) -> tuple[list[str], dict]:  # class names, settings of the learner
-    "Read the JSON parts of a header. Raises ValueError that names the file."
+# %% ../../nbs/study/restore.ipynb #1de47fc2
+def _read_header(path: Path) -> tuple[str, list[str], dict]:  # the learner's name, class names, settings
+    "Read what a prompts file says of its learner. Raises ValueError that names a damaged file."
+    header = _read_prompts(path)[1]
     try:
         classnames, settings = json.loads(header["classnames"]), json.loads(header["settings"])
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path)!r} has a damaged header ({error}). Train again, or fetch it again.") from error
     if not isinstance(classnames, list) or not isinstance(settings, dict):
         raise ValueError(f"{str(path)!r} has a damaged header: classnames must be a list and settings a table.")
-    return classnames, settings
+    return header["learner"], classnames, settings
 
-# %% ../../nbs/study/restore.ipynb #1dc3abaa
+# %% ../../nbs/study/restore.ipynb #75df3883
+def _rebuild(
+    path: Path,  # of the prompts file
+    header: tuple[str, list[str], dict],  # as in `_read_header`
+    clip: FrozenCLIP,
+    template: str | tuple[str, ...],
+) -> Learner:
+    "Build a learner and put its prompts in. Raises ValueError for settings that no such learner can have."
+    name, classnames, settings = header
+    try:
+        learner = build_learner(name, clip, classnames, template, **settings)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} has settings that no learner {name!r} can have: {settings} ({error}).") from error
+    load_prompts(learner, path)
+    return learner.eval()
+
+# %% ../../nbs/study/restore.ipynb #585955a7
 def _load_folder(
     folder: Path,  # with config.json and prompts.safetensors
     clip: FrozenCLIP | None,  # None: loaded as config.json says
     device: str,  # of a clip that is loaded
 ) -> Learner:
-    "Build a learner and put its prompts in. Raises FileNotFoundError or ValueError that names what is wrong."
+    "Build the learner of a folder. Raises FileNotFoundError or ValueError that names what is wrong."
     path, origin = RunFolder(folder).prompts, _read_origin(RunFolder(folder).config)
-    header = _read_prompts(path)[1]
-    classnames, settings = _read_header(path, header)
+    header = _read_header(path)
     clip = clip or _load_origin_clip(origin, device)
     _check_fingerprint(origin, clip)
-    try:
-        learner = build_learner(header["learner"], clip, classnames, origin.prompts, **settings)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} has settings that no learner {header['learner']!r} can have: {settings} "
-                         f"({error}).") from error
-    load_prompts(learner, path)
-    return learner.eval()
+    return _rebuild(path, header, clip, origin.prompts)
 
 # %% ../../nbs/study/restore.ipynb #3d9ec299
 def load_run(

@@ -17,11 +17,11 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import npt
 import pandas as pd
 import torch
 from torch import nn
 
+import npt
 from .._files import write_text
 from ..clip.backbone import find_backbone
 from ..clip.frozen import FrozenCLIP
@@ -70,7 +70,8 @@ def _fetch_missing(settings: RunSettings) -> None:
 def _load_run_data(settings: RunSettings) -> FewShotData:
     "Load the dataset of a run. Raises ValueError for a test set that prompts should be learned on."
     if find_dataset(settings.dataset).test_only and settings.learner != "zero_shot":
-        raise ValueError(f"{settings.dataset!r} is a test set without training images: use learner='zero_shot', or train on imagenet")
+        raise ValueError(f"{settings.dataset!r} is a test set without training images: use learner='zero_shot', or train on "
+                         "imagenet")
     _fetch_missing(settings)
     picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order")}
     return load_dataset(settings.dataset, root=settings.data_root, **picks)

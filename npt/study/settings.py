@@ -105,7 +105,8 @@ def _data_name(settings: "RunSettings") -> str:
 _Dataset = Annotated[str, _name_of("dataset", lambda: DATASETS)]
 _Learner = Annotated[str, _name_of("learner", learner_names)]
 _Sampler = Annotated[str, _name_of("sampler", lambda: SAMPLERS)]
-_Backbone = Annotated[str, _name_of("backbone (open_clip.list_models() lists them)", lambda: [*BACKBONES, *open_clip.list_models()])]
+_Backbone = Annotated[str, _name_of("backbone (open_clip.list_models() lists them)",
+                                    lambda: [*BACKBONES, *open_clip.list_models()])]
 _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]

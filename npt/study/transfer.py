@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -28,42 +29,36 @@ from ..learners.base import Learner
 from ..learners.build import build_learner
 from .collect import _run_row
 from .folder import RunFolder
-from .restore import _Origin, _read_origin, load_run
+from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
 from ..training.evaluation import Outputs, measures, outputs
 
-
-# %% ../../nbs/study/transfer.ipynb #71be104f
-def _family(
-    record: DatasetRecord,
-) -> str:  # equal for two datasets that are domains of each other
+# %% ../../nbs/study/transfer.ipynb #c26aed1a
+def _family(record: DatasetRecord) -> str:  # equal for two datasets that are domains of each other
     "What the classes of a dataset are."
     return record.family or record.name
 
-# %% ../../nbs/study/transfer.ipynb #bbfbb26d
-def _kind_of(
-    target: DatasetRecord,
-    source: DatasetRecord,
-) -> str:  # "source", "dataset" or "domain"
+# %% ../../nbs/study/transfer.ipynb #86d304f7
+def _kind_of(target: DatasetRecord, source: DatasetRecord) -> str:  # "source", "dataset" or "domain"
     "What a dataset is to prompts that were learned on another."
     if target.name == source.name:
         return "source"
     return "domain" if _family(target) == _family(source) else "dataset"
 
-# %% ../../nbs/study/transfer.ipynb #cd139ac3
-def default_targets(
-    source: DatasetRecord,
-) -> list[str]:  # names in `npt.data.datasets.DATASETS`
-    "Other datasets that fit a source, and then its domains. Raises ValueError where there are none."
-    def fits(record: DatasetRecord) -> bool:
-        kind, formats = _kind_of(record, source), (record.format, source.format)
-        alike = "folder" not in formats and record.drawn == source.drawn
-        return kind == "domain" or kind == "dataset" and alike and not record.test_only
+# %% ../../nbs/study/transfer.ipynb #6fdebd49
+def _fits(target: DatasetRecord, source: DatasetRecord) -> bool:
+    "Whether prompts meet a dataset without being told to."
+    kind, formats = _kind_of(target, source), (target.format, source.format)
+    alike = "folder" not in formats and target.drawn == source.drawn
+    return kind == "domain" or kind == "dataset" and alike and not target.test_only
 
-    found = [name for name, record in DATASETS.items() if fits(record)]
-    if not found:
+# %% ../../nbs/study/transfer.ipynb #d7be31a6
+def default_targets(source: DatasetRecord) -> list[str]:  # names in `npt.data.datasets.DATASETS`
+    "Other datasets that fit a source, and then its domains. Raises ValueError where there are none."
+    fitting = [name for name, record in DATASETS.items() if _fits(record, source)]
+    if not fitting:
         raise ValueError(f"no dataset is known to fit prompts that were learned on {source.name!r}: name the targets")
-    return sorted(found, key=lambda name: _kind_of(DATASETS[name], source) == "domain")
+    return sorted(fitting, key=lambda name: _kind_of(DATASETS[name], source) == "domain")
 
 # %% ../../nbs/study/transfer.ipynb #f4bf07e3
 class TransferRow(BaseModel):
@@ -88,11 +83,12 @@ class TransferRow(BaseModel):
     collapse: dict[str, float] | None  # see `npt.geometry.collapse.collapse_metrics`; None where a class has no image
     zero_shot_collapse: dict[str, float] | None
 
-# %% ../../nbs/study/transfer.ipynb #429bd75e
+# %% ../../nbs/study/transfer.ipynb #72c41ae3
 _COUNTS = [name for name, field in TransferRow.model_fields.items() if field.annotation is int]
 _PERCENT = [name for name, field in TransferRow.model_fields.items() if field.annotation in (float, float | None)]
+_COLLAPSE = {"collapse", "zero_shot_collapse"}  # fields that are tables themselves
 
-# %% ../../nbs/study/transfer.ipynb #f52898cf
+# %% ../../nbs/study/transfer.ipynb #f4778e1e
 def _bind(
     learner: Learner,
     split: Split,
@@ -103,18 +99,41 @@ def _bind(
     bound.template = template
     return bound.for_classes(split.classnames), build_learner("zero_shot", learner.clip, split.classnames, template=template)
 
-# %% ../../nbs/study/transfer.ipynb #1cba4349
+# %% ../../nbs/study/transfer.ipynb #19c808fe
 def _accuracy_among(
-    found: Outputs,
+    given: Outputs,
     chosen: Tensor,  # (K,) bool, the classes to choose among
 ) -> float | None:  # percent; None without an image of these
     "Accuracy on the images of some classes, where only these can be named."
-    chosen = chosen.to(found.labels.device)
-    kept = chosen[found.labels]
-    guesses = chosen.nonzero().flatten()[found.logits[kept][:, chosen].argmax(1)] if kept.any() else kept[:0]
-    return float((guesses == found.labels[kept]).float().mean() * 100) if kept.any() else None
+    chosen = chosen.to(given.labels.device)
+    kept = chosen[given.labels]
+    guesses = chosen.nonzero().flatten()[given.logits[kept][:, chosen].argmax(1)] if kept.any() else kept[:0]
+    return float((guesses == given.labels[kept]).float().mean() * 100) if kept.any() else None
 
-# %% ../../nbs/study/transfer.ipynb #6f1db9ab
+# %% ../../nbs/study/transfer.ipynb #222fcccb
+def _trained_fields(
+    learner: Learner,  # as it was trained
+    pair: Sequence[Outputs],  # of the prompts and of zero-shot CLIP
+    split: Split,
+    kind: str,  # as in `_kind_of`
+) -> dict:
+    "The fields of a row that are about the classes which the prompts were trained on."
+    trained = torch.tensor([name in set(learner.classnames) for name in split.classnames])
+    accuracy, zero_shot = (None if kind == "dataset" else _accuracy_among(one, trained) for one in pair)
+    return dict(trained_classes=int(trained.sum()), trained_accuracy=accuracy, trained_zero_shot=zero_shot)
+
+# %% ../../nbs/study/transfer.ipynb #b901831d
+def _measured_fields(
+    after: dict,  # of the prompts, as `npt.training.evaluation.measures` gives it
+    before: dict,  # of zero-shot CLIP
+) -> dict:
+    "The fields of a row that are about all classes of a dataset."
+    return dict(accuracy=after["accuracy"], macro_accuracy=after["macro_accuracy"], ece=after["ece"],
+                zero_shot=before["accuracy"], zero_shot_macro=before["macro_accuracy"], zero_shot_ece=before["ece"],
+                difference=after["accuracy"] - before["accuracy"],
+                collapse=after.get("collapse"), zero_shot_collapse=before.get("collapse"))
+
+# %% ../../nbs/study/transfer.ipynb #1fd756cf
 def _measure(
     learner: Learner,  # as it was trained
     bound: Learner,  # the same prompts with the classes of the split
@@ -123,18 +142,44 @@ def _measure(
     kind: str,  # as in `_kind_of`
 ) -> TransferRow:
     "Evaluate prompts and zero-shot CLIP on a split."
-    found = [outputs(one, split) for one in (bound, zero_shot)]
-    after, before = (measures(one, split, collapse=min(split.counts) > 0) for one in found)
-    trained = torch.tensor([name in set(learner.classnames) for name in split.classnames])
-    among = [None if kind == "dataset" else _accuracy_among(one, trained) for one in found]
+    pair = [outputs(one, split) for one in (bound, zero_shot)]
+    after, before = (measures(one, split, collapse=min(split.counts) > 0) for one in pair)
     return TransferRow(target=split.record.name, kind=kind, classes=len(split.classnames), images=len(split),
-               trained_classes=int(trained.sum()), trained_accuracy=among[0], trained_zero_shot=among[1],
-               accuracy=after["accuracy"], macro_accuracy=after["macro_accuracy"], ece=after["ece"],
-               zero_shot=before["accuracy"], zero_shot_macro=before["macro_accuracy"], zero_shot_ece=before["ece"],
-               difference=after["accuracy"] - before["accuracy"],
-               collapse=after.get("collapse"), zero_shot_collapse=before.get("collapse"))
+                       **_trained_fields(learner, pair, split, kind), **_measured_fields(after, before))
 
-# %% ../../nbs/study/transfer.ipynb #5c600b1b
+# %% ../../nbs/study/transfer.ipynb #bdf99eac
+_MEANS = {"dataset": "other datasets", "domain": "domains"}  # a kind of targets to what a row calls them
+
+# %% ../../nbs/study/transfer.ipynb #36c7c42f
+def _mean_row(
+    rows: Sequence[TransferRow],  # one or more
+    over: str,  # what they are, for the reader
+) -> dict:
+    "The mean of some rows, field by field."
+    known = {name: [value for row in rows if (value := getattr(row, name)) is not None] for name in _PERCENT}
+    means = {name: fmean(values) for name, values in known.items() if values}
+    return {"target": f"mean of {over}", "kind": "mean", **means}
+
+# %% ../../nbs/study/transfer.ipynb #cd1b2508
+def _mean_rows(
+    rows: Sequence[TransferRow],
+    absent: Sequence[str],  # the kinds of the targets that could not be measured
+) -> list[dict]:
+    "The mean over other datasets, and that over domains, where there are any."
+    means = []
+    for kind, called in _MEANS.items():
+        part = [row for row in rows if row.kind == kind]
+        of = f" of {len(part) + absent.count(kind)}" if kind in absent else ""
+        means += [_mean_row(part, f"{len(part)}{of} {called}")] if part else []
+    return means
+
+# %% ../../nbs/study/transfer.ipynb #12e39132
+def _as_table(rows: Sequence[dict]) -> pd.DataFrame:  # by target
+    "Rows as a table, with counts as integers that may be missing."
+    table = pd.DataFrame(rows, columns=["target", "kind", *_COUNTS, *_PERCENT]).set_index("target")
+    return table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_PERCENT, float))
+
+# %% ../../nbs/study/transfer.ipynb #cfc1eef4
 class Transfer(BaseModel):
     "The prompts of one run on other datasets: the source first, then other datasets, then domains."
 
@@ -153,34 +198,80 @@ class Transfer(BaseModel):
 
     def table(self) -> pd.DataFrame:  # a row a target, and the mean over other datasets and over domains
         "Everything but the collapse metrics, in one table. A mean over fewer targets than were asked for says so."
-        rows = [row.model_dump(exclude={"collapse", "zero_shot_collapse"}) for row in self.rows]
         absent = [_kind_of(find_dataset(name), find_dataset(self.source)) for name in self.missing]
-        for kind, called in ("dataset", "other datasets"), ("domain", "domains"):
-            part = [row for row in self.rows if row.kind == kind]
-            of = f" of {len(part) + absent.count(kind)}" if kind in absent else ""
-            if part:
-                known = {name: [value for row in part if (value := getattr(row, name)) is not None] for name in _PERCENT}
-                means = {name: fmean(values) for name, values in known.items() if values}
-                rows.append({"target": f"mean of {len(part)}{of} {called}", "kind": "mean", **means})
-        columns = ["target", "kind", *_COUNTS, *_PERCENT]
-        return pd.DataFrame(rows, columns=columns).set_index("target").astype(
-            dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_PERCENT, float))
+        return _as_table([row.model_dump(exclude=_COLLAPSE) for row in self.rows] + _mean_rows(self.rows, absent))
 
-# %% ../../nbs/study/transfer.ipynb #2d59a983
+# %% ../../nbs/study/transfer.ipynb #1f2aa2be
 def _results_file(folder: RunFolder) -> Path:
     "Where the results of a run lie."
     return folder.path / "transfer.json"
 
-# %% ../../nbs/study/transfer.ipynb #0ccb87c5
-def read_transfer(
-    path: Path,  # .../transfer.json
-) -> Transfer:
+# %% ../../nbs/study/transfer.ipynb #f1467184
+def read_transfer(path: Path) -> Transfer:  # from .../transfer.json
     "Read the results of a run. Raises FileNotFoundError, or ValueError that names a damaged file."
     try:
         return Transfer.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
-        raise ValueError(f"{str(path)!r} is damaged ({wrong}): delete it, and its targets are measured again") from error
+        raise ValueError(f"{str(path)!r} is damaged ({'; '.join(_problems_of(error)[:3])}): delete it, and its targets are "
+                         "measured again") from error
+
+# %% ../../nbs/study/transfer.ipynb #c69240a2
+def _kept_results(
+    folder: RunFolder,
+    source: str,  # the name of its dataset
+) -> Transfer:
+    "The results of earlier calls, or none. Raises ValueError that names a damaged file."
+    prompts, path = hashlib.sha256(folder.prompts.read_bytes()).hexdigest(), _results_file(folder)
+    kept = read_transfer(path) if path.exists() else None
+    known = kept is not None and kept.prompts == prompts and kept.source == source
+    return kept if known else Transfer(source=source, prompts=prompts)
+
+# %% ../../nbs/study/transfer.ipynb #42a6acf2
+def _place(row: TransferRow) -> tuple[int, int]:
+    "Where a row stands among others."
+    return ["source", *_MEANS].index(row.kind), list(DATASETS).index(row.target)
+
+# %% ../../nbs/study/transfer.ipynb #5cfd942b
+def _with_result(
+    kept: Transfer,
+    name: str,  # of the target
+    result: TransferRow | str,  # or why there is none
+) -> Transfer:
+    "Add what came of one target."
+    measured = isinstance(result, TransferRow)
+    rows = sorted([*kept.rows, *([result] if measured else [])], key=_place)
+    missing = {other: cause for other, cause in kept.missing.items() if other != name}
+    missing |= {} if measured else {name: result}
+    return kept.model_copy(update=dict(rows=tuple(rows), missing=missing, versions=_versions()))
+
+# %% ../../nbs/study/transfer.ipynb #a65b82db
+def _run_root(folder: RunFolder) -> str | None:
+    "The data_root that a run was trained with. Raises ValueError where it is no text."
+    root = json.loads(folder.config.read_bytes()).get("data_root")
+    if not isinstance(root, str | None):
+        raise ValueError(f"{str(folder.config)!r} is damaged: its data_root is {root!r}, not a path")
+    return root
+
+# %% ../../nbs/study/transfer.ipynb #91687829
+@dataclass(frozen=True)
+class _Source:
+    "The run whose prompts are transferred."
+
+    folder: RunFolder
+    origin: _Origin  # its backbone and hand-written prompt
+    record: DatasetRecord  # of the dataset that it was trained on
+    data_root: str | None  # where it had its data
+
+# %% ../../nbs/study/transfer.ipynb #548a2881
+def _read_source(run_dir: str | Path) -> _Source:
+    "Read what a finished run says of itself. Raises what `load_run` raises, and ValueError where its dataset is not said."
+    folder = RunFolder(Path(run_dir).expanduser())
+    if not folder.finished:
+        load_run(folder.path)  # says what is wrong
+    origin, root = _read_origin(folder.config), _run_root(folder)
+    if origin.dataset is None:
+        raise ValueError(f"{str(folder.config)!r} does not say on which dataset the prompts were learned")
+    return _Source(folder, origin, find_dataset(origin.dataset), root)
 
 # %% ../../nbs/study/transfer.ipynb #08170f10
 def _refuse_bound(learner: Learner) -> None:
@@ -192,31 +283,72 @@ def _refuse_bound(learner: Learner) -> None:
         raise ValueError(f"{learner.name!r} remembers images of the classes that it was trained on, and is zero-shot CLIP "
                          "on others, so there is nothing to transfer")
 
-# %% ../../nbs/study/transfer.ipynb #a4def071
-def _run_root(folder: RunFolder) -> str | None:
-    "The data_root that a run was trained with. Raises ValueError where it is no text."
-    root = json.loads(folder.config.read_bytes()).get("data_root")
-    if not isinstance(root, str | None):
-        raise ValueError(f"{str(folder.config)!r} is damaged: its data_root is {root!r}, not a path")
-    return root
+# %% ../../nbs/study/transfer.ipynb #49ffa05c
+def _wanted_records(
+    source: DatasetRecord,
+    targets: Sequence[str] | None,  # names in `npt.data.datasets.DATASETS`; None: see `default_targets`
+) -> dict[str, DatasetRecord]:  # by name, the source first, each once
+    "The datasets to be measured. Raises ValueError for an unknown one, and for a text in place of a list."
+    if isinstance(targets, str):
+        raise ValueError(f"targets must be a list of names, not the one text {targets!r}")
+    names = [source.name, *(default_targets(source) if targets is None else targets)]
+    return {name: find_dataset(name) for name in names}
 
-# %% ../../nbs/study/transfer.ipynb #8afaa3bc
+# %% ../../nbs/study/transfer.ipynb #a9a418c5
+def _target_root(
+    source: _Source,
+    target: DatasetRecord,
+    data_root: str | Path | None,  # where the targets are, if the user says so
+) -> str | Path | None:
+    "The folder that a target is read from."
+    own = target is source.record and target.format == "folder"
+    return source.data_root if own else data_root or source.data_root
+
+# %% ../../nbs/study/transfer.ipynb #d657ce90
 def _try_target(
     learner: Learner,
-    origin: _Origin,
-    record: DatasetRecord,  # of the target
-    kind: str,  # as in `_kind_of`
+    source: _Source,
+    target: DatasetRecord,
     root: str | Path | None,  # as in `load_dataset`
 ) -> TransferRow | str:  # or why there is none
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
-        split = load_dataset(record.name, root=root, shots=1).all.test  # the shots are not used
-        bound, zero_shot = _bind(learner, split, origin.model_copy(update=dict(dataset=record.name)).prompts)
+        split = load_dataset(target.name, root=root, shots=1).all.test  # the shots are not used
+        bound, zero_shot = _bind(learner, split, source.origin.model_copy(update=dict(dataset=target.name)).prompts)
     except (OSError, ValueError) as error:
         return str(error)
-    return _measure(learner, bound, zero_shot, split, kind)
+    return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record))
 
-# %% ../../nbs/study/transfer.ipynb #557f4441
+# %% ../../nbs/study/transfer.ipynb #e35f2d49
+def _measure_targets(
+    source: _Source,
+    targets: Sequence[DatasetRecord],  # one or more
+    kept: Transfer,  # of earlier calls
+    data_root: str | Path | None,  # as in `transfer`, as the next
+    device: str,
+) -> Transfer:
+    "Measure targets, and write transfer.json after each. Raises ValueError for what cannot be transferred."
+    learner = load_run(source.folder.path, device)
+    _refuse_bound(learner)
+    for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
+        result = _try_target(learner, source, target, _target_root(source, target, data_root))
+        kept = _with_result(kept, target.name, result)
+        write_text(kept.model_dump_json(indent=1), _results_file(source.folder))
+    return kept
+
+# %% ../../nbs/study/transfer.ipynb #48344a8a
+def _refuse_missing(
+    kept: Transfer,
+    names: Sequence[str],  # of the targets that were asked for
+) -> None:
+    "Raise FileNotFoundError that lists the targets which could not be measured, with the causes."
+    absent = {name: kept.missing[name] for name in names if name in kept.missing}
+    if absent:
+        causes = "\n".join(f"- {name}: {cause}" for name, cause in absent.items())
+        raise FileNotFoundError(f"{len(absent)} of {len(names)} datasets could not be measured, the others are "
+                                f"kept:\n{causes}")
+
+# %% ../../nbs/study/transfer.ipynb #46940d23
 def transfer(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
     targets: Sequence[str] | None = None,  # names in `npt.data.datasets.DATASETS`; None: all that fit, see `default_targets`
@@ -228,65 +360,36 @@ def transfer(
     Raises ValueError for an unknown target and for a learner that cannot be bound to other classes; what `load_run` raises;
     and, when all others are measured and kept, FileNotFoundError that lists named targets which could not be.
     """
-    folder = RunFolder(Path(run_dir).expanduser())
-    if not folder.finished:
-        load_run(folder.path)  # says what is wrong
-    origin, own_root, path = _read_origin(folder.config), _run_root(folder), _results_file(folder)
-    if origin.dataset is None:
-        raise ValueError(f"{str(folder.config)!r} does not say on which dataset the prompts were learned")
-    if isinstance(targets, str):
-        raise ValueError(f"targets must be a list of names, not the one text {targets!r}")
-    source = find_dataset(origin.dataset)
-    names = list(dict.fromkeys([source.name, *(default_targets(source) if targets is None else targets)]))
-    records = {name: find_dataset(name) for name in names}
-    prompts = hashlib.sha256(folder.prompts.read_bytes()).hexdigest()
-    kept = read_transfer(path) if path.exists() else None
-    if kept is None or kept.prompts != prompts or kept.source != source.name:
-        kept = Transfer(source=source.name, prompts=prompts)
-    open_ones = [name for name in names if name not in {row.target for row in kept.rows}]
-    if open_ones:
-        learner = load_run(folder.path, device)
-        _refuse_bound(learner)
-    for name in tqdm(open_ones, "transfer", unit="dataset", delay=2, leave=False):
-        root = own_root if records[name] is source and source.format == "folder" else data_root or own_root
-        found = _try_target(learner, origin, records[name], _kind_of(records[name], source), root)
-        kept = _with_result(kept, name, found)
-        write_text(kept.model_dump_json(indent=1), path)
-    absent = {name: kept.missing[name] for name in names if name in kept.missing}
-    if targets is not None and absent:
-        causes = "\n".join(f"- {name}: {cause}" for name, cause in absent.items())
-        raise FileNotFoundError(f"{len(absent)} of {len(names)} datasets could not be measured, the others are "
-                                f"kept:\n{causes}")
-    return kept.only(names)
+    source = _read_source(run_dir)
+    records = _wanted_records(source.record, targets)
+    kept = _kept_results(source.folder, source.record.name)
+    unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
+    if unmeasured:
+        kept = _measure_targets(source, unmeasured, kept, data_root, device)
+    if targets is not None:
+        _refuse_missing(kept, list(records))
+    return kept.only(list(records))
 
-# %% ../../nbs/study/transfer.ipynb #f87524b3
-def _with_result(
-    kept: Transfer,
-    name: str,  # of the target
-    found: TransferRow | str,  # or why there is none
-) -> Transfer:
-    "Add what came of one target; the source stays first, then datasets and domains in the order of the registry."
-    order, place = ["source", "dataset", "domain"], list(DATASETS)
-    rows = [*kept.rows, found] if isinstance(found, TransferRow) else list(kept.rows)
-    missing = {other: cause for other, cause in kept.missing.items() if other != name}
-    missing |= {} if isinstance(found, TransferRow) else {name: found}
-    rows.sort(key=lambda row: (order.index(row.kind), place.index(row.target)))
-    return kept.model_copy(update=dict(rows=tuple(rows), missing=missing, versions=_versions()))
+# %% ../../nbs/study/transfer.ipynb #4ecfb4fb
+_OF_THE_RUN = ("dataset", "learner", "objective", "tau", "shots", "seed", "backbone", "folder")
 
-# %% ../../nbs/study/transfer.ipynb #6db20397
+# %% ../../nbs/study/transfer.ipynb #6a52e182
+def _collapse_columns(row: TransferRow) -> dict[str, float]:
+    "The collapse metrics of a row as before_* and after_*."
+    nc = {"before": row.zero_shot_collapse, "after": row.collapse}
+    return {f"{when}_{key}": value for when, values in nc.items() for key, value in (values or {}).items()}
+
+# %% ../../nbs/study/transfer.ipynb #e2a7276b
 def _transfer_rows(
     folder: RunFolder,  # of a run that was transferred
 ) -> list[dict]:  # the fields of `TransferRow`, before_* and after_* collapse on the target, and the run's settings
     "The targets of one run as rows of a table. Raises ValueError naming a damaged file."
-    run, rows = _run_row(folder), []
-    same = {key: run[key] for key in ("dataset", "learner", "objective", "tau", "shots", "seed", "backbone", "folder")}
-    for row in read_transfer(_results_file(folder)).rows:
-        nc = {"before": row.zero_shot_collapse, "after": row.collapse}
-        rows.append(same | row.model_dump(exclude={"collapse", "zero_shot_collapse"}) |
-                    {f"{when}_{key}": value for when, values in nc.items() for key, value in (values or {}).items()})
-    return rows
+    run = _run_row(folder)
+    of_the_run = {key: run[key] for key in _OF_THE_RUN}
+    return [of_the_run | row.model_dump(exclude=_COLLAPSE) | _collapse_columns(row)
+            for row in read_transfer(_results_file(folder)).rows]
 
-# %% ../../nbs/study/transfer.ipynb #aa10ac40
+# %% ../../nbs/study/transfer.ipynb #a8555c43
 def _collect_transfers(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
 ) -> pd.DataFrame:  # a row a run and target, see `_transfer_rows`

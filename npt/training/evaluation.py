@@ -17,7 +17,7 @@ from ..data.images import make_loader
 from ..data.load import FewShotData
 from ..data.split import Part, Split
 from ..geometry.collapse import collapse_metrics, head_tail_angles
-from ..learners.base import Seen, check_seen, has_own_logits
+from ..learners.base import Seen, _as_tested, check_seen, has_own_logits
 from .calibration import calibration_error, reliability_bins
 from .groups import group_accuracy
 from .measure import learned_features
@@ -74,8 +74,9 @@ def outputs(
 ) -> Outputs:
     "Features and class logits for a whole split. Raises ValueError for an empty split or one with other classes."
     _check_split(learner, split)
-    text = learner.text_features()
-    image, logits = (_own_logits if has_own_logits(learner) else _feature_logits)(learner, split, text)
+    with _as_tested(learner):
+        text = learner.text_features()
+        image, logits = (_own_logits if has_own_logits(learner) else _feature_logits)(learner, split, text)
     check_seen(learner, Seen(text, image, logits), len(split))
     return Outputs(text, image, split.labels.to(image.device), logits)
 

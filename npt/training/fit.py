@@ -220,6 +220,7 @@ def _train_epoch(
 ) -> dict[str, float]:  # loss, accuracy (percent) and the value of each term, means over the epoch's images
     "Take one optimiser step for every batch."
     images, sums = 0, {}
+    learner.train()
     for number, batch in enumerate(batches):
         text, image, logits = _look(learner, batch, state)
         step = _compute(plan.objective, StepFeatures(
