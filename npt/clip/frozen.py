@@ -23,10 +23,10 @@ from npt.clip.towers import (
     _prompted_image_features,
     _shared_text_features,
     _why_not_shared,
-    common_prefix,
+    _common_prefix,
     normalised,
     token_embedding,
-    trim,
+    _trim,
 )
 
 # %% ../../nbs/clip/frozen.ipynb #5d06a496
@@ -110,7 +110,7 @@ def _in_two(
 ) -> tuple[Tensor, Tensor, Tensor]:  # the prefix (P, w) that they share, what follows (K, S, w), their tokens (K, L)
     "Tokenize and embed texts, for `FrozenCLIP.text_features_from`."
     tokens = clip.tokenize(texts)
-    length, vectors = common_prefix(tokens), clip.embed(trim(tokens))
+    length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3f
@@ -149,7 +149,7 @@ class FrozenCLIP:
         self.kept: dict[tuple, Tensor] = {}  # images to their features, see `npt.data.features`
         self.memory_budget = _SPARE * free_memory(self.device) if memory_budget is None else memory_budget * _GIGABYTE
         self.prefix_sharing: bool | str = _why_not_shared(model) or True  # True, or why prompts run at full length
-        self.start_length = common_prefix(self.tokenize(["a", "the"]))  # tokens before a text's first word: 1 for SOT
+        self.start_length = _common_prefix(self.tokenize(["a", "the"]))  # tokens before a text's first word: 1 for SOT
         self.embed_dim = self.encode_text(["a"]).shape[-1]
 
     def __repr__(self) -> str:

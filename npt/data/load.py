@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .check_images import broken_images
+from .check_images import _broken_images
 from .datasets import DatasetRecord, find_dataset
-from .few_shot import pick_shots
-from .formats import _SPLITS, read_rows
+from .few_shot import _pick_shots
+from .formats import _SPLITS, _read_rows
 from .imbalance import long_tail_counts, take_first
 from .split import Part, Split, _as_splits
 
@@ -24,7 +24,7 @@ _MOST_NAMED = 10
 def _refuse_broken(splits: Iterable[Split]) -> None:
     "Open every photograph of some splits. Raises ValueError naming those that cannot be read."
     paths = {item.image for split in splits for item in split.items}
-    broken = broken_images(sorted(paths))
+    broken = _broken_images(sorted(paths))
     if broken:
         named = [f"{str(path)!r} ({why})" for path, why in list(broken.items())[:_MOST_NAMED]]
         more = [f"and {len(broken) - _MOST_NAMED} more"] if len(broken) > _MOST_NAMED else []
@@ -78,7 +78,7 @@ def load_dataset(
     if record.format == "folder" and root is None:
         raise ValueError(f"dataset {name!r} needs data_root: the folder that holds one folder of images for each class")
     root = Path(root or DATA_ROOT).expanduser()
-    splits = _as_splits(pick_shots(read_rows(record, root), shots, seed), record, root)
+    splits = _as_splits(_pick_shots(_read_rows(record, root), shots, seed), record, root)
     num_classes = len(splits["test"].classnames)
     ranges = (0, (num_classes + 1) // 2), ((num_classes + 1) // 2, num_classes), (0, num_classes)
     parts = [_part(splits, *each, shots, tau=tau, profile=profile, order=order, seed=seed) for each in ranges]

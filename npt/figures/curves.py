@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from .style import COLORS, OBJECTIVE_COLORS, TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
+from .style import COLORS, _OBJECTIVE_COLORS, TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
 from ..study.comparison import cells
 
 # %% ../../nbs/figures/curves.ipynb #77f5daf3
@@ -28,9 +28,9 @@ def _panels(column: pd.Index) -> list:
 # %% ../../nbs/figures/curves.ipynb #c4dc967e
 def _line_colors(objectives: list[str]) -> dict[str, str]:
     "A colour for each objective, in the order in which they are drawn."
-    known = [name for name in OBJECTIVE_COLORS if name in objectives]
-    names = known + [name for name in objectives if name not in OBJECTIVE_COLORS]
-    return {name: OBJECTIVE_COLORS.get(name, color) for name, color in zip(names, TERM_COLORS * len(names))}
+    known = [name for name in _OBJECTIVE_COLORS if name in objectives]
+    names = known + [name for name in objectives if name not in _OBJECTIVE_COLORS]
+    return {name: _OBJECTIVE_COLORS.get(name, color) for name, color in zip(names, TERM_COLORS * len(names))}
 
 # %% ../../nbs/figures/curves.ipynb #03faa3d3
 def _see_through(color: str) -> str:

@@ -18,7 +18,7 @@ from npt.figures.style import (
     _LEGEND_AT_BOTTOM,
     COLLAPSE_TITLES,
     COLORS,
-    OBJECTIVE_COLORS,
+    _OBJECTIVE_COLORS,
     TEMPLATE,
     TERM_COLORS,
     _metric_name,
@@ -165,7 +165,7 @@ def _mean_lines(
     lines = []
     for (objective, tau), some in rows.groupby(["objective", "tau"], sort=False):
         mean = some.groupby("epoch")[column].mean()
-        looks = dict(color=OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2)
+        looks = dict(color=_OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2)
         lines.append(go.Scatter(x=mean.index, y=mean, mode="lines", name=f"{objective}, τ = {tau:g}", line=looks,
                                 legendgroup=f"{objective} {tau}"))
     return lines

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._names import known
 from ..clip.frozen import FrozenCLIP
 from ..clip.recompute import _with_weights
-from ..clip.towers import common_prefix, normalised, text_tower, trim
+from ..clip.towers import _common_prefix, normalised, _text_tower, _trim
 from .base import fill, register_learner, seeded
 from .zero_shot import ZeroShot, _listed
 
@@ -85,7 +85,7 @@ def _attention_blocks(
     tower: str,  # text or image
 ) -> dict[str, ResidualAttentionBlock]:  # by their names in the model
     "The blocks of a tower whose projections can be updated. Raises ValueError where it has others."
-    holder = model.visual if tower == "image" else text_tower(model)
+    holder = model.visual if tower == "image" else _text_tower(model)
     _check_blocks(holder, tower)
     blocks = list(holder.transformer.resblocks)
     return {name: module for name, module in model.named_modules() if any(module is block for block in blocks)}
@@ -100,7 +100,7 @@ def _in_two(
 ) -> tuple[Tensor, Tensor, Tensor]:  # the prefix (P, w) that they share, what follows (K, S, w), their tokens (K, L)
     "Tokenize and embed texts, for `clip.text_features_from`."
     tokens = clip.tokenize(texts)
-    length, vectors = common_prefix(tokens), clip.embed(trim(tokens))
+    length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
 
 # %% ../../nbs/learners/lora.ipynb #2a3293a1

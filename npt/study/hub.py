@@ -17,7 +17,7 @@ from .._files import write_text
 from .._names import error_line
 from ..clip.backbone import find_backbone
 from ..clip.frozen import FrozenCLIP
-from ..clip.load import PRECISIONS
+from ..clip.load import _PRECISIONS
 from ..learners.base import Learner
 from ..learners.saving import save_prompts
 from .folder import RunFolder
@@ -112,7 +112,7 @@ def _origin_of(
     if pretrained is not None and not open_clip.is_pretrained_cfg(clip.name, pretrained):
         raise ValueError(f"pretrained={pretrained!r} is no tag of weights for {clip.name}. Leave it out for weights of your "
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
-    precision = next(name for name, dtype in PRECISIONS.items() if dtype == clip.dtype)
+    precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
     return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
                    dataset=dataset, weights=clip.image_fingerprint)
 

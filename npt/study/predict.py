@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.images import in_rgb, open_image
-from ..learners.base import Learner, _as_tested, has_own_logits
-from ..training.evaluation import LOGITS_BATCH
+from ..data.images import _in_rgb, _open_image
+from ..learners.base import Learner, _as_tested, _has_own_logits
+from ..training.evaluation import _LOGITS_BATCH
 
 # %% ../../nbs/study/predict.ipynb #7bd9a51c
 _ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -76,7 +76,7 @@ def open_picture(
 ) -> Image.Image:  # upright, in RGB
     "Open a picture as training opens photographs of one's own. Raises OSError that names one that cannot be read."
     try:
-        return in_rgb(image, upright=True) if isinstance(image, Image.Image) else open_image(image, upright=True)
+        return _in_rgb(image, upright=True) if isinstance(image, Image.Image) else _open_image(image, upright=True)
     except (OSError, ValueError, SyntaxError) as error:
         where = name if isinstance(image, Image.Image) else str(image)
         raise OSError(f"{where!r} cannot be read as a picture ({error.__cause__ or error}). Put a whole file in its place, "
@@ -93,7 +93,7 @@ def _look_at(
     "Open some pictures and show them to a learner. Raises OSError that names one that cannot be read."
     opened = [open_picture(*picture) for picture in pictures]
     pixels = torch.stack([learner.clip.preprocess(image) for image in opened]).to(learner.clip.device)
-    return learner.logits(pixels) if has_own_logits(learner) else learner.image_features(pixels)
+    return learner.logits(pixels) if _has_own_logits(learner) else learner.image_features(pixels)
 
 # %% ../../nbs/study/predict.ipynb #fce58003
 def _picture_logits(
@@ -103,10 +103,10 @@ def _picture_logits(
     "The logits of pictures, some opened at a time."
     starts = tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False)
     seen = torch.cat([_look_at(learner, pictures[start : start + _PICTURES_AT_ONCE]) for start in starts])
-    if has_own_logits(learner):
+    if _has_own_logits(learner):
         return seen
     text = learner.text_features()
-    return torch.cat([learner.class_logits(some, text)[1] for some in seen.split(LOGITS_BATCH)])
+    return torch.cat([learner.class_logits(some, text)[1] for some in seen.split(_LOGITS_BATCH)])
 
 # %% ../../nbs/study/predict.ipynb #d3c2fa53
 def _best_classes(logits: Tensor, top: int) -> list[list[tuple[int, float]]]:  # for each picture, label and percent, best first

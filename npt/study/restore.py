@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..clip.frozen import FrozenCLIP
-from ..clip.load import PRECISIONS, load_clip
+from ..clip.load import _PRECISIONS, load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..learners.base import Learner
 from ..learners.build import build_learner
@@ -69,7 +69,7 @@ def _load_origin_clip(origin: _Origin, device: str) -> FrozenCLIP:
 # %% ../../nbs/study/restore.ipynb #855c7026
 def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
     "Raise ValueError where the weights are known to be others than those that prompts were learned on."
-    comparable = origin.weights and PRECISIONS[origin.precision] == clip.dtype
+    comparable = origin.weights and _PRECISIONS[origin.precision] == clip.dtype
     if comparable and clip.image_fingerprint != origin.weights:
         raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the "
                          "right ones: clip=load_clip(backbone, pretrained=TAG OR FILE).")

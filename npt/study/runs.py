@@ -28,7 +28,7 @@ from ..clip.frozen import FrozenCLIP
 from ..clip.load import load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
-from ..data.prepare import announce, dataset_state, prepare
+from ..data.prepare import _announce, dataset_state, prepare
 from ..data.split import Part
 from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
@@ -63,7 +63,7 @@ def _fetch_missing(settings: RunSettings) -> None:
     state = dataset_state(record, root)
     if settings.prepare and state.word != "ready":
         if not state.by_hand:
-            print(announce(record, root))
+            print(_announce(record, root))
         prepare(record.name, root)
 
 # %% ../../nbs/study/runs.ipynb #227f9d98

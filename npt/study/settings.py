@@ -21,7 +21,7 @@ from .._names import _nearest, known
 from ..clip.backbone import BACKBONES
 from ..clip.load import _check_tag
 from ..data.datasets import DATASETS
-from ..data.features import check_views
+from ..data.features import _check_views
 from ..learners.base import fill
 from ..learners.build import learner_names, learner_settings
 from ..objectives.objective import build_objective
@@ -72,7 +72,7 @@ def _check_together(settings: "RunSettings") -> None:
     "Raise ValueError where values do not fit each other, whatever machine this is."
     for setting in settings.learner_settings:
         known(f"setting of the learner {settings.learner!r} called", setting, learner_settings(settings.learner))
-    check_views(settings.views, DATASETS[settings.dataset])
+    _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone not in BACKBONES and open_clip.is_pretrained_cfg(settings.backbone, settings.pretrained or ""):
         _check_tag(settings.backbone, settings.pretrained)
 

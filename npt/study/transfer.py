@@ -31,7 +31,7 @@ from .collect import _run_row
 from .folder import RunFolder
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
-from ..training.evaluation import Outputs, measures, outputs
+from ..training.evaluation import _Outputs, _measures, outputs
 
 # %% ../../nbs/study/transfer.ipynb #c26aed1a
 def _family(record: DatasetRecord) -> str:  # equal for two datasets that are domains of each other
@@ -101,7 +101,7 @@ def _bind(
 
 # %% ../../nbs/study/transfer.ipynb #19c808fe
 def _accuracy_among(
-    given: Outputs,
+    given: _Outputs,
     chosen: Tensor,  # (K,) bool, the classes to choose among
 ) -> float | None:  # percent; None without an image of these
     "Accuracy on the images of some classes, where only these can be named."
@@ -113,7 +113,7 @@ def _accuracy_among(
 # %% ../../nbs/study/transfer.ipynb #222fcccb
 def _trained_fields(
     learner: Learner,  # as it was trained
-    pair: Sequence[Outputs],  # of the prompts and of zero-shot CLIP
+    pair: Sequence[_Outputs],  # of the prompts and of zero-shot CLIP
     split: Split,
     kind: str,  # as in `_kind_of`
 ) -> dict:
@@ -124,7 +124,7 @@ def _trained_fields(
 
 # %% ../../nbs/study/transfer.ipynb #b901831d
 def _measured_fields(
-    after: dict,  # of the prompts, as `npt.training.evaluation.measures` gives it
+    after: dict,  # of the prompts, as `npt.training.evaluation._measures` gives it
     before: dict,  # of zero-shot CLIP
 ) -> dict:
     "The fields of a row that are about all classes of a dataset."
@@ -143,7 +143,7 @@ def _measure(
 ) -> TransferRow:
     "Evaluate prompts and zero-shot CLIP on a split."
     pair = [outputs(one, split) for one in (bound, zero_shot)]
-    after, before = (measures(one, split, collapse=min(split.counts) > 0) for one in pair)
+    after, before = (_measures(one, split, collapse=min(split.counts) > 0) for one in pair)
     return TransferRow(target=split.record.name, kind=kind, classes=len(split.classnames), images=len(split),
                        **_trained_fields(learner, pair, split, kind), **_measured_fields(after, before))
 

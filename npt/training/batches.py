@@ -18,7 +18,7 @@ from ..clip.towers import normalised
 from ..data.features import _view_draws, crop_features, split_features
 from ..data.images import Draw, make_loader
 from ..data.split import Split
-from .samplers import make_sampler
+from .samplers import _make_sampler
 
 # %% ../../nbs/training/batches.ipynb #c45764c3
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -55,7 +55,7 @@ def _epoch_draws(
 ) -> list[list[Draw]]:  # N draws in batches, the last perhaps smaller
     "The batches of one epoch, a function of these arguments and of nothing else."
     generator = _epoch_generator(seed, epoch)
-    order = list(make_sampler(sampler, labels, generator, epoch / epochs))
+    order = list(_make_sampler(sampler, labels, generator, epoch / epochs))
     draws = _fresh_crops(order, generator) if views is None else _view_crops(order, epoch % views)
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._names import known
-from ..data.features import check_views
+from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
-from ..learners.base import Seen, check_seen
+from ..learners.base import Seen, _check_seen
 from ..learners.recipes import Average, recipe
 from ..objectives.objective import Objective, build_objective
 from ..objectives.terms import StepFeatures
@@ -160,7 +160,7 @@ def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
     "What the learner makes of a batch; the first is checked, see `check_seen`."
     seen = learner(batch.given)
     if not state.checked:
-        check_seen(learner, seen, len(batch.labels))
+        _check_seen(learner, seen, len(batch.labels))
         state.checked = True
     return seen
 
@@ -332,7 +332,7 @@ def fit(
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
     _check_above_zero(**given)
-    check_views(views, train.record)
+    _check_views(views, train.record)
     if learner.remembers:
         learner.remember(*_training_features(learner, train, workers))
     if not list(learner.parameters()):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
-from npt.clip.towers import _shared_text_features, _why_no_image_prompts, trim
+from npt.clip.towers import _shared_text_features, _why_no_image_prompts, _trim
 from npt.learners.build import build_learner
 
 FULL_LENGTH = {  # backbones whose prompts cannot share a prefix, and a part of the reason
@@ -84,7 +84,7 @@ def test_the_full_path_is_the_models_own(world):
 def test_a_suffix_may_be_longer_than_needed(world):
     tokens = world.tokenize(["X X cat.", "X X black dog."])
     vectors = world.embed(tokens)
-    trimmed = world.text_features_from(vectors[0, :3], vectors[:, 3 : trim(tokens).shape[1]], tokens)
+    trimmed = world.text_features_from(vectors[0, :3], vectors[:, 3 : _trim(tokens).shape[1]], tokens)
     assert torch.equal(world.text_features_from(vectors[0, :3], vectors[:, 3:], tokens), trimmed)
 
 
@@ -169,7 +169,7 @@ def test_a_backbone_of_full_size():
 def both_paths(clip: FrozenCLIP, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
     "Features and gradient with respect to the prefix, by the full path and by the one that learners use."
     tokens = clip.tokenize(texts)
-    vectors = clip.embed(trim(tokens))
+    vectors = clip.embed(_trim(tokens))
     results = []
     for path in clip.full_text_features, clip.text_features_from:
         prefix = vectors[0, :5].clone().requires_grad_()

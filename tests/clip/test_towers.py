@@ -22,7 +22,7 @@ from npt.clip.towers import (
     _why_not_shared,
     image_tower,
     text_blocks,
-    trim,
+    _trim,
 )
 
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32
@@ -49,7 +49,7 @@ def prompts_for(model: nn.Module, names: list[str], n: int, contexts: int | None
     embedded = getattr(model, "text", model).token_embedding(tokens)
     lead = () if contexts is None else (contexts,)
     prefix = torch.cat([embedded[0, :1].expand(*lead, 1, -1), drawn(*lead, n, WIDTH, seed=n).to(embedded)], dim=-2)
-    return prefix, embedded[:, 1 + n : trim(tokens).shape[1]], tokens
+    return prefix, embedded[:, 1 + n : _trim(tokens).shape[1]], tokens
 
 
 def literal_text_features(model, prefix, suffix, tokens, deep, start=1) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 from miniature import picture
 from PIL import Image
 
-from npt.data.check_images import broken_images
+from npt.data.check_images import _broken_images
 
 
 @pytest.fixture
@@ -48,23 +48,23 @@ BROKEN = {"truncated.jpg", "text.jpg", "empty.jpg", "bomb.pgm"}
 
 def test_broken_images_are_named_and_opened_once(images: Path, opened: list[str]):
     paths = sorted(images.iterdir())
-    first = broken_images(paths)
+    first = _broken_images(paths)
     assert {path.name for path in first} == BROKEN and all(first.values()) and len(opened) == 7
     assert "DecompressionBombError" in first[images / "bomb.pgm"]
-    assert broken_images(paths) == first == broken_images(map(str, paths)) and len(opened) == 7
+    assert _broken_images(paths) == first == _broken_images(map(str, paths)) and len(opened) == 7
 
 
 def test_a_changed_image_is_opened_again(images: Path, opened: list[str]):
-    broken_images(images.iterdir())
+    _broken_images(images.iterdir())
     opened.clear()
     (images / "text.jpg").write_bytes(picture(1, 1))
     (images / "good-0.jpg").write_bytes((images / "good-0.jpg").read_bytes()[:-50])
-    assert {path.name for path in broken_images(images.iterdir())} == BROKEN - {"text.jpg"} | {"good-0.jpg"}
+    assert {path.name for path in _broken_images(images.iterdir())} == BROKEN - {"text.jpg"} | {"good-0.jpg"}
     assert sorted(opened) == ["good-0.jpg", "text.jpg"]
     now = time.time_ns()
     os.utime(images / "good-1.jpg", ns=(now, now))
     opened.clear()
-    broken_images(images.iterdir())
+    _broken_images(images.iterdir())
     assert opened == ["good-1.jpg"]
 
 
@@ -75,14 +75,14 @@ def test_a_passing_fault_of_the_system_is_not_kept(images: Path, monkeypatch: py
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Image, "open", fails)
-    assert list(broken_images([good])) == [good]
+    assert list(_broken_images([good])) == [good]
     monkeypatch.setattr(Image, "open", true)
-    assert broken_images([good, images / "gone.jpg"]).keys() == {images / "gone.jpg"}
+    assert _broken_images([good, images / "gone.jpg"]).keys() == {images / "gone.jpg"}
 
 
 def test_verdicts_may_be_kept_by_several_at_once(images: Path, tmp_path: Path):
     with ThreadPoolExecutor(8) as pool:
-        broken = list(pool.map(broken_images, [sorted(images.iterdir())] * 8))
+        broken = list(pool.map(_broken_images, [sorted(images.iterdir())] * 8))
     assert all({path.name for path in each} == BROKEN for each in broken)
     [database] = (tmp_path / "cache").iterdir()
     with sqlite3.connect(database) as connection:
@@ -90,8 +90,8 @@ def test_verdicts_may_be_kept_by_several_at_once(images: Path, tmp_path: Path):
 
 
 def test_a_damaged_cache_is_named(images: Path, tmp_path: Path):
-    broken_images(images.iterdir())
+    _broken_images(images.iterdir())
     [database] = (tmp_path / "cache").iterdir()
     database.write_bytes(b"not a database " * 100)
     with pytest.raises(OSError, match=f"{database}.*delete it"):
-        broken_images(images.iterdir())
+        _broken_images(images.iterdir())

@@ -14,7 +14,7 @@ from conftest import ROOT
 from miniature import make_tree
 from server import HANGS, Server
 
-from npt.data.cli import datasets_table, prepare_command
+from npt.data.cli import _datasets_table, prepare_command
 from npt.data.formats import _image_folder
 from npt.data.prepare import _PREPARED, prepare
 
@@ -101,4 +101,4 @@ def test_the_script_stops_at_a_key_and_goes_on(server: Server, root: Path):
 
 def test_the_table_of_the_readme_is_that_of_the_records():
     text = (ROOT / "data_prep" / "README.md").read_text()
-    assert datasets_table() in text, "put there what `npt.data.cli.datasets_table()` gives"
+    assert _datasets_table() in text, "put there what `npt.data.cli._datasets_table()` gives"

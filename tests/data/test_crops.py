@@ -6,7 +6,7 @@ import pytest
 import torch
 from shared import LOADED, count_calls, fresh
 
-from npt.data.features import _ENCODED_AT_ONCE, _feature_key, _view_draws, check_views, crop_features, split_features
+from npt.data.features import _ENCODED_AT_ONCE, _feature_key, _view_draws, _check_views, crop_features, split_features
 from npt.data.images import make_loader
 from npt.data.load import load_dataset
 
@@ -61,4 +61,4 @@ def test_views_of_images_that_are_not_cropped_are_refused():
     data = load_dataset("world/textures", shots=1)
     with pytest.raises(ValueError, match="views=4.*'world/textures' are never cropped: leave views=None"):
         crop_features(LOADED, data.base.train, 4)
-    assert check_views(None, data.record) is None
+    assert _check_views(None, data.record) is None

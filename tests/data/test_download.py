@@ -8,7 +8,7 @@ import pytest
 from archives import MAX_BYTES
 from server import Server
 
-from npt.data.download import download_file
+from npt.data.download import _download_file
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def large(server: Server) -> bytes:
 
 def test_a_cut_download_goes_on_where_it_stopped(server: Server, large: bytes, tmp_path: Path):
     server.troubles["large"] = [1_500_000]
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large
     asked = [span for _, span in server.log]
     assert asked[:2] == [None, None], "gdown asks for the size first, and reads no further"
@@ -31,24 +31,24 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Server, large: bytes, t
 def test_another_process_goes_on_from_what_the_first_one_left(server: Server, large: bytes, tmp_path: Path):
     server.troubles["large"] = [1_500_000, *[-503] * 10]
     with pytest.raises(ConnectionError, match="503"):
-        download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+        _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     [part] = tmp_path.glob("large*.part")
     assert part.read_bytes() == large[: 2 << 19]
     server.troubles.clear()
     server.log.clear()
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large and server.log == [("large", None), ("large", f"bytes={2 << 19}-")]
 
 
 def test_many_cuts_are_no_reason_to_give_up_while_bytes_arrive(server: Server, large: bytes, tmp_path: Path, waits: list):
     server.troubles["large"] = [600_000, None, 1_200_000, None, 1_700_000, None, 2_200_000, None, 2_700_000]
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large and len(waits) == 5
 
 
 def test_a_server_without_ranges_is_asked_for_all_again(server: Server, large: bytes, tmp_path: Path):
     server.ranges, server.troubles["large"] = False, [1_500_000]
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large
     assert not list(tmp_path.glob("large*.part"))
 
@@ -56,26 +56,26 @@ def test_a_server_without_ranges_is_asked_for_all_again(server: Server, large: b
 def test_a_server_that_always_cuts_is_given_up(server: Server, large: bytes, tmp_path: Path):
     server.ranges, server.troubles["large"] = False, [1_500_000] * 100
     with pytest.raises(ConnectionError, match="could not be fetched"):
-        download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+        _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert len(server.log) < 20
 
 
 def test_a_partial_file_that_is_whole_does_not_block_the_download(server: Server, large: bytes, tmp_path: Path):
     "As after a crash between the last byte and the renaming: the server has nothing left to send and answers 416."
     (tmp_path / "large12345678.part").write_bytes(large)
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_pauses(server, large, tmp_path, waits):
     server.troubles["large"] = [-503, -429, -500]
-    download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
+    _download_file(f"{server.url}/large", tmp_path / "large", MAX_BYTES)
     assert (tmp_path / "large").read_bytes() == large and waits == sorted(set(waits)) and len(waits) == 3
 
 
 def test_a_clear_no_is_not_asked_again(server: Server, tmp_path: Path):
     with pytest.raises(ConnectionError, match="404"):
-        download_file(f"{server.url}/nothing", tmp_path / "nothing", MAX_BYTES)
+        _download_file(f"{server.url}/nothing", tmp_path / "nothing", MAX_BYTES)
     assert len(server.log) == 1
 
 
@@ -85,10 +85,10 @@ def test_what_google_drive_refuses_is_said_in_one_line_and_not_asked_again(monke
 
     monkeypatch.setattr(gdown, "download", refused)
     with pytest.raises(ConnectionError, match="fetched: Failed to retrieve file url: Too many users have viewed it."):
-        download_file("https://drive.google.com/uc?id=1", tmp_path / "file", MAX_BYTES)
+        _download_file("https://drive.google.com/uc?id=1", tmp_path / "file", MAX_BYTES)
     assert not waits
 
 
 def test_a_server_that_sends_without_end_is_stopped(server: Server, large: bytes, tmp_path: Path):
     with pytest.raises(ValueError, match="far more than expected"):
-        download_file(f"{server.url}/large", tmp_path / "large", max_bytes=1_000_000)
+        _download_file(f"{server.url}/large", tmp_path / "large", max_bytes=1_000_000)

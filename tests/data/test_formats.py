@@ -10,7 +10,7 @@ import pytest
 from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
 
 from npt.data.datasets import DATASETS, find_dataset
-from npt.data.formats import _SPLITS, FORMATS, _image_folder, read_rows, register_format
+from npt.data.formats import _SPLITS, FORMATS, _image_folder, _read_rows, register_format
 from npt.world.label_sets import LABEL_SETS, WorldImage
 
 each_dataset = pytest.mark.parametrize("name", PUBLISHED)
@@ -32,7 +32,7 @@ def test_there_are_fifteen():
 def test_class_names_and_counts(name, tmp_path, quiet):
     make_tree(name, tmp_path)
     record = find_dataset(name)
-    rows = read_rows(record, tmp_path)
+    rows = _read_rows(record, tmp_path)
     for row in [row for split in _SPLITS for row in rows[split]]:
         assert row.classname == CLASSNAMES[name][row.label]
         assert (_image_folder(record, tmp_path) / row.path).is_file()
@@ -53,14 +53,14 @@ def test_class_names_and_counts(name, tmp_path, quiet):
 def test_a_split_is_made_once_and_the_published_one_is_preferred(name, tmp_path):
     folder, record = make_tree(name, tmp_path), find_dataset(name)
     with pytest.warns(UserWarning, match="differ slightly"):
-        made = read_rows(record, tmp_path)
+        made = _read_rows(record, tmp_path)
     own, published = (folder / f"split_{whose}_{record.split}.json" for whose in ("npt", "zhou"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_rows(record, tmp_path) == made
+        assert _read_rows(record, tmp_path) == made
         own.rename(published)
         content = published.read_text()
-        assert read_rows(record, tmp_path) == made
+        assert _read_rows(record, tmp_path) == made
     assert published.read_text() == content and not own.exists()
     assert set(json.loads(content)) == set(_SPLITS)
 
@@ -68,20 +68,20 @@ def test_a_split_is_made_once_and_the_published_one_is_preferred(name, tmp_path)
 def test_a_split_does_not_depend_on_where_or_when_it_is_made(tmp_path, quiet):
     for place in "here", "there":
         make_tree("dtd", tmp_path / place)
-    assert read_rows(find_dataset("dtd"), tmp_path / "here") == read_rows(find_dataset("dtd"), tmp_path / "there")
+    assert _read_rows(find_dataset("dtd"), tmp_path / "here") == _read_rows(find_dataset("dtd"), tmp_path / "there")
 
 
 def test_a_split_that_cannot_be_kept_is_still_used(tmp_path, monkeypatch):
     make_tree("dtd", tmp_path)
     monkeypatch.setattr("npt.data.formats.write_text", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
     with pytest.warns(UserWarning, match="differ slightly"), pytest.warns(UserWarning, match="read-only"):
-        assert read_rows(find_dataset("dtd"), tmp_path)["train"]
+        assert _read_rows(find_dataset("dtd"), tmp_path)["train"]
 
 
 @each_dataset
 def test_what_is_missing_is_named_with_the_command(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"prepare.py {name} --root {tmp_path}")):
-        read_rows(find_dataset(name), tmp_path)
+        _read_rows(find_dataset(name), tmp_path)
 
 
 LISTS = {"oxford_pets": "annotations/trainval.txt", "stanford_cars": "devkit/cars_meta.mat", "fgvc_aircraft": "variants.txt",
@@ -92,7 +92,7 @@ LISTS = {"oxford_pets": "annotations/trainval.txt", "stanford_cars": "devkit/car
 def test_a_missing_list_is_named(name, file, tmp_path):
     (make_tree(name, tmp_path) / file).unlink()
     with pytest.raises(FileNotFoundError, match=file.rpartition("/")[2]):
-        read_rows(find_dataset(name), tmp_path)
+        _read_rows(find_dataset(name), tmp_path)
 
 
 @pytest.mark.parametrize("name, file", LISTS.items())
@@ -101,7 +101,7 @@ def test_a_damaged_list_is_refused_and_no_split_is_kept(name, file, content, tmp
     folder = make_tree(name, tmp_path)
     (folder / file).write_bytes(content)
     with pytest.raises(ValueError, match=f"dataset '{name}' cannot be read from '{re.escape(str(folder))}'"):
-        read_rows(find_dataset(name), tmp_path)
+        _read_rows(find_dataset(name), tmp_path)
     assert not list(folder.glob("split_*"))
 
 
@@ -109,23 +109,23 @@ def test_a_list_cannot_lead_out_of_the_folder(tmp_path):
     path = make_tree("oxford_pets", tmp_path) / "annotations" / "test.txt"
     path.write_text(path.read_text() + "../../secret_1 1 1 1\n")
     with pytest.raises(ValueError, match="secret_1.jpg"):
-        read_rows(find_dataset("oxford_pets"), tmp_path)
+        _read_rows(find_dataset("oxford_pets"), tmp_path)
 
 
 def test_an_empty_class_folder_is_named_and_a_loose_file_passed_over(tmp_path, quiet):
     folder = make_tree("eurosat", tmp_path) / "2750"
     (folder / "notes.txt").write_text("no class")
-    assert {row.label for row in read_rows(find_dataset("eurosat"), tmp_path)["train"]} == {0, 1, 2, 3}
+    assert {row.label for row in _read_rows(find_dataset("eurosat"), tmp_path)["train"]} == {0, 1, 2, 3}
     (folder.parent / "split_npt_EuroSAT.json").unlink()
     (folder / "Highway").mkdir()
     with pytest.raises(ValueError, match="Highway is empty"):
-        read_rows(find_dataset("eurosat"), tmp_path)
+        _read_rows(find_dataset("eurosat"), tmp_path)
 
 
 def test_photographs_are_split_as_ever(tmp_path):
     for label, name in enumerate(["ash", "beech", "cedar", "oak tree"]):
         write_pictures(tmp_path / name, label, "photo {}.jpg", count=5)
-    rows = read_rows(find_dataset("folder"), tmp_path)
+    rows = _read_rows(find_dataset("folder"), tmp_path)
     assert {split: [row.path for row in rows[split] if row.label == 3] for split in _SPLITS} == {
         "train": ["oak tree/photo 5.jpg", "oak tree/photo 1.jpg"],
         "val": ["oak tree/photo 3.jpg"],
@@ -163,10 +163,10 @@ def test_a_hostile_split_file_is_refused(change, tmp_path):
     folder, record = make_tree("dtd", tmp_path), find_dataset("dtd")
     path = folder / "split_zhou_DescribableTextures.json"
     path.write_text(json.dumps(GOOD | {"made by": "somebody"}))
-    assert len(read_rows(record, tmp_path)["train"]) == 2
+    assert len(_read_rows(record, tmp_path)["train"]) == 2
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(ValueError, match="split_zhou_DescribableTextures.json"):
-        read_rows(record, tmp_path)
+        _read_rows(record, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"train": []}', '{"train": [', "\x80", "[" * 100_000])
@@ -174,36 +174,36 @@ def test_a_damaged_split_file_is_refused(content, tmp_path):
     path = make_tree("dtd", tmp_path) / "split_zhou_DescribableTextures.json"
     path.write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match="cannot be used"):
-        read_rows(find_dataset("dtd"), tmp_path)
+        _read_rows(find_dataset("dtd"), tmp_path)
 
 
 def test_a_classnames_file_is_preferred(tmp_path):
     folder = make_tree("imagenet", tmp_path)
     (folder / "classnames.txt").write_text("n01440764 a fish\nn01443537 gold\nn01484850 jaws\nn02012849 bird\n")
-    names = {row.label: row.classname for row in read_rows(find_dataset("imagenet"), tmp_path)["train"]}
+    names = {row.label: row.classname for row in _read_rows(find_dataset("imagenet"), tmp_path)["train"]}
     assert list(names.values()) == ["a fish", "gold", "jaws", "bird"]
     (folder / "classnames.txt").write_text("n01440764\n")
     with pytest.raises(ValueError, match="classnames.txt"):
-        read_rows(find_dataset("imagenet"), tmp_path)
+        _read_rows(find_dataset("imagenet"), tmp_path)
 
 
 def test_unsorted_validation_images_are_named(tmp_path):
     folder = make_tree("imagenet", tmp_path)
     (folder / "images" / "val" / "ILSVRC2012_val_00000009.JPEG").write_bytes(b"loose")
     with pytest.raises(ValueError, match="one folder a class"):
-        read_rows(find_dataset("imagenet"), tmp_path)
+        _read_rows(find_dataset("imagenet"), tmp_path)
 
 
 def test_imagenet_v2_with_other_folders_is_refused(tmp_path):
     folder = make_tree("imagenet_v2", tmp_path) / find_dataset("imagenet_v2").images
     (folder / "10").rename(folder / "n01530575")
     with pytest.raises(ValueError, match="named as 0 is"):
-        read_rows(find_dataset("imagenet_v2"), tmp_path)
+        _read_rows(find_dataset("imagenet_v2"), tmp_path)
 
 
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="class_folders"):
-        read_rows(replace(find_dataset("dtd"), format="class_folder"), tmp_path)
+        _read_rows(replace(find_dataset("dtd"), format="class_folder"), tmp_path)
 
 
 # ---- the registry
@@ -248,12 +248,12 @@ def test_a_record_of_ones_own_is_read_by_a_format_of_ones_own(tmp_path, monkeypa
 
     (tmp_path / "mine").mkdir()
     mine = replace(find_dataset("dtd"), name="mine", format="numbers", folder="mine", images="", split=None)
-    assert read_rows(mine, tmp_path)["val"][2] == ("val2.png", 2, "class 2")
+    assert _read_rows(mine, tmp_path)["val"][2] == ("val2.png", 2, "class 2")
 
 
 @pytest.mark.parametrize("name", LABEL_SETS)
 def test_the_offline_world_is_a_format_like_any_other(name):
-    rows = read_rows(find_dataset(f"world/{name}"), "nowhere")
+    rows = _read_rows(find_dataset(f"world/{name}"), "nowhere")
     names = [thing.name for thing in LABEL_SETS[name].things]
     assert {split: len(rows[split]) // len(names) for split in _SPLITS} == {"train": 64, "val": 50, "test": 100}
     for split in _SPLITS:

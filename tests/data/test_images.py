@@ -12,7 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from npt.data.datasets import find_dataset
-from npt.data.images import Draw, _drawn_pictures, _torch_seed, _training_transform, _worker_count, make_loader, open_image
+from npt.data.images import Draw, _drawn_pictures, _torch_seed, _training_transform, _worker_count, make_loader, _open_image
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
 from npt.world.clip import _IMAGE_MEAN, _IMAGE_STD
@@ -35,7 +35,7 @@ def test_ones_own_photographs_are_turned_upright_and_published_ones_are_not(tmp_
     sideways[0x0112] = 6
     path = tmp_path / "sideways.jpg"
     Image.effect_noise((60, 30), 80).save(path, exif=sideways)
-    assert open_image(path, upright=True).size == (30, 60) and open_image(path, upright=False).size == (60, 30)
+    assert _open_image(path, upright=True).size == (30, 60) and _open_image(path, upright=False).size == (60, 30)
     seen = {}
     for name in "folder", "dtd":
         split = Split((Item(str(path), 0),), ("cat",), find_dataset(name))
@@ -46,7 +46,7 @@ def test_ones_own_photographs_are_turned_upright_and_published_ones_are_not(tmp_
 
 def test_grey_of_sixteen_bits_keeps_its_greys(tmp_path):
     Image.new("I;16", (4, 4), 128 * 256).save(tmp_path / "grey.png")
-    assert open_image(tmp_path / "grey.png", upright=True).getpixel((1, 1)) == (128, 128, 128)
+    assert _open_image(tmp_path / "grey.png", upright=True).getpixel((1, 1)) == (128, 128, 128)
 
 
 def test_an_image_that_breaks_after_loading_is_named(tmp_path):
@@ -154,7 +154,7 @@ def test_a_picture_is_drawn_once_and_only_so_many_are_kept(monkeypatch):
 
 
 def test_a_worker_that_dies_is_an_error_at_once(photographs, monkeypatch):
-    monkeypatch.setattr("npt.data.images.open_image", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("npt.data.images._open_image", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         list(make_loader(photographs, LARGE, workers=1))
 

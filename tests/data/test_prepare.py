@@ -19,9 +19,9 @@ from server import Server, serve
 import npt.data.download
 import npt.data.prepare
 import npt.data.unpack
-from npt.data.formats import _SPLITS, _image_folder, read_rows
+from npt.data.formats import _SPLITS, _image_folder, _read_rows
 from npt.data.prepare import _DOWNLOADS, _PREPARED, dataset_state, prepare
-from npt.data.unpack import unpack
+from npt.data.unpack import _unpack
 
 # all fifteen
 
@@ -32,7 +32,7 @@ def test_every_dataset_comes_from_a_mirror(name, server, mirrored, root, tmp_pat
 
     def unpacked(*arguments: object) -> None:
         before = dataset_state(record, root)
-        unpack(*arguments)
+        _unpack(*arguments)
         assert dataset_state(record, root) == before, "what is not complete has its final name"
 
     monkeypatch.setattr(npt.data.prepare, "unpack", unpacked)
@@ -40,7 +40,7 @@ def test_every_dataset_comes_from_a_mirror(name, server, mirrored, root, tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of CoOp's split files, which no mirror here has
         folder = prepare(name, root, mirror=server.url)
-        rows = read_rows(record, root)
+        rows = _read_rows(record, root)
     assert dataset_state(record, root).word == "ready" and folder == root / record.folder
     names = {row.label: row.classname for split in _SPLITS for row in rows[split]}
     assert [names[label] for label in range(len(names))] == CLASSNAMES[name]
@@ -336,7 +336,7 @@ def test_imagenet_is_linked(whole: bool, monkeypatch, root: Path, tmp_path: Path
     before = tree(tmp_path / "elsewhere")
     for _ in range(2):
         prepare("imagenet", root, link=folder if whole else folder / "images")
-    rows = read_rows(record, root)
+    rows = _read_rows(record, root)
     assert {row.classname for row in rows["test"]} == set(CLASSNAMES["imagenet"])
     assert dataset_state(record, root).word == "ready"
     assert (root / "imagenet" / "images").is_symlink() and not (root / "imagenet").is_symlink()
@@ -366,7 +366,7 @@ def test_a_whole_copy_of_any_dataset_is_linked(name: str, mirrored: Callable, ro
     assert dataset_state(record, root).word == "ready"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows = read_rows(record, root)
+        rows = _read_rows(record, root)
     assert {row.classname for row in rows["test"]} == set(CLASSNAMES[name])
     assert not list((tmp_path / "elsewhere").rglob("split_npt*")), "a split is not written into the copy"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from npt.data.datasets import DATASETS, find_dataset
-from npt.data.formats import ImageRow, read_rows
+from npt.data.formats import ImageRow, _read_rows
 from npt.data.split import Item, Part, Split, _as_splits
 
 LABELS = [2, 0, 1, 1, 3, 0]
@@ -45,5 +45,5 @@ def test_rows_become_items_with_whole_paths():
 
 def test_drawn_pictures_keep_their_names():
     record = find_dataset("world/textures")
-    rows = read_rows(record, "nowhere")
+    rows = _read_rows(record, "nowhere")
     assert [item.image for item in _as_splits(rows, record, Path("nowhere"))["val"].items] == [row.path for row in rows["val"]]

@@ -10,7 +10,7 @@ import pytest
 from archives import MAX_BYTES, tar, tree, zipped
 
 import npt.data.unpack
-from npt.data.unpack import unpack
+from npt.data.unpack import _unpack
 
 ESCAPES = "../escaped dtd/../../escaped /escaped //host/escaped \\escaped ..\\escaped C:\\escaped C:escaped".split()
 
@@ -19,7 +19,7 @@ ESCAPES = "../escaped dtd/../../escaped /escaped //host/escaped \\escaped ..\\es
 def test_a_member_outside_is_refused_by_name(make, suffix, name, tmp_path):
     (tmp_path / f"archive.{suffix}").write_bytes(make(("dtd/a.jpg", b"1"), (name, b"2")))
     with pytest.raises(ValueError, match="outside the folder") as caught:
-        unpack(tmp_path / f"archive.{suffix}", tmp_path / "to" / "here", MAX_BYTES)
+        _unpack(tmp_path / f"archive.{suffix}", tmp_path / "to" / "here", MAX_BYTES)
     assert repr(name) in str(caught.value)
     assert sorted(tree(tmp_path)) == [f"archive.{suffix}", "to/here/dtd/a.jpg"]
 
@@ -47,7 +47,7 @@ def test_hostile_members_are_refused_by_name(content: bytes, suffix: str, messag
     archive = tmp_path / f"archive.{suffix}"
     archive.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        unpack(archive, tmp_path / "here", max_bytes=10**6)
+        _unpack(archive, tmp_path / "here", max_bytes=10**6)
     assert sum(map(len, tree(tmp_path / "here").values())) <= 10**6
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
 
@@ -58,7 +58,7 @@ def test_a_zip_that_lies_about_its_sizes_unpacks_to_no_more_than_it_says(tmp_pat
     assert content.count(true) == 2  # in the file's own header and in the list of contents
     (tmp_path / "bomb.zip").write_bytes(content.replace(true, lie))
     with pytest.raises(ValueError, match="damaged"):
-        unpack(tmp_path / "bomb.zip", tmp_path / "here", max_bytes=10**6)
+        _unpack(tmp_path / "bomb.zip", tmp_path / "here", max_bytes=10**6)
     assert sum(map(len, tree(tmp_path / "here").values())) <= 10
 
 
@@ -66,7 +66,7 @@ def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(npt.data.unpack, "_MAX_MEMBERS", 3)
     (tmp_path / "archive.zip").write_bytes(zipped(*[(f"{n}", b"") for n in range(4)]))
     with pytest.raises(ValueError, match="more than 3 members"):
-        unpack(tmp_path / "archive.zip", tmp_path / "here", MAX_BYTES)
+        _unpack(tmp_path / "archive.zip", tmp_path / "here", MAX_BYTES)
 
 
 @pytest.mark.parametrize("damage", [
@@ -81,11 +81,11 @@ def test_a_plain_tar_that_ends_early_is_refused(damage: Callable, tmp_path: Path
     assert data[1536:1537] == b"b"
     (tmp_path / "archive.tar").write_bytes(damage(data))
     with pytest.raises(ValueError, match="damaged"):
-        unpack(tmp_path / "archive.tar", tmp_path / "here", MAX_BYTES)
+        _unpack(tmp_path / "archive.tar", tmp_path / "here", MAX_BYTES)
 
 
 def test_owners_and_modes_of_an_archive_are_dropped(tmp_path: Path):
     (tmp_path / "odd.tar.gz").write_bytes(tar(("a", b"1"), mode="w:gz", attributes=dict(uid=12345, mode=0o6777)))
-    unpack(tmp_path / "odd.tar.gz", tmp_path / "here", MAX_BYTES)
+    _unpack(tmp_path / "odd.tar.gz", tmp_path / "here", MAX_BYTES)
     written = (tmp_path / "here" / "a").stat()
     assert not written.st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IXUSR) and written.st_uid == os.getuid()

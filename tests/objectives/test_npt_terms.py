@@ -5,7 +5,7 @@ import pytest
 import torch
 from steps import SCALE, Case, per_class_mean
 
-from npt.objectives.npt_terms import class_balanced_mean
+from npt.objectives.npt_terms import _class_balanced_mean
 from npt.objectives.terms import TERMS, StepFeatures
 
 
@@ -51,7 +51,7 @@ def test_gradients_agree_with_finite_differences(name):
 
 def test_every_class_counts_alike_however_few_its_images():
     values, labels = torch.tensor([1.0, 1.0, 1.0, 5.0]), torch.tensor([0, 0, 0, 9])
-    assert class_balanced_mean(values, labels) == 3
+    assert _class_balanced_mean(values, labels) == 3
 
 
 @pytest.mark.parametrize("name, asked", [("lc", []), ("mi", []), ("etf", ["template"])])

@@ -23,7 +23,7 @@ def photographs(noise_folder):
 
 @pytest.mark.parametrize("name", ["coop", "clip_adapter"])
 def test_the_text_tower_runs_once_however_many_chunks(name, photographs, folder, monkeypatch):
-    monkeypatch.setattr("npt.training.evaluation.LOGITS_BATCH", 2)
+    monkeypatch.setattr("npt.training.evaluation._LOGITS_BATCH", 2)
     learner = build_learner(name, fresh(), photographs.base.classnames)
     text, calls = type(learner).text_features, []
     monkeypatch.setattr(type(learner), "text_features", lambda self: calls.append(1) or text(self))

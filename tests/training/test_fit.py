@@ -197,5 +197,5 @@ def test_training_opens_each_crop_once_and_a_second_run_none(photographs, folder
 
 def test_training_opens_no_image_again(photographs, folder, monkeypatch):
     crop_features(LOADED, photographs.base.train, 2)
-    monkeypatch.setattr("npt.data.images.open_image", lambda *given: pytest.fail(f"{given} was opened"))
+    monkeypatch.setattr("npt.data.images._open_image", lambda *given: pytest.fail(f"{given} was opened"))
     fitted(fresh(), photographs.base.train, views=2)

@@ -185,7 +185,7 @@ def test_the_number_of_clusters_changes_the_fit_and_is_kept_apart_in_its_checkpo
 def test_logits_are_those_of_the_features_whatever_the_chunk(clip, base, monkeypatch):
     learner = coop(clip, base.classnames)
     whole = outputs(learner, base.val)
-    monkeypatch.setattr("npt.training.evaluation.LOGITS_BATCH", 7)
+    monkeypatch.setattr("npt.training.evaluation._LOGITS_BATCH", 7)
     chunked = outputs(learner, base.val)
     assert torch.allclose(whole.logits, chunked.logits, atol=1e-4) and torch.equal(whole.labels, chunked.labels)
     assert len(whole.labels) > 7

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from npt.training.batches import _epoch_draws
-from npt.training.samplers import SAMPLERS, make_sampler
+from npt.training.samplers import SAMPLERS, _make_sampler
 
 
 @pytest.mark.parametrize("counts", [[16, 9, 4, 1], [0, 6, 0, 3, 0]], ids=str)
@@ -18,14 +18,14 @@ def test_classes_come_up_as_often_as_the_formula_says(sampler, power, counts):
     formula = torch.tensor(powers / powers.sum())
     draws = torch.Generator().manual_seed(0)
     epochs = math.ceil(20_000 / len(labels))
-    picked = torch.cat([torch.tensor(list(make_sampler(sampler, labels, draws))) for _ in range(epochs)])
+    picked = torch.cat([torch.tensor(list(_make_sampler(sampler, labels, draws))) for _ in range(epochs)])
     measured = torch.bincount(labels[picked], minlength=len(counts)) / len(picked)
     assert ((measured - formula).abs() <= 5 * (formula * (1 - formula) / len(picked)).sqrt() + 1e-12).all()
 
 
 def test_images_of_a_class_come_up_equally_often():
     labels, draws = torch.tensor([0] * 20 + [1] * 5), torch.Generator().manual_seed(0)
-    picked = torch.tensor([list(make_sampler("class_balanced", labels, draws)) for _ in range(2000)])
+    picked = torch.tensor([list(_make_sampler("class_balanced", labels, draws)) for _ in range(2000)])
     measured, wanted = torch.bincount(picked.flatten()) / picked.numel(), torch.tensor([1 / 40] * 20 + [1 / 10] * 5)
     assert ((measured - wanted).abs() < 5 * (wanted * (1 - wanted) / picked.numel()).sqrt()).all()
 
