@@ -5,8 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from npt.figures.run import accuracy_by_shots, collapse_curves, cosine_matrices, feature_projection, image_sheet, training_curves
+from npt.figures.run import (
+    accuracy_by_shots,
+    collapse_curves,
+    cosine_matrices,
+    feature_projection,
+    image_sheet,
+    reliability,
+    training_curves,
+    transfer_bars,
+)
 from npt.geometry.etf import simplex_etf
+from npt.training.calibration import reliability_bins
 
 LONG = [f"a very long class name with the number {i}" for i in range(1000)]
 
@@ -68,3 +78,13 @@ def test_accuracy_needs_one_number_a_class():
     assert len(accuracy_by_shots([50.0] * 1000, [1] * 1000, LONG).layout.xaxis.tickvals) < 110
     with pytest.raises(ValueError, match="lengths"):
         accuracy_by_shots([50.0, 60.0], [1], ["a", "b"])
+
+
+def test_figures_of_odd_tables():
+    one = reliability_bins(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
+    assert len(reliability({"one": one}).data) == 4 and len(reliability({"a": one, "b": one, "c": one}).data) == 12
+    row = pd.DataFrame(dict(kind=["source"], accuracy=[0.0], zero_shot=[100.0], difference=[-100.0]), index=["a/" + "long" * 20])
+    assert len(transfer_bars(row).data) == 2
+    for draw, nothing in (reliability, {}), (transfer_bars, row[:0]):
+        with pytest.raises(ValueError, match="nothing to draw"):
+            draw(nothing)
