@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from npt.data.datasets import DATASETS, DatasetRecord, Download
 from npt._files import write_bytes, write_text
+from npt.data.datasets import DATASETS, DatasetRecord, Download
 
 PUBLISHED = [name for name, record in DATASETS.items() if record.folder]
 PER_CLASS = 10  # pictures of a class: 5 to train, 2 to validate, 3 to test where the split is made from them

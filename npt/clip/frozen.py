@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from .blocks import _make_lean
 from npt.clip.towers import (
+    _common_prefix,
     _full_text_features,
     _prompted_image_features,
     _shared_text_features,
+    _trim,
     _why_not_shared,
-    _common_prefix,
     normalised,
     token_embedding,
-    _trim,
 )
 
 # %% ../../nbs/clip/frozen.ipynb #5d06a496

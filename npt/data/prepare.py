@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from .._names import known
 from .datasets import DATASETS, DatasetRecord, Download
-from .download import _check_file, _delete_received, _size_text, _download_file
+from .download import _check_file, _delete_received, _download_file, _size_text
 from .formats import _image_folder
 from .unpack import _ARCHIVES, _unpack
 

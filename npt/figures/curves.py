@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from .style import COLORS, _OBJECTIVE_COLORS, TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
+from .style import _OBJECTIVE_COLORS, COLORS, TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
 from ..study.comparison import cells
 
 # %% ../../nbs/figures/curves.ipynb #77f5daf3

@@ -16,9 +16,9 @@ from plotly.subplots import make_subplots
 
 from npt.figures.style import (
     _LEGEND_AT_BOTTOM,
+    _OBJECTIVE_COLORS,
     COLLAPSE_TITLES,
     COLORS,
-    _OBJECTIVE_COLORS,
     TEMPLATE,
     TERM_COLORS,
     _metric_name,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._names import known
 from ..clip.frozen import FrozenCLIP
 from ..clip.recompute import _with_weights
-from ..clip.towers import _common_prefix, normalised, _text_tower, _trim
+from ..clip.towers import _common_prefix, _text_tower, _trim, normalised
 from .base import fill, register_learner, seeded
 from .zero_shot import ZeroShot, _listed
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .comparison import in_order, cells
+from .comparison import cells, in_order
 
 # %% ../../nbs/study/tables.ipynb #a7a87c2a
 _MISSING = "missing"

@@ -31,7 +31,7 @@ from .collect import _run_row
 from .folder import RunFolder
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
-from ..training.evaluation import _Outputs, _measures, outputs
+from ..training.evaluation import _measures, _Outputs, outputs
 
 # %% ../../nbs/study/transfer.ipynb #c26aed1a
 def _family(record: DatasetRecord) -> str:  # equal for two datasets that are domains of each other

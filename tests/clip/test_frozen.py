@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
-from npt.clip.towers import _shared_text_features, _why_no_image_prompts, _trim
+from npt.clip.towers import _shared_text_features, _trim, _why_no_image_prompts
 from npt.learners.build import build_learner
 
 FULL_LENGTH = {  # backbones whose prompts cannot share a prefix, and a part of the reason

@@ -17,12 +17,12 @@ from npt.clip.towers import (
     _full_text_features,
     _prompted_image_features,
     _shared_text_features,
+    _trim,
     _why_no_deep_prompts,
     _why_no_image_prompts,
     _why_not_shared,
     image_tower,
     text_blocks,
-    _trim,
 )
 
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32

@@ -6,7 +6,7 @@ import pytest
 import torch
 from shared import LOADED, count_calls, fresh
 
-from npt.data.features import _ENCODED_AT_ONCE, _feature_key, _view_draws, _check_views, crop_features, split_features
+from npt.data.features import _ENCODED_AT_ONCE, _check_views, _feature_key, _view_draws, crop_features, split_features
 from npt.data.images import make_loader
 from npt.data.load import load_dataset
 

@@ -12,7 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from npt.data.datasets import find_dataset
-from npt.data.images import Draw, _drawn_pictures, _torch_seed, _training_transform, _worker_count, make_loader, _open_image
+from npt.data.images import Draw, _drawn_pictures, _open_image, _torch_seed, _training_transform, _worker_count, make_loader
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
 from npt.world.clip import _IMAGE_MEAN, _IMAGE_STD
