@@ -70,11 +70,10 @@ def _run_marks(
 def scatter_grid(
     runs: pd.DataFrame,  # a row a run
     target: str = "h",  # a column, percent
-    part: str = "base",  # the classes on which collapse was measured
 ) -> go.Figure:
-    "Accuracy against each distance from collapse, a mark a run."
+    "Accuracy against each distance from collapse on base classes, a mark a run."
     runs = runs.reset_index(drop=True)  # tables that were put together may have rows of one name
-    measured, (colors, symbols, sizes) = distances(runs, part), _marks(runs)
+    measured, (colors, symbols, sizes) = distances(runs), _marks(runs)
     metrics = [name for name in measured if measured[name].notna().any()]
     rows = _rows_for(len(metrics))
     fig = make_subplots(rows, 4, subplot_titles=[_title(name) for name in metrics], shared_yaxes=True, horizontal_spacing=0.03,
@@ -91,7 +90,7 @@ def scatter_grid(
     fig.update_yaxes(title=f"{_metric_name(target)} (%)", col=1)
     return fig.update_layout(
         template=TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
-        title=f"{_metric_name(target)} against distance from collapse on {part} classes, {len(runs)} runs",
+        title=f"{_metric_name(target)} against distance from collapse on base classes, {len(runs)} runs",
         legend=_LEGEND_AT_BOTTOM | dict(itemsizing="trace"),
     )  # fmt: skip
 
