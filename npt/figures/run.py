@@ -106,13 +106,15 @@ def _write_below(
 def image_sheet(
     images: torch.Tensor,  # (N, 3, H, W), floats in [0, 1]
     captions: list[str],  # N captions, usually class names
+    columns: int = 8,  # images in a row
     title: str = "Training images",
 ) -> go.Figure:
     "A sheet of images with a caption under each. Raises `ValueError` for another shape, or values outside [0, 1]."
     _check_images(images, captions)
     tiles = _fit_tile(images.detach().cpu().float())
     height, width = tiles.shape[-2:]
-    columns, rows = min(8, len(tiles)), -(-len(tiles) // 8)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
     figure_width = 48 + columns * 104
     unit = (figure_width - 48) / (columns * (width + _GAP))  # pixels of the figure to one of the raster
     captions = ["<br>".join(textwrap.wrap(caption, 16)) for caption in captions]
