@@ -35,7 +35,7 @@ def test_every_dataset_comes_from_a_mirror(name, server, mirrored, root, tmp_pat
         _unpack(*arguments)
         assert dataset_state(record, root) == before, "what is not complete has its final name"
 
-    monkeypatch.setattr(npt.data.prepare, "unpack", unpacked)
+    monkeypatch.setattr(npt.data.prepare, "_unpack", unpacked)
     assert dataset_state(record, root).word == "missing"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of CoOp's split files, which no mirror here has

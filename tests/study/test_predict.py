@@ -60,7 +60,7 @@ def test_batches_change_nothing(trained_dir, pictures, monkeypatch):
     learner = load_run(trained_dir)
     together = predict(learner, pictures)
     monkeypatch.setattr(npt.study.predict, "_PICTURES_AT_ONCE", 3)
-    monkeypatch.setattr(npt.study.predict, "LOGITS_BATCH", 1)
+    monkeypatch.setattr(npt.study.predict, "_LOGITS_BATCH", 1)
     apart = predict(learner, pictures)
     assert together["class"].tolist() == apart["class"].tolist()
     assert (together["probability"] - apart["probability"]).abs().max() < 1e-3

@@ -1,0 +1,52 @@
+"""Run a notebook's cells in a process that has imported PyTorch already, for the many notebooks that take no parameters.
+
+A kernel of its own takes five seconds to start and to import, and a hundred notebooks have a kernel each. A fork server imports once, and
+every notebook gets a fork of it, which is as fresh: nothing that one notebook does is seen by another.
+"""
+
+import multiprocessing
+import os
+import traceback
+from pathlib import Path
+
+import nbformat
+
+PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers"]
+CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
+
+
+def _run_cells(path: Path, folder: Path, answer) -> None:
+    "Run the code cells of a notebook one after another; answer with the ids of those that show something, or with what went wrong."
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    os.chdir(folder)
+    shell, shows = InteractiveShell.instance(), set()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        with capture_output() as seen:
+            result = shell.run_cell(cell.source, store_history=True)
+        if result.error_before_exec or result.error_in_exec:
+            error = result.error_before_exec or result.error_in_exec
+            answer.send("".join(traceback.format_exception(error)) + f"\nin the cell\n{cell.source}\nwhich printed\n{seen.stdout[-2000:]}")
+            return
+        if seen.stdout or seen.outputs:
+            shows.add(cell.id)
+    answer.send(shows)
+
+
+def run_cells(path: Path, folder: Path) -> set[str]:
+    "Run a notebook in a folder, and give the ids of the cells that print, show or return something. Raises AssertionError."
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_run_cells, args=(path, folder, theirs))
+    process.start()
+    theirs.close()
+    try:
+        told = ours.recv()
+    except EOFError:
+        told = f"the process ended without a word, with the exit code {process.exitcode}"
+    process.join()
+    assert isinstance(told, set), f"{path} failed:\n{told}"
+    return told
