@@ -21,6 +21,7 @@ def _run_cells(path: Path, folder: Path, answer) -> None:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
+    multiprocessing.set_start_method(None, force=True)  # what a notebook starts itself starts as it would in a kernel
     os.chdir(folder)
     shell, shows = InteractiveShell.instance(), set()
     for cell in nbformat.read(path, as_version=4).cells:

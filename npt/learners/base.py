@@ -108,30 +108,57 @@ def _check_no_new_parameters(before: nn.Module, after: nn.Module) -> None:
         raise ValueError(f"The learner {before.name!r} makes parameters in prepare: make them in __init__, and set "
                          "transfers = False where a parameter belongs to a class.")
 
-# %% ../../nbs/learners/base.ipynb #bb347e87
-@torch.no_grad()
-def _vectors_for(
+# %% ../../nbs/learners/base.ipynb #pr0be002
+def _logits_of_one(
     learner: nn.Module,  # a learner
-    classnames: list[str],
-) -> int:  # the number of class vectors, -1 where there are none because something fails
-    "How many class vectors a copy of a learner gives that is prepared for these names."
-    probe = _own_copy(learner)
+    text: Tensor,  # (K, d), its class vectors
+) -> Tensor:  # (1, K)
+    "The logits of one picture that shows nothing."
+    if _has_own_logits(learner):
+        size = learner.clip.preprocess_cfg.size
+        return learner.logits(torch.zeros(1, 3, *((size, size) if isinstance(size, int) else size), device=learner.clip.device))
+    return learner.class_logits(text[:1], text)[1]
+
+# %% ../../nbs/learners/base.ipynb #pr0be004
+_FAILURES = RuntimeError, ValueError, IndexError, TypeError, AttributeError  # of tensors whose shapes do not fit, and the like
+
+
+@torch.no_grad()
+def _shapes_for(
+    learner: nn.Module,  # a learner that is prepared for K classes
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:  # of its class vectors and of one picture's logits; None where it fails
+    "What a learner gives for its classes."
+    text = None
     try:
         with seeded(0):
-            probe.prepare(classnames)
-            return len(probe.text_features())
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return -1
+            text = learner.text_features()
+            return tuple(text.shape), tuple(_logits_of_one(learner, text).shape)
+    except _FAILURES:
+        return None if text is None else tuple(text.shape), None
+
+# %% ../../nbs/learners/base.ipynb #pr0be006
+def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
+    "Class names of another number than the two learners have: at least two, so that classes can be compared."
+    names = list(dict.fromkeys([*other.classnames, *learner.classnames]))
+    return names[:2] if len(other.classnames) > 2 else names[: len(other.classnames) + 1]
 
 # %% ../../nbs/learners/base.ipynb #0f3c4be1
 def _check_follows(learner: nn.Module, other: nn.Module) -> None:
-    "Raise ValueError where the class vectors of a learner's other binding cannot follow from its class names."
+    "Raise ValueError where what a learner's other binding gives cannot follow from its class names."
     if len(learner.classnames) != len(other.classnames) or learner.classnames == other.classnames:
         return
-    few = other.classnames[:1] if len(other.classnames) > 1 else [*learner.classnames, *other.classnames]
-    if _vectors_for(other, few) != len(few):
-        raise ValueError(f"The class vectors of {learner.name!r} do not follow from the class names: something belongs to the "
-                         "classes that it was made for. Set transfers = False where a parameter does, and renew all else "
+    few, probe = _few_names(learner, other), _own_copy(other)
+    try:
+        probe.prepare(few)
+        vectors, logits = _shapes_for(probe)
+    except _FAILURES:
+        vectors, logits = None, None
+    wrong = vectors is None or vectors[0] != len(few)
+    if not wrong and logits != (1, len(few)):
+        wrong = _shapes_for(other)[1] is not None  # it can tell for its own number of classes, and not for another
+    if wrong:
+        raise ValueError(f"What {learner.name!r} gives does not follow from the class names: something belongs to the classes "
+                         "that it was made for. Set transfers = False where a parameter does, and renew all else "
                          "(buffers, a learner inside) in prepare.")
 
 # %% ../../nbs/learners/base.ipynb #28c6099d

@@ -344,4 +344,5 @@ def fit(
     state = _start(learner, plan)
     _resume(state, path, learner, fitted)
     _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
+    learner.eval()
     return pd.DataFrame(state.history)

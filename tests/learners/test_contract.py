@@ -14,6 +14,7 @@ from npt.clip.load import load_clip
 from npt.data.images import make_loader
 from npt.data.load import load_dataset
 from npt.geometry.collapse import collapse_metrics
+from npt.geometry.etf import simplex_etf
 from npt.learners.base import LEARNERS, Learner, register_learner, seeded
 from npt.learners.build import build_learner, learner_names
 from npt.learners.prompt import Prompts, context_vectors
@@ -272,9 +273,9 @@ def test_who_forgets_to_say_so_is_told():
     fewer = mine.for_classes(NOVEL[:-1])
     with pytest.raises(ValueError, match=rf"text_features has the shape \({len(BASE)}, .*in place of \({len(BASE) - 1}, "):
         fewer(unit(2))
-    with pytest.raises(ValueError, match="do not follow from the class names.*transfers = False"):
+    with pytest.raises(ValueError, match="does not follow from the class names.*transfers = False"):
         mine.for_classes(BASE[::-1])
-    with pytest.raises(ValueError, match="do not follow from the class names"):
+    with pytest.raises(ValueError, match="does not follow from the class names"):
         made(ClassVectors, BASE[:1]).for_classes(BASE[1:2])
 
 
@@ -536,3 +537,43 @@ def test_a_depth_that_is_asked_for_must_be_there(name, setting):
     for value in deepest + 1, 99, 0:
         with pytest.raises(ValueError, match=f"(depth {value}|layer={value}) "):
             build_learner(name, CLIP, BASE, **{setting: value})
+
+
+class BiasedClasses(ZeroShot):
+    "A bias for each class, whose author forgot to say that it does not transfer."
+
+    name = "biased"
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.bias = nn.Parameter(torch.arange(len(classnames), dtype=torch.float32))
+
+    def class_logits(self, image_features, text=None):
+        text, logits = super().class_logits(image_features, text)
+        return text, logits + self.bias
+
+
+def test_a_bias_of_each_class_is_refused_for_as_many_other_classes():
+    biased = BiasedClasses(load_clip("world"), ["red solid circle", "blue dotted star", "green striped heart"])
+    with pytest.raises(ValueError, match="does not follow from the class names"):
+        biased.for_classes(["pink solid ring", "brown zigzag cross", "orange faded arrow"])
+
+
+class Simplex(ZeroShot):
+    "Class vectors of a simplex ETF, which needs two classes at least."
+
+    name = "simplex"
+
+    def prepare(self, classnames):
+        super().prepare(classnames)
+        self.register_buffer("etf", simplex_etf(len(self.classnames), self.clip.embed_dim))
+
+    def text_features(self):
+        return self.etf
+
+
+def test_an_etf_of_the_classes_is_bound_to_others():
+    simplex = Simplex(load_clip("world"), ["red solid circle", "blue dotted star", "green striped heart"])
+    other = simplex.for_classes(["pink solid ring", "brown zigzag cross", "orange faded arrow"])
+    assert other.text_features().shape == simplex.text_features().shape
+    assert len(simplex.for_classes(["pink solid ring", "brown zigzag cross"]).text_features()) == 2
