@@ -650,7 +650,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'npt.learners.lora._LowRank.forward': ('learners/lora.html#_lowrank.forward', 'npt/learners/lora.py'),
                                    'npt.learners.lora._attention_blocks': ('learners/lora.html#_attention_blocks', 'npt/learners/lora.py'),
                                    'npt.learners.lora._check_blocks': ('learners/lora.html#_check_blocks', 'npt/learners/lora.py'),
-                                   'npt.learners.lora._in_two': ('learners/lora.html#_in_two', 'npt/learners/lora.py'),
                                    'npt.learners.lora._start_updates': ('learners/lora.html#_start_updates', 'npt/learners/lora.py'),
                                    'npt.learners.lora._updated_weights': ('learners/lora.html#_updated_weights', 'npt/learners/lora.py')},
             'npt.learners.official': { 'npt.learners.official._Inert': ('learners/official.html#_inert', 'npt/learners/official.py'),

@@ -13,9 +13,9 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from .._names import known
-from ..clip.frozen import FrozenCLIP
+from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.recompute import _with_weights
-from ..clip.towers import _common_prefix, _text_tower, _trim, normalised
+from ..clip.towers import _text_tower, normalised
 from .base import fill, register_learner, seeded
 from .zero_shot import ZeroShot, _listed
 
@@ -92,16 +92,6 @@ def _attention_blocks(
 
 # %% ../../nbs/learners/lora.ipynb #45571211
 _TOWERS = {"both": ("text", "image"), "text": ("text",), "image": ("image",)}
-
-# %% ../../nbs/learners/lora.ipynb #c34d0d0f
-def _in_two(
-    clip: FrozenCLIP,
-    texts: Sequence[str],  # K texts
-) -> tuple[Tensor, Tensor, Tensor]:  # the prefix (P, w) that they share, what follows (K, S, w), their tokens (K, L)
-    "Tokenize and embed texts, for `clip.text_features_from`."
-    tokens = clip.tokenize(texts)
-    length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
-    return vectors[0, :length], vectors[:, length:], tokens
 
 # %% ../../nbs/learners/lora.ipynb #2a3293a1
 @register_learner("lora")
