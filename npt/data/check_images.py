@@ -6,18 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/data/check_images.ipynb #52034220
-import os
-import sqlite3
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable
 from pathlib import Path
 
 import PIL
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from .._files import cache_folder
+from .remembered import _Answer, _remembered
 
 # %% ../../nbs/data/check_images.ipynb #7d5b3428
 def _decoding_error(path: Path) -> Exception | None:
@@ -29,77 +25,17 @@ def _decoding_error(path: Path) -> Exception | None:
         return error
 
 # %% ../../nbs/data/check_images.ipynb #e5eea0c7
-def _verdicts_file() -> Path:
-    "The database of the verdicts."
-    return cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3"
+def _judge(path: Path) -> _Answer:
+    "Why an image cannot be opened, if it cannot."
+    error = _decoding_error(path)
+    passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+    return _Answer(f"{type(error).__name__}: {error}" if error else None, lasting=not passing)
 
 # %% ../../nbs/data/check_images.ipynb #65ed535a
-_TABLE = "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, size INT, mtime_ns INT, reason TEXT)"
-_Version = tuple[bytes, int, int]  # absolute path, size, time of last change
-
-# %% ../../nbs/data/check_images.ipynb #4d16d3b6
-def _version(path: Path) -> _Version | None:
-    "What a verdict is kept under; None where there is no such file."
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return os.fsencode(path.absolute()), stat.st_size, stat.st_mtime_ns
-
-# %% ../../nbs/data/check_images.ipynb #2ff763f9
-def _verdicts(database: sqlite3.Connection, versions: Iterable[_Version | None]) -> dict[_Version, str | None]:
-    "The reasons that are kept for some images, whatever their versions now."
-    paths = [version[0] for version in versions if version]
-    select = f"SELECT path, size, mtime_ns, reason FROM images WHERE path IN ({','.join('?' * len(paths))})"
-    return {row[:3]: row[3] for row in database.execute(select, paths)}
-
-# %% ../../nbs/data/check_images.ipynb #2c6b1755
-def _is_lasting(error: Exception | None) -> bool:
-    "Whether an image will be judged the same the next time."
-    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
-
-# %% ../../nbs/data/check_images.ipynb #ef4dc46e
-_PORTION = 500  # images of one query
-
-# %% ../../nbs/data/check_images.ipynb #4a7da3a5
-def _broken_of_portion(database: sqlite3.Connection, pool: ThreadPoolExecutor, paths: Sequence[Path]) -> dict[Path, str]:
-    "Open those of a few images that have no verdict yet, keep the verdicts, and give the bad ones of all."
-    versions = {path: _version(path) for path in paths}
-    verdicts = _verdicts(database, versions.values())
-    broken = {path: verdicts[version] for path, version in versions.items() if verdicts.get(version)}
-    new, rows = [path for path in paths if versions[path] not in verdicts], []
-    for path, error in zip(new, pool.map(_decoding_error, new)):
-        if error:
-            broken[path] = f"{type(error).__name__}: {error}"
-        if versions[path] and _is_lasting(error):
-            rows.append((*versions[path], broken.get(path)))
-    with database:
-        database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
-    return broken
-
-# %% ../../nbs/data/check_images.ipynb #3a85f7ac
-def _broken_of_all(database: sqlite3.Connection, paths: Sequence[Path]) -> dict[Path, str]:
-    "As `_broken_of_portion`, for any number of images."
-    broken = {}
-    database.execute(_TABLE)
-    with (ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-          tqdm(total=len(paths), desc="opening", unit=" images", delay=1) as bar):
-        for start in range(0, len(paths), _PORTION):
-            portion = paths[start:start + _PORTION]
-            broken |= _broken_of_portion(database, pool, portion)
-            bar.update(len(portion))
-    return broken
-
-# %% ../../nbs/data/check_images.ipynb #5c9a9c44
 def _broken_images(paths: Iterable[str | Path]) -> dict[Path, str]:  # the broken ones, with the reason
     """Open every image completely, once; a later call opens only what has changed since.
 
     Raises OSError, naming the file, where the verdicts cannot be kept.
     """
-    file, paths = _verdicts_file(), list(dict.fromkeys(map(Path, paths)))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with closing(sqlite3.connect(file, timeout=60)) as database:
-            return _broken_of_all(database, paths)
-    except sqlite3.Error as error:
-        raise OSError(f"{file} cannot be used ({error}): delete it, or set NPT_CACHE elsewhere") from error
+    verdicts = _remembered(paths, _judge, cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3", "opening")
+    return {path: reason for path, reason in verdicts.items() if reason}

@@ -8,7 +8,6 @@ __all__ = ['split_features', 'crop_features']
 # %% ../../nbs/data/features.ipynb #28f9bc3f
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,10 +26,10 @@ from tqdm import tqdm
 
 from .._files import cache_folder, write_tensors
 from ..clip.frozen import FrozenCLIP
+from .contents import content_hashes
 from .datasets import DatasetRecord
 from .images import Draw, _worker_count, make_loader
 from .split import Split
-from ..world.label_sets import WorldImage
 
 # %% ../../nbs/data/features.ipynb #371f9a3a
 _WINGS = "world", "clip", "data"
@@ -44,12 +43,11 @@ def _code_fingerprint() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 # %% ../../nbs/data/features.ipynb #8aef087a
-def _image_stamp(image: str | WorldImage) -> list:
-    "What tells an image from another: a file's path, size and time of change, or a drawn picture's name."
-    if isinstance(image, WorldImage):
-        return list(image)
-    status = os.stat(image)
-    return [os.path.abspath(image), status.st_size, status.st_mtime_ns]
+def _contents_of(split: Split) -> list[str]:  # N
+    "What tells each image of a split from any other."
+    images = [item.image for item in split.items]
+    hashes = content_hashes(images)
+    return [hashes[image] for image in images]
 
 # %% ../../nbs/data/features.ipynb #b190fc0c
 def _float_precision() -> list[str]:
@@ -75,7 +73,7 @@ def _ingredients(
         "arithmetic": [str(clip.dtype), clip.device.type, *_float_precision()],
         "preprocess": asdict(clip.preprocess_cfg),
         "upright": split.upright,
-        "images": [_image_stamp(item.image) for item in split.items],
+        "images": _contents_of(split),
         "crops": None if view is None else [split.record.crop, view],
         "versions": {name: version(name) for name in _LIBRARIES},
         "code": _code_fingerprint(),
@@ -161,7 +159,7 @@ def _compute_features(
 # %% ../../nbs/data/features.ipynb #8135aa10
 def _names_of_views(split: Split, views: Sequence[int | None]) -> dict[int | None, tuple]:
     "What a model remembers the features of each view by."
-    images = split.upright, tuple(item.image for item in split.items)
+    images = split.upright, tuple(_contents_of(split))
     return {view: (images, None if view is None else (split.record.crop, view)) for view in views}
 
 # %% ../../nbs/data/features.ipynb #41370439

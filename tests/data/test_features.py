@@ -87,10 +87,11 @@ def other_weights(clip, split, monkeypatch):
     del clip.image_fingerprint
 
 
-def touched(clip, split, monkeypatch):
-    "The same bytes, a nanosecond later: whether they are the same is not looked up."
-    before = os.stat(split.items[0].image)
-    os.utime(split.items[0].image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+def other_content(clip, split, monkeypatch):
+    "As many other bytes, a nanosecond later."
+    path, before = Path(split.items[0].image), os.stat(split.items[0].image)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
 def longer(clip, split, monkeypatch):
@@ -142,11 +143,11 @@ CHANGES = [  # ingredient, what is done to it
     ("preprocess", preprocessing(std=(1, 1, 1))),
     ("preprocess", preprocessing(interpolation="bilinear")),
     ("upright", lambda clip, split, monkeypatch: replace(split, record=find_dataset("folder"))),
-    ("images", touched),
+    ("images", other_content),
     ("images", longer),
     ("images", lambda clip, split, monkeypatch: split.take([0, 2, 1])),
     ("images", lambda clip, split, monkeypatch: split.take([0, 1])),
-    ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(os.path.realpath(os.sep), 0), *split.items[1:]))),
+    ("images", lambda clip, split, monkeypatch: replace(split, items=(split.items[1], *split.items[1:]))),
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 0), 0),))),
     ("images", lambda clip, split, monkeypatch: replace(split, items=(Item(WorldImage("shapes", "test", 0, 1), 0),))),
     ("crops", lambda clip, split, monkeypatch: replace(split, record=replace(split.record, crop=(0.5, 1.0)))),

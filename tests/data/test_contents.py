@@ -1,0 +1,60 @@
+"Splits are told apart by what is in their files, class by class, wherever the files lie."
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from npt.data.contents import content_hashes, split_contents
+from npt.data.datasets import find_dataset
+from npt.data.load import load_dataset
+from npt.data.split import Item, Split
+
+
+@pytest.fixture
+def two_folders(tmp_path: Path, folder) -> tuple[Split, Split]:
+    "The same five files of two classes, twice."
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2", "dog/3"):
+        path = tmp_path / "one" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    shutil.copytree(tmp_path / "one", tmp_path / "deep" / "other")
+    return tuple(Split(tuple(Item(str(path), path.parent.name == "dog") for path in sorted(root.glob("*/*"))), ("cat", "dog"),
+                       find_dataset("folder")) for root in (tmp_path / "one", tmp_path / "deep" / "other"))
+
+
+def test_a_moved_folder_has_the_same_contents(two_folders):
+    one, other = map(split_contents, two_folders)
+    assert one == other and {name: count for name, (count, _) in one.items()} == dict(cat=2, dog=3)
+
+
+@pytest.mark.parametrize("change", ["content", "name", "fewer", "label"])
+def test_the_class_that_differs_is_known(two_folders, change):
+    split, other = two_folders
+    place = Path(other.items[4].image)
+    if change == "content":
+        place.write_text("dog/4")
+        os.utime(place, ns=(0, 0))
+    if change == "name":
+        place.rename(place.with_name("4"))
+        other = replace(other, items=(*other.items[:4], Item(str(place.with_name("4")), 1)))
+    if change == "fewer":
+        other = other.take([0, 1, 2, 3])
+    if change == "label":
+        other = replace(other, items=(*other.items[:4], Item(str(place), 0)))
+    one, changed = split_contents(split), split_contents(other)
+    assert one["dog"] != changed["dog"] and (one["cat"] == changed["cat"]) == (change != "label")
+
+
+def test_a_missing_file_is_named(two_folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        content_hashes([str(tmp_path / "gone.png")])
+
+
+def test_pictures_of_the_offline_world_are_told_by_their_names(folder):
+    data = load_dataset("world/shapes", shots=2)
+    hashes = content_hashes([item.image for item in data.all.test.items])
+    assert len(set(hashes.values())) == len(data.all.test)
+    assert split_contents(data.base.test) != split_contents(data.base.val) and not split_contents(data.base.test.take([]))
