@@ -240,6 +240,19 @@ def test_notebook_is_fit_to_commit(path: Path):
     assert not blank, f"{len(blank)} figures without a PNG are blank on a code host: run it where a Chrome is found"
 
 
+def mixes_imports(source: str) -> bool:
+    "Whether a cell imports and does something else, at its top level."
+    kinds = {isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(re.sub(r"^[%!].*", "", source, flags=re.M)).body}
+    return len(kinds) == 2
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if name_of(path) != "index"], ids=name_of)
+def test_a_look_imports_in_a_cell_of_its_own(path: Path):
+    "nbdev_proc_nbs runs export cells and those that import, and no others: what else stands in them has nothing to work on."
+    looks = [cell.source for cell in code_cells(read(path)) if not re.search(r"^#\|\s*export", cell.source, re.M)]
+    assert not [source for source in looks if mixes_imports(source)]
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_one_cell_holds_the_parameters(name: str):
     tagged = [cell for cell in read(ROOT / "nbs" / f"{name}.ipynb").cells if "parameters" in cell.metadata.get("tags", [])]
