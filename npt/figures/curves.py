@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from .style import _OBJECTIVE_COLORS, COLORS, TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
+from .style import _OBJECTIVE_COLORS, COLORS, PLOTLY_TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
 from ..study.comparison import cells
 
 # %% ../../nbs/figures/curves.ipynb #77f5daf3
@@ -91,7 +91,7 @@ def setting_curves(
     fig.update_xaxes(type="log", tickvals=places, ticktext=[f"{place:g}" for place in places],
                      title=_AXIS_NAMES.get(along, along))
     fig.update_yaxes(title=f"{_metric_name(metric)} (%)", col=1)
-    return fig.update_layout(template=TEMPLATE, title=title, width=max(480, 110 + 260 * len(names)), height=400,
+    return fig.update_layout(template=PLOTLY_TEMPLATE, title=title, width=max(480, 110 + 260 * len(names)), height=400,
                              margin=dict(t=76, b=96), legend=_legend_below(-0.22))
 
 # %% ../../nbs/figures/curves.ipynb #3505a023
@@ -137,7 +137,7 @@ def weight_map(
                      _marked("the best of the map", table.stack().idxmax(), "circle-open", 38)])
     fig.update_yaxes(**_weight_axis(table.index)).update_xaxes(**_weight_axis(table.columns))
     title = f"H on validation images by weights<br><sup>white: cross-entropy alone, {alone:.1f} %</sup>"
-    return fig.update_layout(template=TEMPLATE, width=600, height=540, margin=dict(t=64, b=100), title=title,
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=600, height=540, margin=dict(t=64, b=100), title=title,
                              legend=_legend_below(-0.16) | dict(itemsizing="constant"))
 
 # %% ../../nbs/figures/curves.ipynb #687c0640
@@ -177,6 +177,6 @@ def effects_chart(
     order = [labels[name] for name in labels if name in effects.index.unique("objective")]
     fig.update_yaxes(categoryorder="array", categoryarray=order[::-1], range=[-0.6, len(order) - 0.4])
     return fig.update_layout(
-        template=TEMPLATE, title="What the terms change against cross-entropy alone", width=200 + 320 * len(panels),
+        template=PLOTLY_TEMPLATE, title="What the terms change against cross-entropy alone", width=200 + 320 * len(panels),
         height=150 + 30 * len(order), margin=dict(l=190, t=76),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from npt.figures.style import (
     _OBJECTIVE_COLORS,
     COLLAPSE_TITLES,
     COLORS,
-    TEMPLATE,
+    PLOTLY_TEMPLATE,
     TERM_COLORS,
     _metric_name,
     _name_once,
@@ -89,7 +89,7 @@ def scatter_grid(
     fig.update_xaxes(tickfont_size=10)
     fig.update_yaxes(title=f"{_metric_name(target)} (%)", col=1)
     return fig.update_layout(
-        template=TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
+        template=PLOTLY_TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
         title=f"{_metric_name(target)} against distance from collapse on base classes, {len(runs)} runs",
         legend=_LEGEND_AT_BOTTOM | dict(itemsizing="trace"),
     )  # fmt: skip
@@ -134,7 +134,7 @@ def correlation_chart(
                      ticktext=[_title(name).replace("<b>", "").replace("</b>", "") for name in metrics])
     fig.update_annotations(font_size=13)
     return fig.update_layout(
-        template=TEMPLATE, width=240 + 230 * len(pool_names), height=170 + 42 * len(metrics), margin=dict(l=170, t=84, b=96),
+        template=PLOTLY_TEMPLATE, width=240 + 230 * len(pool_names), height=170 + 42 * len(metrics), margin=dict(l=170, t=84, b=96),
         title=f"Distance from collapse on {part} classes against {_metric_name(target)} (the paper's claim: left)",
         legend=_LEGEND_AT_BOTTOM,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def training_lens(
     fig.update_annotations(font_size=11)
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)
     fig.update_yaxes(tickfont_size=10)
-    return fig.update_layout(template=TEMPLATE, width=1040, height=150 + 210 * rows, margin=dict(t=84, b=110),
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=1040, height=150 + 210 * rows, margin=dict(t=84, b=110),
                              title=f"Collapse along training, {learner}, {on} images, mean over seeds", legend=_LEGEND_AT_BOTTOM)
 
 # %% ../../nbs/figures/lens.ipynb #179104e0
@@ -264,7 +264,7 @@ def angle_curves(
     fig.update_xaxes(title="τ", row=len(objectives))
     fig.update_yaxes(title="angle (degrees)", col=1)
     fig.update_annotations(font_size=12)
-    return fig.update_layout(template=TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(objectives),
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(objectives),
                              margin=dict(t=84, b=100), title="Angles between text features "
                              f"({'dashed: before training, ' if len(before) else ''}dotted: simplex ETF of {classes} classes)",
                              legend=_LEGEND_AT_BOTTOM)

@@ -25,7 +25,7 @@ from npt.figures.style import (
     _COSINE_SCALE,
     COLLAPSE_TITLES,
     COLORS,
-    TEMPLATE,
+    PLOTLY_TEMPLATE,
     TERM_COLORS,
     _class_axis,
     _legend_below,
@@ -127,7 +127,7 @@ def image_sheet(
     _write_below(fig, captions, corners, (height, width))
     hidden = dict(visible=False, constrain="domain")
     return fig.update_layout(
-        template=TEMPLATE, title=title, width=figure_width, height=round(64 + rows * pitch[0] * unit),
+        template=PLOTLY_TEMPLATE, title=title, width=figure_width, height=round(64 + rows * pitch[0] * unit),
         margin=dict(l=24, r=24, t=52, b=12), xaxis=hidden, yaxis=hidden | dict(scaleanchor="x"),
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def training_curves(
     fig.update_xaxes(title="epoch")
     fig.update_yaxes(title="loss (log scale)" if axis["type"] == "log" else "loss", **axis, col=1)
     fig.update_yaxes(title="accuracy (%)", col=2)
-    return fig.update_layout(template=TEMPLATE, title="Training", width=860, height=400, margin_b=92, legend=_legend_below(-0.2))
+    return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=860, height=400, margin_b=92, legend=_legend_below(-0.2))
 
 # %% ../../nbs/figures/run.ipynb #5fc587f7
 def _split_lines(history: pd.DataFrame, metric: str) -> list[go.Scatter]:
@@ -193,7 +193,7 @@ def collapse_curves(
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)
     fig.update_yaxes(tickfont_size=10)
     return fig.update_layout(
-        template=TEMPLATE, title="Neural collapse", width=980, height=110 + 220 * rows, margin=dict(t=100, l=48, b=48),
+        template=PLOTLY_TEMPLATE, title="Neural collapse", width=980, height=110 + 220 * rows, margin=dict(t=100, l=48, b=48),
         legend=dict(orientation="h", x=1, xanchor="right", y=1.0, yref="container", yanchor="top"),
     )  # fmt: skip
 
@@ -284,7 +284,7 @@ def cosine_matrices(
     fig.update_annotations(font_size=12)
     which = f"{count} classes" + (f", {len(shown)} of them drawn" if len(shown) < count else "")
     return fig.update_layout(
-        template=TEMPLATE, width=1060, height=600, margin=dict(l=140, r=150, t=84, b=140), plot_bgcolor="#BBBBBB",
+        template=PLOTLY_TEMPLATE, width=1060, height=600, margin=dict(l=140, r=150, t=84, b=140), plot_bgcolor="#BBBBBB",
         title=f"Cosines of the text features of {which} (colours from {_signed(low, '.2f')} to {high:.2f} in both)",
         coloraxis=_cosine_bar(low, high, target),
     )  # fmt: skip
@@ -352,7 +352,7 @@ def _projection_layout(
 ) -> dict:
     which = f"all {count} classes" if shown == count else f"{shown} of {count} classes"
     return dict(
-        template=TEMPLATE, width=800, height=560,
+        template=PLOTLY_TEMPLATE, width=800, height=560,
         xaxis=dict(title=f"direction 1 ({shares[0]:.0f} % of the variance)"),
         yaxis=dict(title=f"direction 2 ({shares[1]:.0f} %)", scaleanchor="x"),
         title=f"Text and image features of {which}: "
@@ -449,7 +449,7 @@ def accuracy_by_shots(
     fig.update_yaxes(title="accuracy (%)", range=[-3, 103], row=1)
     fig.update_yaxes(title="training images", rangemode="tozero", row=2)
     return fig.update_layout(
-        template=TEMPLATE, title="Accuracy of each class, most shots first", width=880, height=560, margin_b=130,
+        template=PLOTLY_TEMPLATE, title="Accuracy of each class, most shots first", width=880, height=560, margin_b=130,
         legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom"),
     )  # fmt: skip
 
@@ -513,7 +513,7 @@ def reliability(
         shares = go.Bar(y=_image_shares(table), **_bin_bars(table), marker_color="#AEB4BD", showlegend=False)
         fig.add_trace(shares, 2, column)
     _reliability_axes(fig, max((table.images / table.images.sum()).max() for table in bins.values()))
-    return fig.update_layout(template=TEMPLATE, title=title, barmode="overlay", width=96 + 300 * len(bins), height=460,
+    return fig.update_layout(template=PLOTLY_TEMPLATE, title=title, barmode="overlay", width=96 + 300 * len(bins), height=460,
                              margin=dict(t=72, b=84), legend=_legend_below(-0.16))
 
 # %% ../../nbs/figures/run.ipynb #e22acd73
@@ -563,7 +563,7 @@ def transfer_bars(
     fig.update_xaxes(tickvals=places, ticktext=names, tickfont_size=10, tickangle=angle, showgrid=False)
     fig.update_yaxes(title="accuracy (%)", range=[0, min(108, table[["zero_shot", "accuracy"]].max().max() * 1.12)])
     return fig.update_layout(
-        template=TEMPLATE, title="Prompts and zero-shot CLIP, difference in points", width=max(560, 160 + 90 * len(table)),
+        template=PLOTLY_TEMPLATE, title="Prompts and zero-shot CLIP, difference in points", width=max(560, 160 + 90 * len(table)),
         height=440, margin=dict(t=104, b=below), legend=dict(orientation="h", x=1, xanchor="right", y=1.1, yanchor="bottom"),
     )  # fmt: skip
 
@@ -603,6 +603,6 @@ def results_table(
     body = dict(values=rows, fill_color="white", font_size=13)
     fig = go.Figure(go.Table(header=header | style, cells=body | style, columnwidth=[1.1, *(1 for _ in keys)]))
     return fig.update_layout(
-        template=TEMPLATE, title="Accuracy (%), difference in percentage points",
+        template=PLOTLY_TEMPLATE, title="Accuracy (%), difference in percentage points",
         width=140 + 110 * (1 + len(keys)), height=200, margin=dict(l=24, r=24, t=56, b=12),
     )  # fmt: skip

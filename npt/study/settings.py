@@ -17,7 +17,7 @@ import open_clip
 import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .._names import _nearest, known
+from .._names import _nearest_name, known
 from ..clip.backbone import BACKBONES
 from ..clip.load import _check_tag
 from ..data.datasets import DATASETS
@@ -180,7 +180,7 @@ def refuse_unknown_parameters(
     allowed = list(allowed)
     for name in names:
         if name not in allowed:
-            near = _nearest(name, sorted(allowed))
+            near = _nearest_name(name, sorted(allowed))
             raise ValueError(f"no setting is called {name!r}{f'; did you mean {near!r}?' if near else ''} "
                              f"(there are {', '.join(allowed)})")
 
