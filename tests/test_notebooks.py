@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,7 +80,8 @@ def showing(notebook: nbformat.NotebookNode) -> set[str]:
 
 def nbdev(command: str, folder: Path) -> None:
     "Run an nbdev command in `folder`, which has a settings.ini."
-    run = f"from nbdev.{'clean' if command == 'nbdev_clean' else 'doclinks'} import {command}; {command}()"
+    module = {"nbdev_clean": "clean", "nbdev_export": "doclinks", "nbdev_proc_nbs": "quarto"}[command]
+    run = f"from nbdev.{module} import {command}; {command}()"
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", run], cwd=folder, check=True)
 
 
@@ -99,6 +101,18 @@ def test_nbdev_clean_changes_nothing(copy: Path):
     nbdev("nbdev_clean", copy)
     changed = [name_of(path) for path in NOTEBOOKS if (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes()]
     assert not changed, f"run nbdev_clean: {changed}"
+
+
+def test_nbdev_proc_nbs_makes_a_page_of_every_notebook(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quarto = tmp_path / "bin" / "quarto"  # nbdev would install one where there is none; nothing here calls it
+    quarto.parent.mkdir()
+    quarto.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(quarto.parent), prepend=os.pathsep)
+    nbdev("nbdev_proc_nbs", copy)
+    assert {path.relative_to(copy / "_proc") for path in (copy / "_proc").rglob("*.ipynb")} == {
+        path.relative_to(ROOT / "nbs") for path in NOTEBOOKS}
+    page = nbformat.read(copy / "_proc/geometry/etf.ipynb", as_version=4)
+    assert any(cell.source.startswith("def simplex_etf(") for cell in code_cells(page)), "a page shows what its text speaks of"
 
 
 def rooms() -> dict[str, Path]:
