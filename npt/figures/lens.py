@@ -6,8 +6,6 @@
 __all__ = ['scatter_grid', 'correlation_chart', 'training_lens', 'angle_table', 'angle_curves']
 
 # %% ../../nbs/figures/lens.ipynb #7103ab84
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -241,30 +239,32 @@ def _angle_lines(
 def _etf_angle(classes: int) -> float:  # degrees; classes is K
     return np.degrees(np.arccos(-1 / (classes - 1)))
 
+# %% ../../nbs/figures/lens.ipynb #59e0ef74
+_ANGLE_OBJECTIVES = "own", "npt"
+
 # %% ../../nbs/figures/lens.ipynb #5bbd7fcc
 def angle_curves(
     table: pd.DataFrame,  # as `angle_table` gives it
     classes: int,  # K
-    objectives: Sequence[str] = ("own", "npt"),
 ) -> go.Figure:
     "Angles against the imbalance ratio: a panel a learner and objective, a line within the head, within the tail and across."
-    shown = [key for key in table.index.droplevel("tau").unique() if key[1] in objectives and key[0] != "zero_shot"]
+    shown = [key for key in table.index.droplevel("tau").unique() if key[1] in _ANGLE_OBJECTIVES and key[0] != "zero_shot"]
     learners, taus = list(dict.fromkeys(learner for learner, _ in shown)), sorted(table.index.unique("tau"))
-    fig = make_subplots(len(objectives), len(learners), shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
+    fig = make_subplots(len(_ANGLE_OBJECTIVES), len(learners), shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
                         vertical_spacing=0.1,
-                        subplot_titles=[f"{learner}, {objective}" for objective in objectives for learner in learners])
+                        subplot_titles=[f"{learner}, {objective}" for objective in _ANGLE_OBJECTIVES for learner in learners])
     before = table[table.index.get_level_values("learner") == "zero_shot"].droplevel(["learner", "objective"])
     for learner, objective in shown:
-        row, column = list(objectives).index(objective) + 1, learners.index(learner) + 1
+        row, column = _ANGLE_OBJECTIVES.index(objective) + 1, learners.index(learner) + 1
         lines = _angle_lines(table.xs((learner, objective), level=[0, 1]), before=False)
         fig.add_traces(lines + (_angle_lines(before, before=True) if len(before) else []), row, column)
         fig.add_hline(y=_etf_angle(classes), line=dict(color="#222222", dash="dot", width=1), row=row, col=column)
     _name_once(fig)
     fig.update_xaxes(type="log", tickvals=taus, ticktext=[f"{tau:g}" for tau in taus])
-    fig.update_xaxes(title="τ", row=len(objectives))
+    fig.update_xaxes(title="τ", row=len(_ANGLE_OBJECTIVES))
     fig.update_yaxes(title="angle (degrees)", col=1)
     fig.update_annotations(font_size=12)
-    return fig.update_layout(template=PLOTLY_TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(objectives),
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(_ANGLE_OBJECTIVES),
                              margin=dict(t=84, b=100), title="Angles between text features "
                              f"({'dashed: before training, ' if len(before) else ''}dotted: simplex ETF of {classes} classes)",
                              legend=_LEGEND_AT_BOTTOM)

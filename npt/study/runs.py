@@ -209,11 +209,10 @@ def measure_run(
 # %% ../../nbs/study/runs.ipynb #a9fba8db
 def do_run(
     settings: RunSettings,
-    overwrite: bool = False,  # throw away an earlier run of the same name
     progress: bool = True,  # show a bar
 ) -> dict:  # what metrics.json holds
     "Do one whole run without a notebook, or find it finished."
     started = time.perf_counter()
-    run = set_up(settings, overwrite)
+    run = set_up(settings)
     fit_run(run, progress)
     return measure_run(run, time.perf_counter() - started)

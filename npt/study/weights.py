@@ -43,29 +43,30 @@ def _term_weights(
     weights = {text: dict(build_objective(text).weights) for text in sums.unique()}
     return pd.DataFrame([weights[text] for text in sums], sums.index).fillna(0.0)
 
+# %% ../../nbs/study/weights.ipynb #431eec02
+_NPT_TERMS = "lc", "mi"
+
 # %% ../../nbs/study/weights.ipynb #ee01bab3
 def _just_these(
     weights: pd.DataFrame,  # a row a run, a column a term
-    terms: tuple[str, str],
 ) -> pd.Series:  # of bool
-    "Which sums are cross-entropy, of weight one, and the two terms."
-    if missing := set(terms) - set(weights):
+    "Which sums are cross-entropy, of weight one, and the two terms of NPT."
+    if missing := set(_NPT_TERMS) - set(weights):
         raise ValueError(f"No run that was measured on validation images has the term {sorted(missing)}.")
-    present, asked = weights.gt(0), ["ce", *terms]
+    present, asked = weights.gt(0), ["ce", *_NPT_TERMS]
     return present[asked].all(axis=1) & (present.sum(axis=1) == len(asked)) & (weights.ce == 1)
 
 # %% ../../nbs/study/weights.ipynb #c91ae129
 def weight_table(
     runs: pd.DataFrame,
-    terms: tuple[str, str] = ("lc", "mi"),
-) -> pd.DataFrame:  # index the weights of the first term, columns those of the second; the mean over seeds
-    "H on validation images over two weights. Raises ValueError as `runs_of` does, or where runs are mixed."
+) -> pd.DataFrame:  # index the weights of lc, columns those of mi; the mean over seeds
+    "H on validation images over the two weights of NPT. Raises ValueError as `runs_of` does, or where runs are mixed."
     runs = runs_of(runs, "ablation", measured_on="val")
     weights = _term_weights(runs.minimised)
-    kept = _just_these(weights, terms)
+    kept = _just_these(weights)
     if not kept.any():
         raise ValueError("No run that was measured on validation images minimised just "
-                         f"{' + '.join(['ce', *terms])}. {_how_to_make('ablation')}")
-    weights = weights[list(terms)].add_prefix("weight of ")
+                         f"{' + '.join(['ce', *_NPT_TERMS])}. {_how_to_make('ablation')}")
+    weights = weights[list(_NPT_TERMS)].add_prefix("weight of ")
     table = cells(runs[kept].join(weights), list(weights), ["h"])["h", "mean"].unstack()
     return table.sort_index().sort_index(axis=1)

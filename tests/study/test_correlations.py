@@ -77,7 +77,7 @@ def test_a_weight_is_a_number_of_copies():
 
 def test_cells_are_drawn_whole_and_as_many_as_there_are():
     cells = np.array([2, 0, 1, 0, 2, 2])
-    weights = _cell_weights(cells)
+    weights = _cell_weights(cells, seed=0)
     assert all((weights[:, cells == cell] == weights[:, [np.argmax(cells == cell)]]).all() for cell in range(3))
     one_of_each = weights[:, [np.argmax(cells == cell) for cell in range(3)]]
     assert (one_of_each.sum(1) == 3).all() and one_of_each.mean() == pytest.approx(1) and one_of_each.max() == 3
@@ -141,15 +141,13 @@ def test_a_table_resamples_learners_with_objectives():
     assert len(told) == len(METRICS) * 2 * (2 * 2 + 3)
 
 
-def test_the_same_seed_gives_the_same_intervals_in_any_order_of_targets():
+def test_the_intervals_are_the_same_again_and_in_any_order_of_targets():
     runs = table()
     first, again = correlations(runs), correlations(runs)
     pd.testing.assert_frame_equal(first, again)
     keys = ["target", "metric", "pool", "kind"]
     turned = correlations(runs, ["h", "novel"]).set_index(keys).loc[pd.MultiIndex.from_frame(first[keys])]
     pd.testing.assert_frame_equal(turned.reset_index()[first.columns], first)
-    other = correlations(runs, seed=1)
-    assert np.allclose(other.spearman, first.spearman) and not np.allclose(other.spearman_low, first.spearman_low)
 
 
 def simpson(tau: float = 1.0) -> pd.DataFrame:
