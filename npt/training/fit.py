@@ -157,7 +157,7 @@ def _backward(
 
 # %% ../../nbs/training/fit.ipynb #ba91ebe3
 def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
-    "What the learner makes of a batch; the first is checked, see `check_seen`."
+    "What the learner makes of a batch; the first is checked, see `_check_seen`."
     seen = learner(batch.given)
     if not state.checked:
         _check_seen(learner, seen, len(batch.labels))
