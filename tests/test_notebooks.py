@@ -205,6 +205,22 @@ def test_the_library_patches_nothing():
     assert not [room for room, path in rooms().items() if "unittest" in imports(path)[1]]
 
 
+WITH_A_DEFAULT_BY_POSITION = {"study.cli.grid_command", "data.cli.prepare_command"}  # a command's line is what it works on, not a setting
+
+
+def test_settings_are_given_by_keyword():
+    "What a public function of these wings takes and has a default for is never given by its place."
+    by_place = set()
+    for room, path in rooms().items():
+        if room.split(".")[0] not in ("data", "training", "study"):
+            continue
+        classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for body in [ast.parse(path.read_text()).body, *(node.body for node in classes)]:
+            by_place |= {f"{room}.{node.name}" for node in body if isinstance(node, ast.FunctionDef)
+                         and not node.name.startswith("_") and node.args.defaults}
+    assert by_place == WITH_A_DEFAULT_BY_POSITION
+
+
 def parameters_told(source: str, pattern: str) -> list[tuple[str, str, str]]:
     "The name, default and comment of each parameter in a piece of source."
     return [(match[1], match[2].strip(), match[3]) for match in re.finditer(pattern, source, re.M)]
