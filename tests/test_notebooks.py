@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from notebooks import run_cells
 
-from npt.study.settings import RunSettings
+from npt.study.settings import RunSettings, check_parameters
 
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
@@ -236,9 +236,33 @@ def test_the_parameters_of_train_are_the_settings_of_a_run():
     assert shown[:-1] == listed and shown[-1][0] == "overwrite"
 
 
-def test_an_unknown_parameter_stops_the_notebook(tmp_path: Path):
-    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="no setting is called 'epoch'; did you mean 'epochs'"):
-        papermill.execute_notebook(ROOT / "nbs/train.ipynb", tmp_path / "out.ipynb", parameters=dict(epoch=2),
+def cells_of_parameters(path: Path) -> list[int]:
+    "The places of the code cells that Papermill takes for the parameters'."
+    return [place for place, cell in enumerate(code_cells(read(path))) if "parameters" in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if cells_of_parameters(path)], ids=name_of)
+def test_a_notebook_refuses_parameters_that_it_does_not_know(path: Path):
+    "The cell after the parameters asks before it does anything, and what it asks knows this notebook's parameters, and no other."
+    (place,), cells = cells_of_parameters(path), code_cells(read(path))
+    asks = re.findall(r"^(?:settings = notebook_settings|check_parameters)\(globals\(\)\)$", cells[place + 1].source, re.M)
+    assert len(asks) == 1
+    shown = ast.parse(cells[place].source).body
+    for name in [line.targets[0].id for line in shown]:
+        given = f"# Parameters\n{ast.unparse(next(line for line in shown if line.targets[0].id == name))}\n"
+        namespace: dict = {}
+        exec(cells[place].source, namespace)
+        check_parameters(namespace | {"In": ["", cells[place].source, given]})
+        with pytest.raises(ValueError, match=f"no setting is called '{name}_'; did you mean '"):
+            check_parameters(namespace | {"In": ["", cells[place].source, given.replace(name, f"{name}_", 1)]})
+
+
+@pytest.mark.parametrize("name, given, said", [
+    ("train", dict(epoch=2), "no setting is called 'epoch'; did you mean 'epochs'?"),
+    ("report", dict(result="world"), "no setting is called 'result'; did you mean 'results'?")], ids=str)
+def test_a_bad_parameter_stops_the_notebook(name: str, given: dict, said: str, tmp_path: Path):
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match=re.escape(said)):
+        papermill.execute_notebook(ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters=given,
                                    kernel_name="python3", cwd=tmp_path, progress_bar=False)
 
 
