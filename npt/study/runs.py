@@ -131,8 +131,7 @@ def set_up(
     return Run(settings, _open_run(settings, overwrite), data, clip, zero_shot, learner)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
-_FIT_SETTINGS = ("objective", "epochs", "batch_size", "lr", "seed", "sampler", "workers", "num_clusters", "measure_every",
-                 "optimizer", "views")  # that `fit` takes by the same names
+_FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
 
 # %% ../../nbs/study/runs.ipynb #e86c06eb
 def fit_run(
