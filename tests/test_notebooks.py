@@ -163,6 +163,16 @@ def test_no_circle_of_imports():
     assert not ahead, f"these rooms import each other in a circle: {sorted(ahead)}"
 
 
+def test_what_builds_by_name_opens_every_room_that_registers():
+    "A learner or a term in a room that nobody imports would be there and not be found."
+    for wing, builder, mark in ("learners", "build", "@register_learner("), ("objectives", "objective", "@term("):
+        registering = {room for room, path in rooms().items() if room.startswith(wing) and f"\n{mark}" in path.read_text()}
+        assert len(registering) > 2
+        source = rooms()[f"{wing}.{builder}"].read_text()
+        left_out = [room for room in registering if not re.search(rf"\b{room.split('.')[1]}\b", source)]
+        assert not left_out, f"npt.{wing}.{builder} does not open {left_out}"
+
+
 def test_module_docstrings_are_whole_sentences():
     for room, path in rooms().items():
         said = ast.get_docstring(ast.parse(path.read_text())) or ""
