@@ -78,7 +78,7 @@ def setting_curves(
     title: str = "Accuracy by training images of a class",
 ) -> go.Figure:
     "The metric along a setting, a line an objective, a panel a learner. Raises ValueError where a point mixes runs."
-    table = cells(runs, [panels, "objective", along], [metric])[metric].sort_index()
+    table = cells(runs, by=[panels, "objective", along], metrics=[metric])[metric].sort_index()
     names, places = _panels(table.index.unique(panels)), sorted(table.index.unique(along))
     colors = _line_colors(sorted(table.index.unique("objective")))
     heads = [str(name) if panels == "learner" else f"{panels} {name:g}" for name in names]

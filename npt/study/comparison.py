@@ -62,6 +62,7 @@ def _check_unmixed(
 # %% ../../nbs/study/comparison.ipynb #b35dc8e1
 def cells(
     runs: pd.DataFrame,  # a row a run
+    *,
     by: Sequence[str] = ("learner", "objective", "tau"),  # settings that tell cells apart
     metrics: Sequence[str] = ("base", "novel", "h"),  # columns of the runs
 ) -> pd.DataFrame:  # a row a cell: (metric, mean) and (metric, std) in the unit of the column, and (seeds, "")
@@ -75,6 +76,7 @@ def cells(
 # %% ../../nbs/study/comparison.ipynb #9bbdc5f6
 def kinds(
     runs: pd.DataFrame,  # a row a run
+    *,
     beside: Sequence[str] = ("dataset", "learner", "objective", "tau"),  # what a table or figure is broken down by
 ) -> dict[str, pd.DataFrame]:  # by what tells a kind apart, such as "shots=4, version=0.1.0"; "" where there is one kind
     "Split runs into those that may stand in one table: by every other setting, and version, in which some differ."
@@ -102,6 +104,7 @@ _RESAMPLES = 10_000
 # %% ../../nbs/study/comparison.ipynb #5be1e956
 def bootstrap_mean(
     values: Sequence[float],  # (n,) independent ones
+    *,
     level: float = 95,  # percent of the resampled means that the interval holds
     seed: int = 0,  # of the draws
 ) -> tuple[float, float, float]:  # mean, low, high
@@ -139,6 +142,7 @@ def _cell_table(rows: Mapping[tuple, Sequence], names: Sequence[str], columns: S
 # %% ../../nbs/study/comparison.ipynb #b5423857
 def gains(
     runs: pd.DataFrame,  # a row a run
+    *,
     metric: str = "h",
     baseline: str = "own",
     by: Sequence[str] = ("learner", "tau"),
@@ -151,6 +155,7 @@ def gains(
 # %% ../../nbs/study/comparison.ipynb #b5a77e68
 def gains_over_learners(
     runs: pd.DataFrame,  # a row a run
+    *,
     metric: str = "h",
 ) -> pd.DataFrame:  # tau, objective: mean, low, high, learners (how many) and above (for how many the mean is above zero)
     "The mean difference to each learner's own loss over learners, with learners resampled."

@@ -142,6 +142,7 @@ _PARTS = dict(base="after_", novel="after_novel_")  # test images of which class
 # %% ../../nbs/study/correlations.ipynb #ca1ed14f
 def distances(
     runs: pd.DataFrame,  # a row a run, see `npt.study.collect._run_row`
+    *,
     part: str = "base",  # the classes on which collapse was measured, in `_PARTS`
 ) -> pd.DataFrame:  # the same rows, a column a metric, 0 at collapse
     "How far each run is from collapse. Raises ValueError where its collapse was not measured."
@@ -206,6 +207,7 @@ def _pool_rows(
 # %% ../../nbs/study/correlations.ipynb #2cfca731
 def correlations(
     runs: pd.DataFrame,  # a row a run, of one dataset
+    *,
     targets: Sequence[str] = ("novel", "h"),  # columns
     parts: Sequence[str] | None = None,  # classes on which collapse was measured; all that there are
 ) -> pd.DataFrame:  # columns target, part, metric, pool, kind, learners (in how many the metric varies), and of `_correlation`
@@ -215,7 +217,7 @@ def correlations(
     _check_comparable(runs, targets)
     runs, rows = runs.reset_index(drop=True), []
     for part in _parts_measured(runs) or ["base"] if parts is None else parts:
-        measured = distances(runs, part)
+        measured = distances(runs, part=part)
         table = runs[["learner", "objective", "tau", *targets]].join(measured)
         for pool, kind, some, within in _pools(table):
             rows += [dict(part=part, pool=pool, kind=kind) | row for row in _pool_rows(some, list(measured), targets, within)]

@@ -150,6 +150,7 @@ def versions_said(runs: pd.DataFrame) -> str:  # a sentence
 # %% ../../nbs/study/results.ipynb #d24df43d
 def seeds_table(
     wanted: pd.DataFrame,  # as in `Results`
+    *,
     rows: Sequence[str] = ("dataset", "learner", "objective"),
     columns: str = "tau",
 ) -> pd.DataFrame:  # texts such as "3" or "2 of 3"

@@ -113,6 +113,7 @@ def _threads_of(settings: RunSettings) -> Iterator[None]:
 # %% ../../nbs/study/runs.ipynb #7a09c1a3
 def set_up(
     settings: RunSettings,
+    *,
     overwrite: bool = False,  # throw away an earlier run of the same name
 ) -> Run:
     """Load data and backbone and build the learner.
@@ -130,12 +131,12 @@ def set_up(
     return Run(settings, _open_run(settings, overwrite), data, clip, zero_shot, learner)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
-_FIT_SETTINGS = ("objective", "epochs", "batch_size", "lr", "seed", "sampler", "workers", "num_clusters", "measure_every",
-                 "optimizer", "views")  # that `fit` takes by the same names
+_FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
 
 # %% ../../nbs/study/runs.ipynb #e86c06eb
 def fit_run(
     run: Run,
+    *,
     progress: bool = True,  # show a bar
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
@@ -169,9 +170,9 @@ def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and col
     "Evaluate base to novel, or on all classes where all are trained on."
     on = run.settings.measured_on
     if run.settings.classes == "base":
-        return base_to_novel(learner, run.data, on, collapse=True)
+        return base_to_novel(learner, run.data, on=on, collapse=True)
     counts = run.trained.train.counts if len(run.trained.train) else None
-    return evaluate(learner, getattr(run.trained, on), counts, collapse=True)
+    return evaluate(learner, getattr(run.trained, on), counts=counts, collapse=True)
 
 # %% ../../nbs/study/runs.ipynb #c483920e
 _COLLAPSE_KEYS = {"base_collapse": "", "collapse": "", "novel_collapse": "_novel"}  # in what is measured, to the end of its name
@@ -209,10 +210,11 @@ def measure_run(
 # %% ../../nbs/study/runs.ipynb #a9fba8db
 def do_run(
     settings: RunSettings,
+    *,
     progress: bool = True,  # show a bar
 ) -> dict:  # what metrics.json holds
     "Do one whole run without a notebook, or find it finished."
     started = time.perf_counter()
     run = set_up(settings)
-    fit_run(run, progress)
+    fit_run(run, progress=progress)
     return measure_run(run, time.perf_counter() - started)

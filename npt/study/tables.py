@@ -65,12 +65,13 @@ def _with_zero_shot(
 # %% ../../nbs/study/tables.ipynb #841602c4
 def main_table(
     runs: pd.DataFrame,  # a row a run, of one dataset
+    *,
     wanted: pd.DataFrame | None = None,  # columns learner, objective, tau, seed of all runs that there should be; None: these
     metrics: Sequence[str] = ("base", "novel", "h"),
 ) -> pd.DataFrame:  # (learner, objective) by (tau, metric), texts; zero-shot CLIP first, where the runs measured it
     "The table of a paper: every learner with every objective at every imbalance ratio."
     by, wanted, texts = ["learner", "objective", "tau"], runs if wanted is None else wanted, {}
-    table = cells(runs, by, metrics).reindex(pd.MultiIndex.from_frame(wanted[by].drop_duplicates()))
+    table = cells(runs, by=by, metrics=metrics).reindex(pd.MultiIndex.from_frame(wanted[by].drop_duplicates()))
     for tau in sorted(wanted.tau.unique(), reverse=True):
         texts |= _tau_columns(table, wanted, tau, metrics)
     rows = wanted.set_index(["learner", "objective"]).index.unique()

@@ -328,7 +328,7 @@ def _measure_targets(
     device: str,
 ) -> Transfer:
     "Measure targets, and write transfer.json after each. Raises ValueError for what cannot be transferred."
-    learner = load_run(source.folder.path, device)
+    learner = load_run(source.folder.path, device=device)
     _refuse_bound(learner)
     for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
         result = _try_target(learner, source, target, _target_root(source, target, data_root))
@@ -351,6 +351,7 @@ def _refuse_missing(
 # %% ../../nbs/study/transfer.ipynb #46940d23
 def transfer(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
+    *,
     targets: Sequence[str] | None = None,  # names in `npt.data.datasets.DATASETS`; None: all that fit, see `default_targets`
     data_root: str | Path | None = None,  # where the targets are; None: where the run had its data
     device: str = "cpu",

@@ -23,6 +23,7 @@ def _said(settings: dict, metric: str) -> str:
 def runs_of(
     runs: pd.DataFrame,  # a row a run, with columns as `npt.study.collect` gives them
     grid: str,  # in workflow/grids, without its ending: what makes such runs
+    *,
     metric: str = "h",  # a column
     **settings,  # of a run, each with the one value that is wanted
 ) -> pd.DataFrame:  # some of the rows
@@ -68,5 +69,5 @@ def weight_table(
         raise ValueError("No run that was measured on validation images minimised just "
                          f"{' + '.join(['ce', *_NPT_TERMS])}. {_how_to_make('ablation')}")
     weights = weights[list(_NPT_TERMS)].add_prefix("weight of ")
-    table = cells(runs[kept].join(weights), list(weights), ["h"])["h", "mean"].unstack()
+    table = cells(runs[kept].join(weights), by=list(weights), metrics=["h"])["h", "mean"].unstack()
     return table.sort_index().sort_index(axis=1)

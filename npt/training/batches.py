@@ -76,7 +76,7 @@ def _feature_lookup(
 ) -> Callable[[list[Draw]], Tensor]:  # from B draws to (B, d), features of the frozen image tower
     "Look features up by their draws."
     clip = learner.clip
-    frozen = cache(lambda: crop_features(clip, split, views, workers) if views else split_features(clip, split)[0])
+    frozen = cache(lambda: crop_features(clip, split, views, workers=workers) if views else split_features(clip, split)[0])
     return lambda batch: frozen()[torch.tensor([draw.seed if views else draw.index for draw in batch], device=clip.device)]
 
 # %% ../../nbs/training/batches.ipynb #e90db81e
@@ -144,7 +144,7 @@ _REMEMBERED_CROPS = 10  # Tip-Adapter's augment_epoch
 @torch.no_grad()
 def _mean_of_crops(clip: nn.Module, split: Split, workers: int | None) -> Tensor:  # (N, d) of unit length
     "The mean of each image's features over its first crops (Zhang et al., ECCV 2022)."
-    frozen = crop_features(clip, split, _REMEMBERED_CROPS, workers)
+    frozen = crop_features(clip, split, _REMEMBERED_CROPS, workers=workers)
     return normalised(frozen.unflatten(0, (_REMEMBERED_CROPS, -1)).mean(0))
 
 # %% ../../nbs/training/batches.ipynb #f0bd0650
