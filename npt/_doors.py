@@ -9,17 +9,25 @@ __all__ = ['doors']
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 # %% ../nbs/package/doors.ipynb #cell0004
 def _enter(
     package: str,  # such as "npt.clip"
-    rooms: Mapping[str, str],  # name to the module below the package that defines it
+    rooms: Mapping[str, str],  # name to the module below the package that defines it, or that it is
     name: str,
 ) -> object:
     "Import the room of a name and give what the name stands for; `AttributeError` for a name that no room has."
     if name not in rooms:
         raise AttributeError(f"module {package!r} has no attribute {name!r}; it gives {', '.join(rooms)}")
-    return getattr(importlib.import_module(f"{package}.{rooms[name]}"), name)
+    room = importlib.import_module(f"{package}.{rooms[name]}")
+    return room if rooms[name] == name else getattr(room, name)
+
+# %% ../nbs/package/doors.ipynb #3fdec1dd
+def _shown(package: str, rooms: Mapping[str, str]) -> list[str]:
+    "The names of the table, the open rooms, and what begins with two underscores."
+    open_rooms = {name for name, value in vars(sys.modules[package]).items() if isinstance(value, ModuleType) and name[0] != "_"}
+    return sorted({*rooms, *open_rooms, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
 # %% ../nbs/package/doors.ipynb #10a64098
 def doors(
@@ -27,4 +35,4 @@ def doors(
     rooms: Mapping[str, str],
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__`
     "Let a package give names that its modules define, each imported when it is first asked for."
-    return lambda name: _enter(package, rooms, name), lambda: sorted({*vars(sys.modules[package]), *rooms})
+    return lambda name: _enter(package, rooms, name), lambda: _shown(package, rooms)

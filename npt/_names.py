@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 # %% ../nbs/package/names.ipynb #dbfa2357
-def _nearest(
+def _nearest_name(
     asked: str,
     names: Sequence[str],
 ) -> str:  # "" where none is near
@@ -28,7 +28,7 @@ def unknown(
 ) -> ValueError:  # to be raised by the caller
     "Make the error for a name that does not exist: the name, the nearest known one, and at most forty of the list."
     names = sorted(names)
-    nearest = _nearest(str(name), names)
+    nearest = _nearest_name(str(name), names)
     guess = f" Did you mean {nearest!r}?" if nearest else ""
     more = f" and {len(names) - 40} more" if len(names) > 40 else ""
     return ValueError(f"there is no {kind} {name!r}.{guess} Known: {', '.join(names[:40])}{more}.")

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from conftest import ROOT
 from notebooks import run_cells
 
-from npt.study.settings import RunSettings
+from npt.study.settings import RunSettings, check_parameters
 
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
@@ -79,7 +80,8 @@ def showing(notebook: nbformat.NotebookNode) -> set[str]:
 
 def nbdev(command: str, folder: Path) -> None:
     "Run an nbdev command in `folder`, which has a settings.ini."
-    run = f"from nbdev.{'clean' if command == 'nbdev_clean' else 'doclinks'} import {command}; {command}()"
+    module = {"nbdev_clean": "clean", "nbdev_export": "doclinks", "nbdev_proc_nbs": "quarto"}[command]
+    run = f"from nbdev.{module} import {command}; {command}()"
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", run], cwd=folder, check=True)
 
 
@@ -99,6 +101,18 @@ def test_nbdev_clean_changes_nothing(copy: Path):
     nbdev("nbdev_clean", copy)
     changed = [name_of(path) for path in NOTEBOOKS if (copy / path.relative_to(ROOT)).read_bytes() != path.read_bytes()]
     assert not changed, f"run nbdev_clean: {changed}"
+
+
+def test_nbdev_proc_nbs_makes_a_page_of_every_notebook(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quarto = tmp_path / "bin" / "quarto"  # nbdev would install one where there is none; nothing here calls it
+    quarto.parent.mkdir()
+    quarto.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(quarto.parent), prepend=os.pathsep)
+    nbdev("nbdev_proc_nbs", copy)
+    assert {path.relative_to(copy / "_proc") for path in (copy / "_proc").rglob("*.ipynb")} == {
+        path.relative_to(ROOT / "nbs") for path in NOTEBOOKS}
+    page = nbformat.read(copy / "_proc/geometry/etf.ipynb", as_version=4)
+    assert any(cell.source.startswith("def simplex_etf(") for cell in code_cells(page)), "a page shows what its text speaks of"
 
 
 def rooms() -> dict[str, Path]:
@@ -163,6 +177,16 @@ def test_no_circle_of_imports():
     assert not ahead, f"these rooms import each other in a circle: {sorted(ahead)}"
 
 
+def test_what_builds_by_name_opens_every_room_that_registers():
+    "A learner or a term in a room that nobody imports would be there and not be found."
+    for wing, builder, mark in ("learners", "build", "@register_learner("), ("objectives", "objective", "@term("):
+        registering = {room for room, path in rooms().items() if room.startswith(wing) and f"\n{mark}" in path.read_text()}
+        assert len(registering) > 2
+        source = rooms()[f"{wing}.{builder}"].read_text()
+        left_out = [room for room in registering if not re.search(rf"\b{room.split('.')[1]}\b", source)]
+        assert not left_out, f"npt.{wing}.{builder} does not open {left_out}"
+
+
 def test_module_docstrings_are_whole_sentences():
     for room, path in rooms().items():
         said = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -205,6 +229,22 @@ def test_the_library_patches_nothing():
     assert not [room for room, path in rooms().items() if "unittest" in imports(path)[1]]
 
 
+WITH_A_DEFAULT_BY_POSITION = {"study.cli.grid_command", "data.cli.prepare_command"}  # a command's line is what it works on, not a setting
+
+
+def test_settings_are_given_by_keyword():
+    "What a public function of these wings takes and has a default for is never given by its place."
+    by_place = set()
+    for room, path in rooms().items():
+        if room.split(".")[0] not in ("data", "training", "study"):
+            continue
+        classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for body in [ast.parse(path.read_text()).body, *(node.body for node in classes)]:
+            by_place |= {f"{room}.{node.name}" for node in body if isinstance(node, ast.FunctionDef)
+                         and not node.name.startswith("_") and node.args.defaults}
+    assert by_place == WITH_A_DEFAULT_BY_POSITION
+
+
 def parameters_told(source: str, pattern: str) -> list[tuple[str, str, str]]:
     "The name, default and comment of each parameter in a piece of source."
     return [(match[1], match[2].strip(), match[3]) for match in re.finditer(pattern, source, re.M)]
@@ -220,9 +260,33 @@ def test_the_parameters_of_train_are_the_settings_of_a_run():
     assert shown[:-1] == listed and shown[-1][0] == "overwrite"
 
 
-def test_an_unknown_parameter_stops_the_notebook(tmp_path: Path):
-    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="no setting is called 'epoch'; did you mean 'epochs'"):
-        papermill.execute_notebook(ROOT / "nbs/train.ipynb", tmp_path / "out.ipynb", parameters=dict(epoch=2),
+def cells_of_parameters(path: Path) -> list[int]:
+    "The places of the code cells that Papermill takes for the parameters'."
+    return [place for place, cell in enumerate(code_cells(read(path))) if "parameters" in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if cells_of_parameters(path)], ids=name_of)
+def test_a_notebook_refuses_parameters_that_it_does_not_know(path: Path):
+    "The cell after the parameters asks before it does anything, and what it asks knows this notebook's parameters, and no other."
+    (place,), cells = cells_of_parameters(path), code_cells(read(path))
+    asks = re.findall(r"^(?:settings = notebook_settings|check_parameters)\(globals\(\)\)$", cells[place + 1].source, re.M)
+    assert len(asks) == 1
+    shown = ast.parse(cells[place].source).body
+    for name in [line.targets[0].id for line in shown]:
+        given = f"# Parameters\n{ast.unparse(next(line for line in shown if line.targets[0].id == name))}\n"
+        namespace: dict = {}
+        exec(cells[place].source, namespace)
+        check_parameters(namespace | {"In": ["", cells[place].source, given]})
+        with pytest.raises(ValueError, match=f"no setting is called '{name}_'; did you mean '"):
+            check_parameters(namespace | {"In": ["", cells[place].source, given.replace(name, f"{name}_", 1)]})
+
+
+@pytest.mark.parametrize("name, given, said", [
+    ("train", dict(epoch=2), "no setting is called 'epoch'; did you mean 'epochs'?"),
+    ("report", dict(result="world"), "no setting is called 'result'; did you mean 'results'?")], ids=str)
+def test_a_bad_parameter_stops_the_notebook(name: str, given: dict, said: str, tmp_path: Path):
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match=re.escape(said)):
+        papermill.execute_notebook(ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters=given,
                                    kernel_name="python3", cwd=tmp_path, progress_bar=False)
 
 
@@ -238,6 +302,19 @@ def test_notebook_is_fit_to_commit(path: Path):
     assert path.stat().st_size < 1_500_000
     blank = [output for output in outputs(notebook) if PLOTLY in output.get("data", {}) and "image/png" not in output.data]
     assert not blank, f"{len(blank)} figures without a PNG are blank on a code host: run it where a Chrome is found"
+
+
+def mixes_imports(source: str) -> bool:
+    "Whether a cell imports and does something else, at its top level."
+    kinds = {isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(re.sub(r"^[%!].*", "", source, flags=re.M)).body}
+    return len(kinds) == 2
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if name_of(path) != "index"], ids=name_of)
+def test_a_look_imports_in_a_cell_of_its_own(path: Path):
+    "nbdev_proc_nbs runs export cells and those that import, and no others: what else stands in them has nothing to work on."
+    looks = [cell.source for cell in code_cells(read(path)) if not re.search(r"^#\|\s*export", cell.source, re.M)]
+    assert not [source for source in looks if mixes_imports(source)]
 
 
 @pytest.mark.parametrize("name", SMALL)

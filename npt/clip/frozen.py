@@ -71,7 +71,7 @@ def _fingerprint(tower: nn.Module) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/clip/frozen.ipynb #697e5745
-def _fits(
+def _texts_fit(
     tokenizer,  # of open_clip
     texts: Sequence[str],  # K texts
     length: int,  # L, tokens of a row
@@ -175,7 +175,7 @@ class FrozenCLIP:
 
     def fits(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) bool
         "Say which texts the context length holds."
-        return _fits(self.tokenizer, texts, self.context_length)
+        return _texts_fit(self.tokenizer, texts, self.context_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:  # K texts to (K, L) int64, L the context length
         "Turn texts into token numbers. Raises ValueError naming the first text that is too long."

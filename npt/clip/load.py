@@ -112,7 +112,7 @@ def _owner_of(
     return f"Use {fitting[0]!r}." if fitting else "It fits none of OpenAI's models."
 
 # %% ../../nbs/clip/load.ipynb #f36182ee
-def _check_shapes(
+def _check_weight_shapes(
     path: str,  # a TorchScript archive
     shapes: Mapping[str, tuple[int, ...]],  # of its weights
     needed: Mapping[str, tuple[int, ...]],  # of the model's
@@ -135,7 +135,7 @@ def _read_openai(
     "Load the weights of an archive. Raises ValueError where it is broken or belongs to another backbone."
     computed = dict(model.named_buffers()).keys() - model.state_dict().keys()
     weights = {name: weight for name, weight in read_archive(path).items() if name not in _EXTRAS | computed}
-    _check_shapes(path, _shapes(weights), _shapes(model.state_dict()), backbone)
+    _check_weight_shapes(path, _shapes(weights), _shapes(model.state_dict()), backbone)
     model.load_state_dict(weights)
 
 # %% ../../nbs/clip/load.ipynb #588a9883

@@ -105,7 +105,7 @@ def text_blocks(model: nn.Module) -> Sequence[nn.Module]:  # of an open_clip mod
     return _text_tower(model).transformer.resblocks
 
 # %% ../../nbs/clip/towers.ipynb #cbc1f477
-def _check_shape(
+def _check_deep_shape(
     block: int,
     vectors: Tensor,  # is to be (n, w) or (K, n, w)
     num_classes: int,  # K
@@ -130,7 +130,7 @@ def _check_deep_prompts(
         last = len(text_blocks(model)) - 1
         if not 1 <= block <= last:
             raise ValueError(f"deep[{block}]: deep prompts enter blocks 1 to {last}. Those of block 0 are in the prefix.")
-        _check_shape(block, vectors, num_classes, token_embedding(model).embedding_dim, room)
+        _check_deep_shape(block, vectors, num_classes, token_embedding(model).embedding_dim, room)
 
 # %% ../../nbs/clip/towers.ipynb #c322db53
 def _at_least_float32(x: Tensor) -> Tensor:

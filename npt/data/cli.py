@@ -87,7 +87,7 @@ def _prepare_and_tell(name: str, options: argparse.Namespace) -> None:
     state = dataset_state(_PREPARED[name], options.root)
     if state.missing and not options.link and (options.mirror or not state.by_hand):
         print(_announce(_PREPARED[name], options.root, options.mirror), flush=True)
-    folder = prepare(name, options.root, options.mirror, options.link)
+    folder = prepare(name, options.root, mirror=options.mirror, link=options.link)
     print(f"{name}: {_counts_text(_read_rows(_PREPARED[name], options.root))}, in {folder}", flush=True)
 
 # %% ../../nbs/data/cli.ipynb #fd825791

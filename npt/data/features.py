@@ -197,6 +197,7 @@ def crop_features(
     clip: FrozenCLIP,
     split: Split,  # of images that are cropped in training
     views: int,  # V, the first of all views
+    *,
     workers: int | None = None,  # as in `make_loader`
 ) -> Tensor:  # (V N, d) L2-normalised, on the model's device; row v N + i is image i in view v, see `_view_draws`
     "The image features of a split in V random crops of each image, see `_kept_features`. ValueError without images or crops."

@@ -103,7 +103,7 @@ def _pictures(split: Split, items: Sequence[Item]) -> Iterator[Image.Image]:
     return map(Image.fromarray, drawn)
 
 # %% ../../nbs/data/images.ipynb #37cddbea
-def _fits(record: DatasetRecord, preprocess: PreprocessCfg) -> bool:
+def _used_as_drawn(record: DatasetRecord, preprocess: PreprocessCfg) -> bool:
     "Whether a picture is used just as it is drawn."
     return record.drawn and not record.crop and preprocess.size in (IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE))
 
@@ -131,7 +131,7 @@ class Images(Dataset):
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int]]:
         items = [self.split.items[draw.index] for draw in draws]
-        if _fits(self.split.record, self.preprocess):
+        if _used_as_drawn(self.split.record, self.preprocess):
             pixels = _normalised(items, self.preprocess)
         else:
             pixels = map(self._pixels, _pictures(self.split, items), [draw.seed for draw in draws])

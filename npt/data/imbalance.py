@@ -38,8 +38,8 @@ def _check_tail(num_classes: int, max_shots: int, tau: float, profile: str, orde
 # %% ../../nbs/data/imbalance.ipynb #4d6981d3
 def long_tail_counts(
     num_classes: int,  # K
-    max_shots: int = 16,  # images of the largest class
     *,
+    max_shots: int = 16,  # images of the largest class
     tau: float = 1.0,  # imbalance ratio, smallest over largest class, in (0, 1]
     profile: str = "exp",  # "exp": the same factor from class to class; "step": a head and a tail half
     order: str = "label",  # "label": class 0 is the largest; "random": the seed decides which is

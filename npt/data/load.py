@@ -51,7 +51,7 @@ def _part(
 ) -> Part:
     "Some classes of a dataset, with a long tail cut from their shots."
     train, val, test = (splits[split].of_classes(start, stop) for split in _SPLITS)
-    counts = long_tail_counts(stop - start, shots, **tail)
+    counts = long_tail_counts(stop - start, max_shots=shots, **tail)
     kept = take_first(train.labels, [min(pair) for pair in zip(counts, train.counts)])
     return Part(train.take(kept.tolist()), val, test)
 

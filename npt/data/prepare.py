@@ -342,6 +342,7 @@ def _check_places(record: DatasetRecord, root: Path, mirror: str | None) -> None
 def prepare(
     name: str,  # a dataset that is made of files, such as "dtd"
     root: str | Path,  # data_root; made if it is not there
+    *,
     mirror: str | None = None,  # an address that has every file as MIRROR/<dataset>/<file>
     link: str | Path | None = None,  # an existing copy of the dataset, to be linked instead of fetched
 ) -> Path:  # the dataset's folder

@@ -269,7 +269,7 @@ class Learner(nn.Module):
     def __init__(
         self,
         clip: FrozenCLIP,
-        template: str | Sequence[str] = TEMPLATE,  # hand-written prompt, or several, each with one {}
+        template: str | Sequence[str] = TEMPLATE,
         **settings,  # the learner's own; each becomes an attribute of its name
     ):
         super().__init__()

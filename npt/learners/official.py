@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import image_tower
-from .base import Learner
+from .base import TEMPLATE, Learner
 from .build import build_learner
 
 # %% ../../nbs/learners/official.ipynb #51de2ef8
@@ -289,7 +289,7 @@ def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
     classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = "a photo of a {}.",  # only VPT uses it
+    template: str | Sequence[str] = TEMPLATE,  # only VPT uses it
     **settings,  # what a file does not tell: `ctx_init` (not VPT) and `class_token_position` (CoOp); see below
 ) -> Learner:  # "coop", "cocoop", "maple", "ivlp" or "vpt", its parameters those of the file, in float32
     """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP) or VPT.

@@ -20,7 +20,7 @@ import torch
 from .grid import Task, read_grid
 from .jobs import _cache_features, _do_group, _prepare_dataset, _write_cause
 from .places import _job_device
-from .plan import _Look, _Source, make_plan
+from .plan import _ImageSource, _Look, make_plan
 from .progress import _failed_beside, describe_plan
 from .settings import RunSettings
 
@@ -62,7 +62,7 @@ def _attempt(work: Callable[[], None], beside: Path) -> int:  # exit code
 # %% ../../nbs/study/cli.ipynb #d28e0676
 def _do_features(job: dict, device: str, path: Path) -> int:  # exit code
     "Fill the cache as the file of a job says."
-    look = _Look(_Source(**job["source"]), tuple(RunSettings(**run) for run in job["runs"]), job["whole"])
+    look = _Look(_ImageSource(**job["source"]), tuple(RunSettings(**run) for run in job["runs"]), job["whole"])
     return _attempt(partial(_cache_features, look, job["data_root"], device), path)
 
 # %% ../../nbs/study/cli.ipynb #399c675d

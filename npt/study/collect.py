@@ -48,6 +48,7 @@ def _try_run(settings: RunSettings) -> str | None:  # what went wrong
 # %% ../../nbs/study/collect.ipynb #bd6c0703
 def do_runs(
     settings: Sequence[RunSettings],
+    *,
     jobs: int = 1,  # processes
 ) -> pd.DataFrame:  # a row a run, in the order of the settings, see `_run_row`
     "Do runs that are not yet finished, and collect all. Raises RuntimeError that lists those which failed, when all are done."

@@ -19,7 +19,7 @@ _RESAMPLES = 2000
 # %% ../../nbs/study/correlations.ipynb #2e4dab36
 def _cell_weights(
     cells: np.ndarray,  # (n,) the cell of each run, from 0
-    seed: int = 0,
+    seed: int,
 ) -> np.ndarray:  # (R, n) how often each resample holds each run
     "Draw as many cells as there are, with replacement, many times."
     number = cells.max() + 1
@@ -142,6 +142,7 @@ _PARTS = dict(base="after_", novel="after_novel_")  # test images of which class
 # %% ../../nbs/study/correlations.ipynb #ca1ed14f
 def distances(
     runs: pd.DataFrame,  # a row a run, see `npt.study.collect._run_row`
+    *,
     part: str = "base",  # the classes on which collapse was measured, in `_PARTS`
 ) -> pd.DataFrame:  # the same rows, a column a metric, 0 at collapse
     "How far each run is from collapse. Raises ValueError where its collapse was not measured."
@@ -195,21 +196,20 @@ def _pool_rows(
     metrics: Sequence[str],
     targets: Sequence[str],
     within: list[str],  # columns that make the groups; none: over all
-    seed: int,
 ) -> list[dict]:  # metric, target, learners, and of `_correlation`
     cells = runs.groupby(["learner", "objective"]).ngroup().to_numpy()
     groups = runs.groupby(within).ngroup().to_numpy() if within else None
     varies = _learners_varying(runs, metrics)
     return [dict(target=target, metric=metric, learners=int(varies[metric]),
-                 **_correlation(runs[metric], runs[target], cells, seed, groups))
+                 **_correlation(runs[metric], runs[target], cells, groups=groups))
             for metric in metrics for target in targets]
 
 # %% ../../nbs/study/correlations.ipynb #2cfca731
 def correlations(
     runs: pd.DataFrame,  # a row a run, of one dataset
+    *,
     targets: Sequence[str] = ("novel", "h"),  # columns
     parts: Sequence[str] | None = None,  # classes on which collapse was measured; all that there are
-    seed: int = 0,
 ) -> pd.DataFrame:  # columns target, part, metric, pool, kind, learners (in how many the metric varies), and of `_correlation`
     """Correlate each distance from collapse with each target, in each pool.
 
@@ -217,10 +217,10 @@ def correlations(
     _check_comparable(runs, targets)
     runs, rows = runs.reset_index(drop=True), []
     for part in _parts_measured(runs) or ["base"] if parts is None else parts:
-        measured = distances(runs, part)
+        measured = distances(runs, part=part)
         table = runs[["learner", "objective", "tau", *targets]].join(measured)
         for pool, kind, some, within in _pools(table):
-            rows += [dict(part=part, pool=pool, kind=kind) | row for row in _pool_rows(some, list(measured), targets, within, seed)]
+            rows += [dict(part=part, pool=pool, kind=kind) | row for row in _pool_rows(some, list(measured), targets, within)]
     columns = ["target", "part", "metric", "pool", "kind", "learners"]
     table = pd.DataFrame(rows)
     return table[columns + [name for name in table if name not in columns]]

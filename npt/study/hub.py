@@ -120,6 +120,7 @@ def _origin_of(
 def save_pretrained(
     learner: Learner,
     folder: str | Path,  # made where it is not there; files of the same names are replaced
+    *,
     dataset: str | None = None,  # what the prompts were learned on, for the card
     metrics: dict | None = None,  # for the card, as `npt.study.runs.do_run` or `npt.training.evaluation.evaluate` gives them
     pretrained: str | None = None,  # open_clip's tag of the backbone's weights, if they have one
@@ -145,6 +146,7 @@ def _fetch_repository(name: str) -> Path:  # where the hub's client keeps user/n
 # %% ../../nbs/study/hub.ipynb #d27eb579
 def from_pretrained(
     name: str | Path,  # a folder that `save_pretrained` wrote, or a repository of the hub
+    *,
     clip: FrozenCLIP | None = None,  # the backbone, on any device; None: loaded as config.json says, on the CPU
 ) -> Learner:
     """Load prompts from a folder or the hub.

@@ -51,7 +51,7 @@ def _cache_run(clip: FrozenCLIP, settings: RunSettings) -> None:
         if len(split):
             split_features(clip, split)
     if settings.views:
-        crop_features(clip, splits[-1], settings.views, settings.workers)
+        crop_features(clip, splits[-1], settings.views, workers=settings.workers)
 
 # %% ../../nbs/study/jobs.ipynb #16a24121
 def _cache_features(look: _Look, data_root: str | None, device: str) -> None:  # data_root: of a dataset that has no runs
@@ -93,7 +93,7 @@ def _do_what_is_left(task: Task, notebook: str | None) -> None:
         if not task.folder.finished:
             _do_in_notebook(task.settings, notebook) if notebook else do_run(task.settings, progress=False)
         if task.untried:
-            transfer(task.folder.path, task.targets, device=task.settings.device)
+            transfer(task.folder.path, targets=task.targets, device=task.settings.device)
 
 # %% ../../nbs/study/jobs.ipynb #4eb190ae
 def _one_line(error: Exception) -> str:
@@ -108,6 +108,7 @@ def _write_cause(error: Exception, path: Path) -> None:
 # %% ../../nbs/study/jobs.ipynb #be9b6981
 def do_task(
     task: Task,
+    *,
     notebook: str | None = None,  # train.ipynb, to do the run there; None: in this process
 ) -> str | None:  # what went wrong
     "Do one run and try its targets, or find that done; keep the cause and the traceback where it fails."
@@ -123,7 +124,7 @@ def _do_group(tasks: Sequence[Task], notebook: str | None = None) -> int:  # how
     "Do the runs of a group one after another, with a line for each."
     failures = 0
     for number, task in enumerate(tasks, 1):
-        started, cause = time.perf_counter(), do_task(task, notebook)
+        started, cause = time.perf_counter(), do_task(task, notebook=notebook)
         seconds = time.perf_counter() - started
         failures += cause is not None
         print(f"{number}/{len(tasks)} {task.folder.path} {seconds:.1f} s {cause or 'done'}", flush=True)

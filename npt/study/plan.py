@@ -24,7 +24,7 @@ from .settings import RunSettings
 
 # %% ../../nbs/study/plan.ipynb #94730676
 @dataclass(frozen=True)
-class _Source:
+class _ImageSource:
     "A dataset, and the backbone that looks at it."
 
     dataset: str
@@ -33,9 +33,9 @@ class _Source:
     precision: str
 
 # %% ../../nbs/study/plan.ipynb #97251bf7
-def _source_of(settings: RunSettings) -> _Source:
+def _source_of(settings: RunSettings) -> _ImageSource:
     "What the images of a run are, and what looks at them."
-    return _Source(settings.dataset, settings.backbone, settings.pretrained, settings.precision)
+    return _ImageSource(settings.dataset, settings.backbone, settings.pretrained, settings.precision)
 
 # %% ../../nbs/study/plan.ipynb #86700e69
 def _short_hash(value: Any) -> str:  # 12 hexadecimal digits
@@ -48,7 +48,7 @@ def _as_json(task: Task) -> dict:
     return dict(settings=task.settings.model_dump(), targets=list(task.targets))
 
 # %% ../../nbs/study/plan.ipynb #a5057ec3
-def _by_source(tasks: Sequence[Task]) -> dict[_Source, list[Task]]:
+def _by_source(tasks: Sequence[Task]) -> dict[_ImageSource, list[Task]]:
     "Runs that share a dataset and a backbone, together."
     shared = defaultdict(list)
     for task in tasks:
@@ -66,7 +66,7 @@ def _group_tasks(tasks: Sequence[Task], size: int) -> dict[str, list[Task]]:  # 
 class _Look:
     "What a backbone looks at once, for all runs that will look it up."
 
-    source: _Source
+    source: _ImageSource
     runs: tuple[RunSettings, ...]  # one for each choice of its images
     whole: bool  # all its test images too, since prompts are tried on all classes
 
@@ -78,16 +78,16 @@ class _Look:
 _IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "views", "measured_on"}
 
 # %% ../../nbs/study/plan.ipynb #2238b7a6
-def _image_choices(tasks: Sequence[Task]) -> dict[_Source, tuple[RunSettings, ...]]:
+def _image_choices(tasks: Sequence[Task]) -> dict[_ImageSource, tuple[RunSettings, ...]]:
     "For each source, a run for each choice of its images."
-    chosen: dict[_Source, dict[str, RunSettings]] = defaultdict(dict)
+    chosen: dict[_ImageSource, dict[str, RunSettings]] = defaultdict(dict)
     for task in tasks:
         images = _short_hash(task.settings.model_dump(include=_IMAGES))
         chosen[_source_of(task.settings)].setdefault(images, task.settings)
     return {source: tuple(runs.values()) for source, runs in chosen.items()}
 
 # %% ../../nbs/study/plan.ipynb #bc5b044d
-def _whole_sources(tasks: Sequence[Task]) -> set[_Source]:
+def _whole_sources(tasks: Sequence[Task]) -> set[_ImageSource]:
     "The sources whose test images are all needed."
     return {replace(_source_of(task.settings), dataset=name)
             for task in tasks if task.targets for name in (task.settings.dataset, *task.targets)}
@@ -100,7 +100,7 @@ def _needed_looks(tasks: Sequence[Task]) -> list[_Look]:
     return [_Look(source, chosen.get(source, ()), source in whole) for source in sources]
 
 # %% ../../nbs/study/plan.ipynb #26e15f40
-def _group_sources(group: Sequence[Task]) -> set[_Source]:
+def _group_sources(group: Sequence[Task]) -> set[_ImageSource]:
     "What the runs of a group look up: their own images and those of their targets."
     own = _source_of(group[0].settings)
     return {own} | {replace(own, dataset=target) for task in group for target in task.targets}

@@ -119,6 +119,7 @@ def _best_classes(logits: Tensor, top: int) -> list[list[tuple[int, float]]]:  #
 def predict(
     learner: Learner,  # `learner.for_classes(names)` asks for other classes
     images: str | Path | Image.Image | Iterable,  # a folder, a path, a Pillow image, or several of the last two
+    *,
     top: int = 5,  # classes for each picture; all, where there are fewer
 ) -> pd.DataFrame:  # image (its path, in a folder the path below it), rank (from 1), class, probability (percent)
     "Name the most probable classes of pictures. Raises OSError, ValueError or TypeError that names a bad picture."

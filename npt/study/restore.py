@@ -118,6 +118,7 @@ def _load_folder(
 # %% ../../nbs/study/restore.ipynb #3d9ec299
 def load_run(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
+    *,
     device: str = "cpu",
 ) -> Learner:  # with its prompts, its backbone as .clip and its class names as .classnames
     """Load what a run has learned; its dataset need not be there.

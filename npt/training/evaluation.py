@@ -137,6 +137,7 @@ def _measures(
 def evaluate(
     learner: nn.Module,
     split: Split,  # whose class names are the learner's
+    *,
     counts: Sequence[int] | None = None,  # (K,) training images of each class, for the accuracy of head and tail
     collapse: bool = False,  # measure neural collapse too
 ) -> dict:  # percent
@@ -172,6 +173,7 @@ def _named(name: str, measured: dict) -> dict:
 def base_to_novel(
     learner: nn.Module,  # with the base classes
     data: FewShotData,
+    *,
     on: str = "test",  # or "val", to choose weights by
     collapse: bool = False,  # measure neural collapse too
 ) -> dict:  # percent
@@ -183,7 +185,7 @@ def base_to_novel(
     `collapse` there are `base_collapse` and, where each novel class has an image, `novel_collapse`, dicts.
     """
     trained = data.base.train.counts if len(data.base.train) else None
-    base = _named("base", evaluate(_bound(learner, data.base), getattr(data.base, on), trained, collapse))
+    base = _named("base", evaluate(_bound(learner, data.base), getattr(data.base, on), counts=trained, collapse=collapse))
     if not learner.transfers:
         return base | {"novel": math.nan, "h": math.nan}
     split = getattr(data.novel, on)

@@ -9,7 +9,7 @@ __all__ = ['learning_rate', 'fit']
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -91,7 +91,7 @@ class _Plan:
         _check_above_zero(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 # %% ../../nbs/training/fit.ipynb #bdd4eb55
-_NUMBERS = "epochs", "batch_size", "lr", "seed", "sampler", "num_clusters", "measure_every", "views"
+_NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objective", "kind", "average")]
 
 # %% ../../nbs/training/fit.ipynb #ba680dda
 def _in_a_line(plan: _Plan, learner: nn.Module, train: Split) -> str:
@@ -157,7 +157,7 @@ def _backward(
 
 # %% ../../nbs/training/fit.ipynb #ba91ebe3
 def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
-    "What the learner makes of a batch; the first is checked, see `check_seen`."
+    "What the learner makes of a batch; the first is checked, see `_check_seen`."
     seen = learner(batch.given)
     if not state.checked:
         _check_seen(learner, seen, len(batch.labels))

@@ -19,7 +19,7 @@ def train(noise_folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_number_of_workers_changes_nothing(workers, train, folder):
-    features = crop_features(fresh(), train, 2, workers)
+    features = crop_features(fresh(), train, 2, workers=workers)
     draws = [[draw] for view in (0, 1) for draw in _view_draws(len(train), view)]
     loader = make_loader(train, LOADED.preprocess_cfg, draws=draws)
     one_by_one = torch.cat([LOADED.encode_image(pixels) for pixels, _ in loader])

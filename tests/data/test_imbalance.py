@@ -17,7 +17,7 @@ def test_a_steeper_tail_has_fewer_of_the_same_images(profile, order):
         few, some, balanced = ({item.image for item in part.train.items} for part in parts)
         assert few < some < balanced
         for tau, part in zip(taus, parts):
-            wanted = long_tail_counts(len(part.classnames), 16, tau=tau, profile=profile)
+            wanted = long_tail_counts(len(part.classnames), max_shots=16, tau=tau, profile=profile)
             assert sorted(part.train.counts) == sorted(wanted) and len(part.train) == sum(wanted)
             assert order == "random" or part.train.counts == wanted
             assert part.val == parts[0].val and part.test == parts[0].test and part.classnames == parts[0].classnames

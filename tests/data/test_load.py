@@ -114,7 +114,7 @@ def test_only_tau_changes_between_long_tails(name, profile, order, root):
     for whole, medium, small in zip(*((tail.base, tail.novel, tail.all) for tail in tails)):
         assert set(small.train.items) < set(medium.train.items) < set(whole.train.items)
         assert small.val == medium.val == whole.val and small.test == medium.test == whole.test
-        wanted = long_tail_counts(len(small.classnames), 16, tau=0.0625, profile=profile, order=order, seed=2)
+        wanted = long_tail_counts(len(small.classnames), max_shots=16, tau=0.0625, profile=profile, order=order, seed=2)
         assert small.train.counts == [min(pair) for pair in zip(wanted, whole.train.counts)]
 
 

@@ -315,7 +315,7 @@ def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Pa
 def test_a_waiting_process_is_told_so(server: Server, mirrored: Callable, root: Path, capsys):
     record = mirrored("imagenet_r")
     with npt.data.prepare._one_process_at_a_time(root / _DOWNLOADS / "imagenet_r"):
-        thread = threading.Thread(target=prepare, args=("imagenet_r", root, server.url))
+        thread = threading.Thread(target=prepare, args=("imagenet_r", root), kwargs=dict(mirror=server.url))
         thread.start()
         thread.join(0.5)
         assert thread.is_alive() and not server.log

@@ -65,7 +65,7 @@ def test_angles_beside_those_before_training_and_of_the_etf(before):
     angles = angle_table(with_angles(before))
     assert angles.loc["coop", "npt", 0.25].tolist() == [81.5, 82.5, 83.5]
     assert ("zero_shot" in angles.index.unique("learner")) == before and angles.index.is_unique
-    fig = angle_curves(angles, 21, ["npt", "own"])
+    fig = angle_curves(angles, 21)
     assert len(fig.data) == 3 * 2 * len(_ANGLES) * (2 if before else 1)
     keys = [trace.name for trace in fig.data if trace.showlegend]
     assert keys == list(_ANGLES.values())

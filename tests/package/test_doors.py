@@ -46,8 +46,15 @@ def test_each_name_is_what_its_room_defines(name, room):
     assert getattr(npt, name) is getattr(importlib.import_module(room), name)
 
 
-def test_dir_shows_the_ten_names_and_the_version():
-    assert set(NAMES) | {"__version__"} <= set(dir(npt))
+def test_dir_shows_the_ten_names_the_wings_and_no_stray_ones():
+    shown = fresh("import npt; before = dir(npt); npt.fit; print(before == dir(npt), *before)").split()
+    assert shown[0] == "True" and "__version__" in shown
+    assert {name for name in shown[1:] if not name.startswith("__")} == {*NAMES, *WINGS}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_is_an_attribute_after_a_bare_import(wing):
+    assert fresh(f"import npt, sys; print(npt.{wing}.__name__, 'torch' in sys.modules)").split() == [f"npt.{wing}", "False"]
 
 
 @pytest.mark.parametrize("name", ["fti", "loss", "__wrapped__"])

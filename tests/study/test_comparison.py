@@ -23,10 +23,10 @@ def test_a_cell_of_different_runs_is_refused_and_named(setting, values):
 
 
 def test_pairing_takes_the_luck_of_a_seed_out():
-    changes = gains(table(), "novel")
+    changes = gains(table(), metric="novel")
     assert np.allclose(changes[["mean", "low", "high"]], 2) and (changes.pairs == 3).all()
     assert cells(table())["novel", "std"].mean() > 1
-    over = gains_over_learners(table(), "novel")
+    over = gains_over_learners(table(), metric="novel")
     assert (over.above == 2).all() and np.allclose(over["mean"], 2) and change_table(over).iloc[0, 0] == "+2.0 [+2.0, +2.0], 2 of 2"
 
 

@@ -100,5 +100,5 @@ def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp
     settings = RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
                            epochs=1)  # fmt: skip
     counts = do_run(settings)["train_counts"]
-    assert list(counts.values()) == long_tail_counts(3, 4, tau=0.25, profile=profile)
+    assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)
     assert json.loads((settings.folder / "config.json").read_text())["tau"] == 0.25

@@ -44,8 +44,9 @@ def test_kept_results_are_of_their_grid(name):
 
 def test_the_readme_shows_the_kept_results():
     kept, readme = read_results(ROOT / "workflow" / "results" / "world"), (ROOT / "README.md").read_text()
-    assert markdown_table(main_table(kept.runs, kept.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
-    changes = pd.concat({name: change_table(gains_over_learners(kept.runs, name)) for name in ("base", "novel", "h")}, names=["metric"])
+    assert markdown_table(main_table(kept.runs, wanted=kept.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
+    changes = pd.concat({name: change_table(gains_over_learners(kept.runs, metric=name)) for name in ("base", "novel", "h")},
+                        names=["metric"])
     assert markdown_table(changes) in readme, "put the changes of the last run into nbs/index.ipynb"
     runs = read_results(ROOT / "workflow" / "results" / "claims").runs
     compared = gains(runs[runs.learner.isin(runs.learner[runs.objective == "npt"])]).droplevel("objective")

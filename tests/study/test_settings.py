@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from npt.objectives.terms import TERMS
-from npt.study.settings import RunSettings, notebook_settings, refuse_unknown_parameters
+from npt.study.settings import RunSettings, check_parameters, notebook_settings
 
 BAD = {
     "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
@@ -22,7 +22,9 @@ BAD = {
     "own settings": (dict(learner_settings="n_ctx=8"), "is no JSON text"),
     "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
-    "misspelt setting": (dict(epoch=3), "epoch"),
+    "misspelt setting": (dict(epoch=3), "no setting is called 'epoch'; did you mean 'epochs'?"),
+    "swapped letters": (dict(learner="copo"), "Did you mean 'coop'"),
+    "doubled letter": (dict(dataset="dtdd"), "Did you mean 'dtd'"),
 }
 
 
@@ -55,16 +57,46 @@ def test_long_names_are_cut_and_stay_apart():
     assert names[0] != names[1] and all(100 < len(name) <= 120 for name in names)
 
 
+SHOWN = "tau = 1.0\nseeds = [1, 2, 3]  # of the picks\nepochs = None\nrun_dir = None\ntop = 3\noverwrite = False\nbatch = {'coop': 32}"
+
+
+def given(**parameters) -> dict:
+    "What a notebook's `globals()` hold when its parameters cell and Papermill's have run."
+    injected = "".join(f"{name} = {value!r}\n" for name, value in parameters.items())
+    return parameters | {"In": ["", SHOWN, "# Parameters\n" + injected, "import torch\nunrelated = 1"]}
+
+
 def test_a_notebook_hands_over_what_it_was_given():
-    given = "# Parameters\ntau = 0.25\noverwrite = True\n"
-    namespace = dict(tau=0.25, overwrite=True, learner="maple", unrelated=1, In=["", "tau = 1.0\nother = 2", given])
-    assert notebook_settings(namespace, beside=["overwrite"]) == RunSettings(tau=0.25, learner="maple")
+    namespace = dict(learner="maple", unrelated=1) | given(tau=0.25, overwrite=True)
+    assert notebook_settings(namespace) == RunSettings(tau=0.25, learner="maple")
+    assert notebook_settings(given(sampler="class_balanced")).sampler == "class_balanced", "a setting that is not shown"
 
 
 @pytest.mark.parametrize("name, said", [("epoch", "no setting is called 'epoch'; did you mean 'epochs'?"),
                                         ("overwrit", "did you mean 'overwrite'?"), ("q", "no setting is called 'q' (there are")])
-def test_a_parameter_that_nobody_knows_is_refused(name, said):
+@pytest.mark.parametrize("check", [check_parameters, notebook_settings])
+def test_a_parameter_that_nobody_knows_is_refused(check, name, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        notebook_settings({name: 2, "In": [f"# Parameters\n{name} = 2\n"]}, beside=["overwrite"])
+        check(given(**{name: 2}))
+
+
+def test_a_notebook_takes_no_more_than_it_shows():
+    with pytest.raises(ValueError, match="no setting is called 'sampler'"):
+        check_parameters(given(sampler="plain"))
+
+
+@pytest.mark.parametrize("bad, said", [
+    (dict(epochs="two"), "epochs='two': Input should be a valid integer"), (dict(tau=4), "tau=4: Input should be less"),
+    (dict(seeds="1 2"), "seeds='1 2': Input should be a valid list. Give it by -y 'seeds: [1, 2, 3]'"),
+    (dict(seeds=[1, "2"]), "seeds=[1, '2']: Input should be a valid integer"), (dict(top=2.5), "top=2.5: Input should be a valid integer"),
+    (dict(top="3"), "top='3'"), (dict(run_dir=3), "run_dir=3: Input should be"), (dict(overwrite="yes"), "overwrite='yes'"),
+    (dict(batch={"coop": "32"}), "batch={'coop': '32'}: Input should be a valid integer")], ids=str)
+def test_a_value_of_another_kind_is_refused_with_the_name(bad, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        refuse_unknown_parameters(["tau", name], [*RunSettings.model_fields, "overwrite"])
+        check_parameters(given(**bad))
+
+
+def test_values_of_the_right_kind_pass():
+    check_parameters(given(tau=1, seeds=[4], epochs=None, run_dir="runs", top=1, overwrite=True, batch={"maple": 4}))
+    check_parameters(given(run_dir=["one", "other"], epochs=2))
+    check_parameters({})

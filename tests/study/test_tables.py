@@ -16,7 +16,7 @@ def test_a_run_counts_once():
 def test_what_is_missing_is_marked():
     runs = table()
     text = main_table(runs[~((runs.learner == "maple") & (runs.objective == "npt") & (runs.tau == 1)) & ~(
-        (runs.learner == "coop") & (runs.seed == 3))], runs)
+        (runs.learner == "coop") & (runs.seed == 3))], wanted=runs)
     assert (text.loc[("maple", "npt"), "τ = 1"] == _MISSING).all() and not (text.loc[("maple", "npt"), "τ = 0.25"] == _MISSING).any()
     assert text.loc["coop"].map(lambda cell: "2 of 3" in cell).all(axis=None)
     best = text["τ = 0.25", "novel"].str.startswith("**")

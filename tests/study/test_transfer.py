@@ -63,7 +63,7 @@ def test_metrics_hold_calibration_and_old_ones_are_still_read(trained, tmp_path)
 
 
 def test_rows_are_evaluations_and_the_source_is_first(run_dir):
-    result = transfer(run_dir, ["world/scenes", "world/shapes-noisy", "world/scenes"])
+    result = transfer(run_dir, targets=["world/scenes", "world/shapes-noisy", "world/scenes"])
     assert [(row.target, row.kind) for row in result.rows] == [
         ("world/textures", "source"), ("world/scenes", "dataset"), ("world/shapes-noisy", "dataset")]
     learner = load_run(run_dir)
@@ -83,7 +83,7 @@ def test_rows_are_evaluations_and_the_source_is_first(run_dir):
 def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/shapes-noisy", measured_on="test"))
     metrics = do_run(settings)
-    result = transfer(settings.folder, ["world/shapes-sketch", "world/textures"])
+    result = transfer(settings.folder, targets=["world/shapes-sketch", "world/textures"])
     assert [row.kind for row in result.rows] == ["source", "dataset", "domain"]
     assert [row.trained_classes for row in result.rows] == [32, 0, 32]
     assert result.rows[0].trained_accuracy == pytest.approx(metrics["base"], abs=1e-4)
@@ -101,21 +101,21 @@ def test_accuracy_among_no_images_is_none():
 
 
 def test_finished_targets_are_found(run_dir, monkeypatch):
-    first = transfer(run_dir, ["world/scenes"])
+    first = transfer(run_dir, targets=["world/scenes"])
     asked = []
     monkeypatch.setattr(npt.study.transfer, "_measure", lambda *args: asked.append(args[3].record.name) or MEASURE(*args))
-    more = transfer(run_dir, ["world/scenes", "world/shapes"])
+    more = transfer(run_dir, targets=["world/scenes", "world/shapes"])
     assert asked == ["world/shapes"] and all(row in more.rows for row in first.rows)
     monkeypatch.setattr(npt.study.transfer, "load_run", None)  # nothing left to load
-    assert transfer(run_dir, ["world/scenes"]) == first.model_copy(update=dict(versions=more.versions))
+    assert transfer(run_dir, targets=["world/scenes"]) == first.model_copy(update=dict(versions=more.versions))
 
 
 def test_other_prompts_have_no_results_yet(trained, run_dir, tmp_path):
-    first = transfer(run_dir, ["world/scenes"])
+    first = transfer(run_dir, targets=["world/scenes"])
     other = RunSettings(runs_dir=str(tmp_path / "other"), **COMMON | dict(seed=2))
     do_run(other)
     shutil.copy(other.folder / "prompts.safetensors", run_dir)
-    again = transfer(run_dir, ["world/scenes"])
+    again = transfer(run_dir, targets=["world/scenes"])
     assert again.prompts != first.prompts and again.rows[1].ece != first.rows[1].ece
 
 
@@ -127,7 +127,7 @@ def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch):
 
     monkeypatch.setattr(npt.study.transfer, "_measure", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        transfer(run_dir, ["world/scenes", "world/shapes"])
+        transfer(run_dir, targets=["world/scenes", "world/shapes"])
     kept = read_transfer(run_dir / "transfer.json")
     assert [row.target for row in kept.rows] == ["world/textures", "world/scenes"]
     assert not [path for path in run_dir.iterdir() if path.name.startswith(".")]
@@ -138,15 +138,15 @@ def test_what_belongs_to_its_classes_is_refused(own, tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path), **COMMON | own)
     do_run(settings)
     with pytest.raises(ValueError, match="transfer"):
-        transfer(settings.folder, ["world/scenes"])
+        transfer(settings.folder, targets=["world/scenes"])
     assert not (settings.folder / "transfer.json").exists()
 
 
 def test_bad_requests_are_refused_before_anything_is_measured(run_dir, tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'world/scenes'"):
-        transfer(run_dir, ["world/shapes", "world/scene"])
+        transfer(run_dir, targets=["world/shapes", "world/scene"])
     with pytest.raises(ValueError, match="a list of names"):
-        transfer(run_dir, "world/scenes")
+        transfer(run_dir, targets="world/scenes")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         transfer(tmp_path / "nowhere")
     (run_dir / "metrics.json").unlink()
@@ -159,18 +159,18 @@ def test_bad_requests_are_refused_before_anything_is_measured(run_dir, tmp_path)
 def test_damaged_results_are_named(run_dir, damage):
     (run_dir / "transfer.json").write_text(damage)
     with pytest.raises(ValueError, match="transfer.json' is damaged.*delete it"):
-        transfer(run_dir, ["world/scenes"])
+        transfer(run_dir, targets=["world/scenes"])
 
 
 def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch):
     "A learner with a hand-written prompt of its own is given the target's; a prompt that the user chose stays."
     shapes, asked = DATASETS["world/scenes"], []
     monkeypatch.setattr(npt.study.transfer, "_bind", lambda *given: asked.append(given[2]) or BIND(*given))
-    transfer(run_dir, ["world/scenes"])
+    transfer(run_dir, targets=["world/scenes"])
     config = json.loads((run_dir / "config.json").read_text())
     (run_dir / "config.json").write_text(json.dumps(config | dict(template="a drawing of a {}.")))
     (run_dir / "transfer.json").unlink()
-    transfer(run_dir, ["world/scenes"])
+    transfer(run_dir, targets=["world/scenes"])
     assert asked == [DATASETS["world/textures"].template, shapes.template] + ["a drawing of a {}."] * 2
     adapter = build_learner("clip_adapter", load_clip("world"), ["red striped circle"], template="a photo of a {}.")
     bound, zero_shot = BIND(adapter, load_dataset("world/textures").all.test, "a drawing of a {}.")
@@ -209,12 +209,12 @@ def test_a_named_target_that_is_missing_is_an_error_and_others_are_kept(publishe
     run = Path(shutil.copytree(published[0], tmp_path / "run"))
     (run / "transfer.json").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=r"1 of 3 datasets.*\n- food101: .*missing"):
-        transfer(run, ["food101", "dtd"])
+        transfer(run, targets=["food101", "dtd"])
     kept = read_transfer(run / "transfer.json")
     assert [row.target for row in kept.rows] == ["imagenet", "dtd"] and list(kept.missing) == ["food101"]
     root = tmp_path / "elsewhere"
     make_tree("food101", root)
-    result = transfer(run, ["food101", "dtd"], data_root=root)
+    result = transfer(run, targets=["food101", "dtd"], data_root=root)
     assert [row.target for row in result.rows] == ["imagenet", "food101", "dtd"] and not result.missing
 
 
@@ -226,7 +226,7 @@ def test_broken_images_are_a_cause(published, tmp_path):
     for image in (folder / "images" / "banded").iterdir():
         image.write_text("not a picture")
     with pytest.raises(FileNotFoundError, match="dtd: [\\s\\S]*cannot be read"):
-        transfer(run, ["dtd", "eurosat"], data_root=root)
+        transfer(run, targets=["dtd", "eurosat"], data_root=root)
     assert "eurosat" in [row.target for row in read_transfer(run / "transfer.json").rows]
 
 
@@ -242,7 +242,7 @@ def test_what_fits_which_source():
 def test_photographs_of_ones_own_as_source(noise_folder, tmp_path):
     settings = RunSettings(**COMMON | dict(dataset="folder", data_root=str(noise_folder), runs_dir=str(tmp_path)))
     do_run(settings)
-    result = transfer(settings.folder, ["world/textures"], data_root="nowhere")
+    result = transfer(settings.folder, targets=["world/textures"], data_root="nowhere")
     assert [(row.target, row.classes) for row in result.rows] == [("folder", 4), ("world/textures", 16)]
     assert (RunFolder(settings.folder).path / "transfer.json").exists()
 

@@ -46,7 +46,7 @@ def test_weight_table_takes_only_the_two_terms():
 def test_weights_are_not_chosen_on_test_images():
     with pytest.raises(ValueError, match="measured_on='val'.*ablation.yaml"):
         weight_table(weighed(measured_on="test"))
-    with pytest.raises(ValueError, match="etf"):
-        weight_table(weighed(), terms=("lc", "etf"))
+    with pytest.raises(ValueError, match="has the term .'lc', 'mi'."):
+        weight_table(runs_of_rule(["ce + etf"], lambda row: 1.0).assign(measured_on="val"))
     with pytest.raises(ValueError, match=r"ce \+ lc \+ mi.*ablation.yaml"):
         weight_table(runs_of_rule(["ce + lc", "ce + mi"], lambda row: 1.0).assign(measured_on="val"))

@@ -95,4 +95,4 @@ def test_other_classes_and_empty_splits_are_refused(photographs):
     with pytest.raises(ValueError, match="nothing to measure"):
         evaluate(learner, photographs.base.test.take([]))
     with pytest.raises(ValueError, match="2 accuracies for 1 classes"):
-        evaluate(learner, photographs.base.test, [3])
+        evaluate(learner, photographs.base.test, counts=[3])

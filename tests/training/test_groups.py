@@ -22,7 +22,7 @@ def long_tail():
 def test_head_tail_and_worst_class_are_those_of_the_images(clip, long_tail):
     zero_shot = build_learner("zero_shot", clip, long_tail.classnames)
     test = long_tail.test.take(range(0, len(long_tail.test), 4))
-    result = evaluate(zero_shot, test, long_tail.train.counts)
+    result = evaluate(zero_shot, test, counts=long_tail.train.counts)
     each, counts = np.array(result["per_class"]), np.array(long_tail.train.counts)
     for group, members in dict(many=counts >= 7, medium=(2 < counts) & (counts < 7), few=counts <= 2).items():
         assert result[group] == pytest.approx(each[members].mean(), abs=1e-4)
@@ -34,7 +34,7 @@ def test_head_tail_and_worst_class_are_those_of_the_images(clip, long_tail):
 def test_a_class_without_test_images_is_in_no_mean(clip, long_tail):
     zero_shot = build_learner("zero_shot", clip, long_tail.classnames)
     tested = (long_tail.test.labels >= 30).nonzero().flatten().tolist()
-    result = evaluate(zero_shot, long_tail.test.take(tested), long_tail.train.counts)
+    result = evaluate(zero_shot, long_tail.test.take(tested), counts=long_tail.train.counts)
     each = np.array(result["per_class"])
     assert np.isnan(each[:30]).all() and np.isfinite(each[30:]).all()
     assert result["worst_accuracy"] == each[30:].min() and result["worst_class"] in long_tail.classnames[30:]
