@@ -9,9 +9,11 @@ __all__ = ['TEMPLATE', 'LEARNERS', 'fill', 'seeded', 'Seen', 'Learner', 'registe
 import copy
 import inspect
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -73,9 +75,41 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 # %% ../../nbs/learners/base.ipynb #483db0c3
+def _parts(value: object) -> dict[str, object]:
+    "What a list, a table or a dataclass holds, by the way to it."
+    if isinstance(value, Mapping):
+        return {f"[{key!r}]": part for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return {f"[{place}]": part for place, part in enumerate(value)}
+    whole = is_dataclass(value) and not isinstance(value, type)
+    return {f".{field.name}": getattr(value, field.name, None) for field in fields(value)} if whole else {}
+
+# %% ../../nbs/learners/base.ipynb #68190d91
+def _reached(name: str, value: object) -> Iterator[tuple[str, object]]:
+    "A value and all that it holds, at any depth, each with the way to it."
+    met, waiting = set(), [(name, value)]
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) not in met:
+            met.add(id(value))
+            yield name, value
+            waiting += [(name + way, part) for way, part in _parts(value).items()]
+
+# %% ../../nbs/learners/base.ipynb #757bb24d
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
+
+
+def _held(learner: nn.Module) -> Iterator[tuple[str, object]]:
+    "What a learner and its submodules keep beside parameters, buffers and submodules, each with its name."
+    for path, module in learner.named_modules():
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE:
+                yield from _reached(f"{path}.{name}" if path else name, value)
+
+# %% ../../nbs/learners/base.ipynb #0bb46f82
 def _frozen_clips(learner: nn.Module) -> list[FrozenCLIP]:
-    "The CLIPs that a learner and its submodules hold; usually they are one."
-    return [value for module in learner.modules() for value in vars(module).values() if isinstance(value, FrozenCLIP)]
+    "The CLIPs that a learner holds; usually they are one."
+    return [value for _, value in _held(learner) if isinstance(value, FrozenCLIP)]
 
 # %% ../../nbs/learners/base.ipynb #0dcf20c6
 def _shared(
@@ -108,6 +142,23 @@ def _check_no_new_parameters(before: nn.Module, after: nn.Module) -> None:
         raise ValueError(f"The learner {before.name!r} makes parameters in prepare: make them in __init__, and set "
                          "transfers = False where a parameter belongs to a class.")
 
+# %% ../../nbs/learners/base.ipynb #b22329e9
+_FAILURES = RuntimeError, ValueError, IndexError, TypeError, AttributeError  # of tensors whose shapes do not fit, and the like
+
+
+def _check_binds(learner: nn.Module) -> None:
+    "Raise ValueError where a learner that should meet other classes could not be prepared for them."
+    if not learner.transfers:
+        return
+    probe = _own_copy(learner)
+    try:
+        with seeded(0):
+            probe.prepare(learner.classnames[:2])
+    except _FAILURES as error:
+        raise ValueError(f"The learner {learner.name!r} cannot be prepared for other classes: set transfers = False where what it "
+                         f"learns belongs to its own. ({type(error).__name__}: {error})") from error
+    _check_no_new_parameters(learner, probe)
+
 # %% ../../nbs/learners/base.ipynb #pr0be002
 def _logits_of_one(
     learner: nn.Module,  # a learner
@@ -120,9 +171,6 @@ def _logits_of_one(
     return learner.class_logits(text[:1], text)[1]
 
 # %% ../../nbs/learners/base.ipynb #pr0be004
-_FAILURES = RuntimeError, ValueError, IndexError, TypeError, AttributeError  # of tensors whose shapes do not fit, and the like
-
-
 @torch.no_grad()
 def _shapes_for(
     learner: nn.Module,  # a learner that is prepared for K classes
@@ -181,6 +229,18 @@ def _bind(
     _check_follows(learner, other)
     return other
 
+# %% ../../nbs/learners/base.ipynb #01f0f145
+def _with_template(
+    learner: nn.Module,  # a learner
+    template: str | Sequence[str],
+) -> nn.Module:  # to be bound to classes by `for_classes`
+    "Copy a learner and give the copy, and the learners inside that have the same, another hand-written prompt."
+    other = _own_copy(learner)
+    for one in [other, *_learners_inside(other)]:
+        if one.template == learner.template:
+            one.template = template
+    return other
+
 # %% ../../nbs/learners/base.ipynb #77983d4b
 class Seen(NamedTuple):
     "What a learner makes of a batch: of its class names, of the pictures, and of both."
@@ -220,6 +280,14 @@ def _batch_features(
     "The image features of what a learner is handed. Raises ValueError for a wrong shape."
     method = "image_features" if learner.learns_image else "adapt"
     return _check_shape(learner, method, getattr(learner, method)(given), len(given))
+
+# %% ../../nbs/learners/base.ipynb #9c7a4d23
+def _pixel_features(
+    learner: nn.Module,
+    pixels: Tensor,  # (B, 3, H, W)
+) -> Tensor:  # (B, d)
+    "The image features of pixels, by the method that training uses."
+    return learner.image_features(pixels) if learner.learns_image else learner.adapt(learner.clip.encode_image(pixels))
 
 # %% ../../nbs/learners/base.ipynb #66e283dc
 def _has_own_logits(learner: nn.Module) -> bool:
@@ -316,7 +384,7 @@ class Learner(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         "The logits (B, K) of pixels (B, 3, H, W)."
-        return self.class_logits(self.image_features(pixels))[1]
+        return self.class_logits(_pixel_features(self, pixels))[1]
 
     def forward(self, given: Tensor, text: Tensor | None = None) -> Seen:
         "All of a batch: `given` is pixels where `learns_image`, else frozen features (B, d); `text` as in `class_logits`."
@@ -350,6 +418,43 @@ def _check_seen(
         raise ValueError(f"The learner {learner.name!r} gives logits of the shape {tuple(seen.logits.shape)} in place of "
                          f"{(images, classes)}, one for every image and class.")
 
+# %% ../../nbs/learners/base.ipynb #5d901962
+def _tensors_of(value: object) -> list[Tensor]:
+    "A tensor, or the parameters of a module; nothing of anything else."
+    return list(value.parameters()) if isinstance(value, nn.Module) else [value] if isinstance(value, Tensor) else []
+
+# %% ../../nbs/learners/base.ipynb #ceee4ca9
+def _never_learned(learner: nn.Module) -> str | None:  # the name of the first, or None
+    "What in a learner asks for gradients although no optimiser would find it."
+    found = {id(parameter) for parameter in learner.parameters()}
+    return next((name for name, value in chain(learner.named_buffers(), _held(learner)) for tensor in _tensors_of(value)
+                 if tensor.requires_grad and tensor.is_leaf and id(tensor) not in found), None)
+
+# %% ../../nbs/learners/base.ipynb #6e86eb99
+def _learners_inside(learner: nn.Module) -> list[nn.Module]:
+    "The learners that a learner holds, at any depth."
+    held = chain(learner.modules(), (value for _, value in _held(learner)))
+    return [one for one in held if isinstance(one, Learner) and one is not learner]
+
+# %% ../../nbs/learners/base.ipynb #4365312f
+def _why_not_usable(learner: nn.Module) -> str | None:  # the reason, or None where it is
+    "Say why a learner cannot be trained or used."
+    if name := _never_learned(learner):
+        return (f"its {name} asks for gradients where no optimiser finds it: make it an nn.Parameter that is an attribute of its own, "
+                "several an nn.ParameterList, and modules an nn.ModuleList")
+    if _has_own_logits(learner) and not learner.learns_image:
+        return "it makes logits from pixels and sets learns_image = False, so that nobody would hand it pixels"
+    untold = [one.name for one in _learners_inside(learner) if one.remembers and not learner.remembers]
+    if untold:
+        return f"it holds the learner {untold[0]!r}, which remembers training images: hand them on in remember(features, labels)"
+    return None
+
+# %% ../../nbs/learners/base.ipynb #45152437
+def _check_usable(learner: nn.Module) -> None:
+    "Raise ValueError where a learner cannot be trained or used, with the reason."
+    if reason := _why_not_usable(learner):
+        raise ValueError(f"The learner {learner.name!r} cannot be used: {reason}.")
+
 # %% ../../nbs/learners/base.ipynb #49cf4c3c
 def _why_incomplete(cls: type) -> str | None:  # the reason, or None, as in the next four
     "Say what a learner's class lacks."
@@ -357,16 +462,18 @@ def _why_incomplete(cls: type) -> str | None:  # the reason, or None, as in the 
         return "it has no text_features(), from which everything else is made"
     if cls.remembers and cls.remember is Learner.remember:
         return "it says remembers = True and has no remember(features, labels)"
-    return None
+    common = [name for one in cls.__mro__ for name, value in vars(one).items() if isinstance(value, Tensor | nn.Module)]
+    return f"its {common[0]} would be one for all learners of the class: make it in __init__" if common else None
 
 # %% ../../nbs/learners/base.ipynb #d5338c17
 def _why_contradictory(cls: type) -> str | None:
     "Say which method of a learner's class would never be called."
     if cls.forward is not Learner.forward:
         return "it overrides forward, which evaluation does not call: override logits(pixels), or class_logits"
-    own = [method for method in _FOLLOWS["learns_image"] if getattr(cls, method) is not getattr(Learner, method)]
-    if own and not cls.learns_image:
-        return f"it overrides {own[0]} and says learns_image = False, so that {own[0]} would never be called in training"
+    for flag, methods in _FOLLOWS.items():
+        own = [method for method in methods if getattr(cls, method) is not getattr(Learner, method)]
+        if own and not getattr(cls, flag):
+            return f"it overrides {own[0]} and says {flag} = False, so that {own[0]} would never be called in training"
     return None
 
 # %% ../../nbs/learners/base.ipynb #19f233e7
@@ -395,14 +502,28 @@ def _why_uncallable(cls: type) -> str | None:
             return f"its {method} is no method"
         if inspect.isfunction(own) and not _takes(own, len(names)):
             return f"its {method} must be a method that takes ({', '.join(names)})"
+    if inspect.isfunction(inspect.getattr_static(cls, "logit_scale")):
+        return "its logit_scale must be a property: write @property before it"
     return None
 
 # %% ../../nbs/learners/base.ipynb #b921c825
+def _constructors(cls: type) -> Iterator[Callable]:
+    "The constructor of a learner's class, and those that it hands further keywords to."
+    for one in cls.__mro__:
+        if own := vars(one).get("__init__"):
+            yield own
+            if all(p.kind is not p.VAR_KEYWORD for p in _parameters(own)):
+                return
+
+# %% ../../nbs/learners/base.ipynb #ba639e41
 def _settings_of(
     cls: type[Learner],
 ) -> dict:  # setting to default value
     "The settings of a learner's class and their defaults."
-    return {p.name: p.default for p in _parameters(cls) if p.kind is p.KEYWORD_ONLY}
+    settings = {}
+    for constructor in _constructors(cls):
+        settings = {p.name: p.default for p in _parameters(constructor) if p.kind is p.KEYWORD_ONLY} | settings
+    return settings
 
 # %% ../../nbs/learners/base.ipynb #62a6826f
 _TAKEN = {"clip", "classnames", "template", "settings", "training", *dir(Learner)}  # no setting can have these names

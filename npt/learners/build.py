@@ -7,12 +7,13 @@ __all__ = ['learner_names', 'learner_settings', 'build_learner']
 
 # %% ../../nbs/learners/build.ipynb #d53ef679
 import importlib
+import inspect
 import json
 from collections.abc import Sequence
 
 from .._names import known
 from ..clip.frozen import FrozenCLIP
-from .base import _SAME_PROMPTS, LEARNERS, TEMPLATE, Learner, _frozen_clips, _settings_of
+from .base import _SAME_PROMPTS, LEARNERS, TEMPLATE, Learner, _check_binds, _check_usable, _frozen_clips, _settings_of
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
@@ -59,10 +60,23 @@ def _check_writable(name: str, settings: dict) -> None:
                              f"{value!r} is no text, number, list or table. ({error})") from error
 
 # %% ../../nbs/learners/build.ipynb #029938af
+def _check_as_written(
+    learner: Learner,
+    given: dict,  # setting to value, defaults included
+) -> None:
+    "Raise ValueError where a setting that a learner's class takes from its parent came to something else."
+    own = inspect.signature(type(learner)).parameters
+    fixed = [name for name, value in given.items() if name not in own and value is not None
+             and vars(learner).get(name, value) != value]
+    if fixed:
+        raise ValueError(f"The class of the learner {learner.name!r} sets its parent's setting {fixed[0]!r} by itself: take it as a "
+                         "keyword of its own __init__, with that default.")
+
+# %% ../../nbs/learners/build.ipynb #91501923
 def _check_built(
     learner: Learner,
 ) -> None:
-    "Raise ValueError where a learner is not bound to classes, or holds CLIP's weights as its own."
+    "Raise ValueError where a learner is not bound to classes, holds CLIP's weights as its own, or could not be used later."
     if not hasattr(learner, "classnames"):
         raise ValueError(f"The learner {learner.name!r} has no class names: its __init__ must end with self.prepare(classnames), "
                          "and its prepare begin with super().prepare(classnames).")
@@ -71,6 +85,8 @@ def _check_built(
     if taken:
         raise ValueError(f"The learner {learner.name!r} keeps CLIP's own weights as {taken[0]!r}, as if it learned them: use "
                          "them through self.clip, or keep a copy.")
+    _check_usable(learner)
+    _check_binds(learner)
 
 # %% ../../nbs/learners/build.ipynb #822e54d3
 def _all_settings(
@@ -96,5 +112,6 @@ def build_learner(
     complete = _all_settings(name, settings)
     built = _learner_class(name)(clip, classnames, template, **settings)
     built.name, built.settings = name, _resolved(built, complete)
+    _check_as_written(built, complete)
     _check_built(built)
     return built

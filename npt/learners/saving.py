@@ -9,8 +9,9 @@ __all__ = ['save_prompts', 'load_prompts']
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._files import write_tensors
 from .base import Learner, _settings_of
@@ -33,7 +34,7 @@ def save_prompts(
     _check_recorded(learner)
     header = dict(learner=learner.name, backbone=learner.clip.name, settings=json.dumps(learner.settings),
                   classnames=json.dumps(learner.classnames))
-    write_tensors(learner.state_dict(), path, header)
+    write_tensors({name: tensor.clone() for name, tensor in learner.state_dict().items()}, path, header)
 
 # %% ../../nbs/learners/saving.ipynb #125704e0
 _HEADER = {"learner", "backbone", "settings", "classnames"}  # what stands beside the tensors
@@ -65,6 +66,27 @@ def _check_owner(
         if header[key] != value:
             raise ValueError(f"{path} holds prompts of the {key} {header[key]!r}, and this one's is {value!r}.")
 
+# %% ../../nbs/learners/saving.ipynb #c496942c
+def _is_empty(module: nn.Module, name: str) -> bool:
+    "Whether a module has a buffer or parameter of a name that holds nothing yet."
+    there = {**module._buffers, **module._parameters}
+    return name in there and (there[name] is None or not there[name].numel())
+
+# %% ../../nbs/learners/saving.ipynb #a180c5a3
+def _make_room(
+    learner: Learner,
+    tensors: dict[str, Tensor],  # as a file holds them
+) -> list[tuple[nn.Module, str, Tensor | None]]:  # module, name, and what was there
+    "Put an empty tensor of the file's size in each place of a learner that holds nothing yet."
+    modules, before = dict(learner.named_modules()), []
+    for key, tensor in tensors.items():
+        path, _, name = key.rpartition(".")
+        if path in modules and _is_empty(modules[path], name):
+            before.append((modules[path], name, getattr(modules[path], name)))
+            room = torch.empty_like(tensor, device=learner.clip.device)
+            setattr(modules[path], name, nn.Parameter(room) if name in modules[path]._parameters else room)
+    return before
+
 # %% ../../nbs/learners/saving.ipynb #f14e8350
 def _put_in(
     learner: Learner,
@@ -73,10 +95,12 @@ def _put_in(
     settings: str,  # that the file was written with, for the error
 ) -> None:
     "Overwrite a learner's state, wholly or not at all. Raises ValueError where the tensors are not its own."
-    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    before, empty = {name: tensor.clone() for name, tensor in learner.state_dict().items()}, _make_room(learner, tensors)
     try:
         learner.load_state_dict(tensors)
     except RuntimeError as error:
+        for module, name, nothing in empty:
+            setattr(module, name, nothing)
         learner.load_state_dict(before, strict=False)
         held, needed = ({name: tuple(t.shape) for name, t in d.items()} for d in (tensors, before))
         raise ValueError(f"{path} holds {held}, and this learner needs {needed}: build it with {settings}. "

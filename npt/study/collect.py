@@ -6,6 +6,7 @@
 __all__ = ['collect_runs', 'do_runs']
 
 # %% ../../nbs/study/collect.ipynb #c7c6fc43
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from ..learners.build import _learner_class
 from .folder import RunFolder, _open_run, _read_json
 from .runs import do_run
 from .settings import RunSettings
@@ -38,9 +40,26 @@ def collect_runs(
     return pd.DataFrame([_run_row(RunFolder(path.parent)) for path in sorted(Path(runs_dir).rglob("metrics.json"))])
 
 # %% ../../nbs/study/collect.ipynb #4a26f119
-def _try_run(settings: RunSettings) -> str | None:  # what went wrong
+def _module_of(name: str) -> str:
+    "The module that registers a learner."
+    return _learner_class(name).__module__
+
+# %% ../../nbs/study/collect.ipynb #910d9c56
+def _check_importable(settings: Sequence[RunSettings]) -> None:
+    "Raise ValueError for a learner that another process could not know."
+    for name in dict.fromkeys(one.learner for one in settings):
+        if _module_of(name) == "__main__":
+            raise ValueError(f"the learner {name!r} is defined in this notebook or script, and another process does not know it: use "
+                             "jobs=1, or put its class into a module of its own and import that")
+
+# %% ../../nbs/study/collect.ipynb #1f9015f9
+def _try_run(
+    settings: RunSettings,
+    module: str,  # that registers its learner
+) -> str | None:  # what went wrong
     "Do one run without a bar of its own."
     try:
+        importlib.import_module(module)
         do_run(settings, progress=False)
     except Exception as error:
         return f"{settings.folder}: {type(error).__name__}: {error}"
@@ -51,9 +70,16 @@ def do_runs(
     *,
     jobs: int = 1,  # processes
 ) -> pd.DataFrame:  # a row a run, in the order of the settings, see `_run_row`
-    "Do runs that are not yet finished, and collect all. Raises RuntimeError that lists those which failed, when all are done."
+    """Do runs that are not yet finished, and collect all.
+
+    Raises RuntimeError that lists those which failed, when all are done, and ValueError, before the first, for a learner that
+    more than one process cannot know.
+    """
     missing = [one for one in settings if not RunFolder(one.folder).finished]
-    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_try_run)(one) for one in missing)
+    if jobs != 1:
+        _check_importable(missing)
+    calls = (delayed(_try_run)(one, _module_of(one.learner)) for one in missing)
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
     failed = [problem for problem in tqdm(results, "runs", total=len(missing), disable=not missing) if problem]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the others are kept:\n" + "\n".join(failed))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.images import _in_rgb, _open_image
-from ..learners.base import Learner, _as_tested, _has_own_logits
+from ..learners.base import Learner, _as_tested, _has_own_logits, _pixel_features
 from ..training.evaluation import _LOGITS_BATCH
 
 # %% ../../nbs/study/predict.ipynb #7bd9a51c
@@ -93,7 +93,7 @@ def _look_at(
     "Open some pictures and show them to a learner. Raises OSError that names one that cannot be read."
     opened = [open_picture(*picture) for picture in pictures]
     pixels = torch.stack([learner.clip.preprocess(image) for image in opened]).to(learner.clip.device)
-    return learner.logits(pixels) if _has_own_logits(learner) else learner.image_features(pixels)
+    return learner.logits(pixels) if _has_own_logits(learner) else _pixel_features(learner, pixels)
 
 # %% ../../nbs/study/predict.ipynb #fce58003
 def _picture_logits(

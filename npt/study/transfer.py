@@ -6,7 +6,6 @@
 __all__ = ['default_targets', 'TransferRow', 'Transfer', 'read_transfer', 'transfer']
 
 # %% ../../nbs/study/transfer.ipynb #94de666b
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from .._files import write_text
 from ..data.datasets import DATASETS, DatasetRecord, find_dataset
 from ..data.load import load_dataset
 from ..data.split import Split
-from ..learners.base import Learner
+from ..learners.base import Learner, _with_template
 from ..learners.build import build_learner
 from .collect import _run_row
 from .folder import RunFolder
@@ -95,9 +94,8 @@ def _bind(
     template: str | Sequence[str],  # hand-written prompt of the target
 ) -> tuple[Learner, Learner]:  # the prompts and zero-shot CLIP
     "Put prompts before the classes of a split. Raises ValueError for a name that the text tower has no room for."
-    bound = copy.copy(learner)
-    bound.template = template
-    return bound.for_classes(split.classnames), build_learner("zero_shot", learner.clip, split.classnames, template=template)
+    bound = _with_template(learner, template).for_classes(split.classnames)
+    return bound, build_learner("zero_shot", learner.clip, split.classnames, template=template)
 
 # %% ../../nbs/study/transfer.ipynb #19c808fe
 def _accuracy_among(

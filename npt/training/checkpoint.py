@@ -24,8 +24,9 @@ def _checkpoint_tensors(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],  # parameter to its weighted sum so far
 ) -> dict[str, Tensor]:
-    "Prompts, average and the optimiser's state, each under a name of its own."
+    "Prompts, buffers, average and the optimiser's state, each under a name of its own."
     tensors = {f"average.{name}": value for name, value in average.items()}
+    tensors |= {f"buffer.{name}": value.clone() for name, value in learner.named_buffers()}  # one may lie where another does
     for name, p in learner.named_parameters():
         tensors[f"prompt.{name}"] = p.detach()
         tensors |= {f"optimizer.{name}:{slot}": value for slot, value in optimizer.state[p].items() if value is not None}
@@ -60,6 +61,20 @@ def _check_fitted(path: Path, there: str, fitted: str) -> None:
         raise ValueError(f"the checkpoint {str(path)!r} belongs to another fit, {there}, and this one is {fitted}: "
                          "delete it or choose another run_dir")
 
+# %% ../../nbs/training/checkpoint.ipynb #28530ddf
+def _put_buffer(
+    learner: nn.Module,
+    key: str,  # its name in the learner, with the modules that lead to it
+    value: Tensor,
+) -> None:
+    "Overwrite a buffer, or put one in its place that has the right size."
+    path, _, name = key.rpartition(".")
+    module, there = learner.get_submodule(path), learner.get_buffer(key)
+    if there is not None and there.shape == value.shape:
+        there.copy_(value)
+    else:
+        setattr(module, name, value)
+
 # %% ../../nbs/training/checkpoint.ipynb #caa9e8a7
 @torch.no_grad()
 def _restore(
@@ -75,6 +90,8 @@ def _restore(
         if kind == "optimizer":
             name, _, slot = name.partition(":")
             optimizer.state[parameters[name]][slot] = value
+        elif kind == "buffer":
+            _put_buffer(learner, name, value)
         else:
             (parameters if kind == "prompt" else average)[name].copy_(value)
 

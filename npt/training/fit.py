@@ -8,7 +8,7 @@ __all__ = ['learning_rate', 'fit']
 # %% ../../nbs/training/fit.ipynb #044e1326
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from .._names import known
 from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
-from ..learners.base import Seen, _check_seen
+from ..learners.base import Seen, _check_seen, _check_usable
 from ..learners.recipes import Average, recipe
 from ..objectives.objective import Objective, build_objective
 from ..objectives.terms import StepFeatures
@@ -199,7 +199,7 @@ def _check_loss(loss: Tensor, learner: nn.Module, objective: Objective, step: in
 def _update(learner: nn.Module, step: _Step, optimizer: torch.optim.Optimizer) -> None:
     "Take one step of the optimiser."
     optimizer.zero_grad()
-    _backward(step.loss, step.guide, list(learner.parameters()))
+    _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad])
     optimizer.step()
 
 # %% ../../nbs/training/fit.ipynb #f28662d0
@@ -264,6 +264,19 @@ def _bar(learner: nn.Module, plan: _Plan, steps: int, done: int, progress: bool)
     return tqdm(total=plan.epochs * steps, initial=done * steps, desc=f"{learner.name} + {plan.objective}", mininterval=1,
                 disable=not progress)
 
+# %% ../../nbs/training/fit.ipynb #0b9c89f5
+@contextmanager
+def _drawing(
+    learner: nn.Module,
+    seed: int,  # of the fit
+    epoch: int,  # from 0; -1 for what is drawn before the first
+) -> Iterator[None]:
+    "Let a learner draw what follows from the seed and the epoch; afterwards PyTorch's generators are as before."
+    device = learner.clip.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(1_000_003 * seed + 500_009 + epoch)  # other draws than those of the order of the images
+        yield
+
 # %% ../../nbs/training/fit.ipynb #6b9e9890
 def _epoch_rows(
     learner: nn.Module, train: Split, test: Split | None, plan: _Plan, state: _State, workers: int | None, progress: bool
@@ -275,9 +288,10 @@ def _epoch_rows(
     with bar, closing(batches):
         for epoch in remaining:
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
-            means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
-            yield {"epoch": epoch, "lr": lr, **means,
-                   **(_measured_row(learner, train=train, test=test) if epoch in measured else {})}
+            with _drawing(learner, plan.seed, epoch):
+                means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
+                collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
+            yield {"epoch": epoch, "lr": lr, **means, **collapse}
 
 # %% ../../nbs/training/fit.ipynb #fbfa5595
 def _resume(state: _State, path: Path | None, learner: nn.Module, fitted: str) -> None:
@@ -324,17 +338,21 @@ def fit(
 
     The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*`
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
-    epochs after which they were not measured. With `views` and a frozen image tower the crops' features are computed once.
+    epochs after which they were not measured. What a learner draws at random follows from `seed`, and PyTorch's generators are
+    left as they were. With `views` and a frozen image tower the crops' features are computed once.
     Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, a
-    learner without a recipe where epochs, batch_size or lr is left out, features of a wrong shape or length, an objective
-    that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
+    learner without a recipe where epochs, batch_size or lr is left out, a learner that holds what no optimiser would find,
+    features of a wrong shape or length, an objective that the learner cannot change, and a foreign or damaged checkpoint in
+    `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
     _check_above_zero(**given)
     _check_views(views, train.record)
+    _check_usable(learner)
     if learner.remembers:
-        learner.remember(*_training_features(learner, train, workers))
+        with _drawing(learner, seed, -1):
+            learner.remember(*_training_features(learner, train, workers))
     if not list(learner.parameters()):
         return pd.DataFrame()
     own = recipe(learner.name, learner.clip.name, **given)

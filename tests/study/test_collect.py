@@ -1,15 +1,46 @@
 "Many runs: collected, and done although one of them fails."
 
+import importlib
+import sys
+
 import pytest
 
+from npt.learners.base import LEARNERS
 from npt.study.collect import collect_runs, do_runs
 from npt.study.settings import RunSettings
 
+MODULE = """
+from npt.learners.base import register_learner
+from npt.learners.zero_shot import ZeroShot
 
-def test_a_failed_run_stops_no_other(tmp_path):
+@register_learner("of_a_module")
+class OfAModule(ZeroShot):
+    "Zero-shot CLIP by another name."
+"""
+
+
+@pytest.fixture
+def of_a_module(tmp_path, monkeypatch):
+    "The name of a user's learner, in a module that can be imported."
+    (tmp_path / "my_learners.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("my_learners").OfAModule.name
+    del LEARNERS["of_a_module"], sys.modules["my_learners"]
+
+
+def test_a_learner_of_a_notebook_is_refused_before_any_run_starts(of_a_module, tmp_path, monkeypatch):
+    runs = [RunSettings(learner=name, dataset="world/textures", runs_dir=str(tmp_path / "runs")) for name in ("coop", of_a_module)]
+    monkeypatch.setattr(LEARNERS[of_a_module], "__module__", "__main__")
+    with pytest.raises(ValueError, match="'of_a_module' is defined in this notebook or script.*use jobs=1, or put its class into"):
+        do_runs(runs, jobs=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_run_stops_no_other(of_a_module, tmp_path):
     common = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
     bad = RunSettings(learner="maple", learner_settings=dict(depth=99), **common)
     good = [RunSettings(seed=seed, **common) for seed in (1, 2)]
+    good[0] = RunSettings(learner=of_a_module, **common | dict(batch_size=8, lr=0.1))
     with pytest.raises(RuntimeError, match="1 of 3 runs failed[\\s\\S]*maple.*ValueError"):
         do_runs([good[0], bad, good[1]], jobs=2)
     written = [one.folder / "metrics.json" for one in good]

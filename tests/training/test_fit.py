@@ -122,6 +122,50 @@ def test_same_seed_and_views_same_bits_also_after_resuming(photographs, folder, 
 # ---- a learner of one's own
 
 
+class Restless(Learner):
+    "Class vectors through batch normalisation, dropout and a sum that grows: all that a step may change beside parameters."
+
+    name = "restless"
+
+    def __init__(self, clip, classnames):
+        super().__init__(clip)
+        self.shift = torch.nn.Parameter(torch.zeros(clip.embed_dim))
+        self.norm, self.drop = torch.nn.BatchNorm1d(clip.embed_dim), torch.nn.Dropout(0.3)
+        self.register_buffer("met", torch.zeros(0), persistent=False)
+        self.prepare(classnames)
+
+    def text_features(self):
+        if self.training:
+            self.met = torch.cat([self.met, self.shift.detach()[:1]])
+        moved = self.drop(self.norm(self.clip.encode_text(self.classnames))) + self.shift + self.met.sum()
+        return torch.nn.functional.normalize(moved, dim=1)
+
+
+def test_buffers_and_draws_repeat_and_resume(drawn, tmp_path):
+    def run(seed=1, **settings):
+        torch.manual_seed(settings.pop("before", 0))
+        learner, before = Restless(LOADED, drawn.classnames), torch.get_rng_state()
+        history = fit(learner, drawn.train, objective="ce", epochs=4, lr=0.1, batch_size=4, seed=seed, progress=False, **settings)
+        assert torch.equal(torch.get_rng_state(), before), "the caller's generator is as it was"
+        return learner, history
+
+    whole = run()
+    assert_same_fit(whole, run(before=7))
+    with killed_after(2):
+        run(run_dir=tmp_path)
+    resumed = run(run_dir=tmp_path, before=8)
+    assert_same_fit(whole, resumed)
+    assert torch.equal(whole[0].met, resumed[0].met) and len(whole[0].met) > 4 and whole[0].norm.num_batches_tracked > 4
+    assert not whole[1].equals(run(seed=2)[1])
+
+
+def test_a_guided_objective_leaves_out_what_is_frozen(drawn):
+    learner = Scaled(LOADED, drawn.classnames)
+    learner.still = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    fit(learner, drawn.train, objective="prograd", epochs=1, lr=0.1, batch_size=8, progress=False)
+    assert learner.shift.abs().max() > 0 and torch.equal(learner.still, torch.ones(2))
+
+
 class Scaled(Learner):
     "Zero-shot class vectors that are turned a little; no recipe knows it."
 

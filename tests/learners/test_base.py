@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from npt.data.load import load_dataset
 from npt.geometry.collapse import collapse_metrics
 from npt.geometry.etf import simplex_etf
 from npt.learners.base import LEARNERS, Learner, register_learner, seeded
-from npt.learners.build import build_learner, learner_names
+from npt.learners.build import build_learner, learner_names, learner_settings
 from npt.learners.prompt import Prompts, context_vectors
 from npt.learners.saving import _read_prompts, load_prompts, save_prompts
+from npt.learners.tip_adapter import TipAdapter
 from npt.learners.zero_shot import ZeroShot
 from npt.study.predict import predict
+from npt.study.transfer import _bind
 from npt.training.evaluation import base_to_novel, evaluate
 from npt.training.fit import fit
 from npt.training.measure import learned_features, measure_collapse
@@ -401,6 +404,9 @@ REFUSED = {
     "nothing to remember with": (type("Bad", (Bare,), {"remembers": True}), "no remember"),
     "images by halves": (type("Bad", (OwnImages,), {"learns_image": False}), "image_features would never be called"),
     "logits by halves": (type("Bad", (OwnLogits,), {"learns_image": False}), "logits would never be called"),
+    "memory by halves": (type("Bad", (TipAdapter,), {"remembers": False}), "remember would never be called"),
+    "a parameter of the class": (type("Bad", (Bare,), {"shift": nn.Parameter(torch.zeros(2))}), "shift would be one for all"),
+    "a scale that is called": (type("Bad", (Bare,), {"logit_scale": lambda self: 1}), "logit_scale must be a property"),
     "forward": (type("Bad", (Bare,), {"forward": lambda self, pixels: 0}), "overrides forward"),
     "no text": (type("Bad", (Bare,), {"class_logits": lambda self, image: 0}), r"takes \(self, image_features, text\)"),
     "an argument more": (type("Bad", (Bare,), {"text_features": lambda self, image: 0}), r"text_features must be .*\(self\)"),
@@ -458,9 +464,16 @@ def test_what_prepare_may_not_keep_is_refused_for_other_classes(keep, words):
             for name, value in keep(self).items():
                 setattr(self, name, value)
 
-    mine = made(Keeper)
     with pytest.raises(ValueError, match=words):
-        mine.for_classes(NOVEL)
+        made(Keeper)
+    with pytest.raises(ValueError, match=words):
+        Keeper(CLIP, BASE).for_classes(NOVEL)
+
+    class Kept(Keeper):
+        transfers = False
+
+    del LEARNERS["mine"]
+    assert made(Kept).classnames == BASE, "nobody will ask it for other classes"
 
 
 def test_one_name_is_not_a_list_of_names():
@@ -472,13 +485,201 @@ def test_a_second_clip_is_not_copied():
     class Taught(Bare):
         def __init__(self, clip, classnames, *template):
             super().__init__(clip, classnames, *template)
-            self.teacher = copy.copy(clip)
+            self.teacher, self.others = copy.copy(clip), {"also": [copy.copy(clip)]}
 
     mine = made(Taught)
-    assert mine.for_classes(NOVEL).teacher is mine.teacher
+    other = mine.for_classes(NOVEL)
+    assert other.teacher is mine.teacher and other.others is not mine.others and other.others["also"][0] is mine.others["also"][0]
+
+
+LOOSE = {
+    "a tensor": ("loose", lambda: torch.zeros(2, requires_grad=True)),
+    "a list": ("loose[1]", lambda: [torch.zeros(2), nn.Parameter(torch.zeros(2))]),
+    "a table of modules": ("loose['a'][0]", lambda: {"a": (nn.Linear(2, 2),)}),
+    "a record": ("loose.start", lambda: Prompts(nn.Parameter(torch.zeros(2)), *4 * [None])),
+}
+
+
+@pytest.mark.parametrize("name, make", LOOSE.values(), ids=LOOSE)
+def test_what_no_optimiser_finds_is_refused(name, make):
+    class Loose(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.loose = make()
+
+    words = re.escape(f"its {name} asks for gradients where no optimiser finds it") + ".*ParameterList"
+    with pytest.raises(ValueError, match=words):
+        made(Loose)
+    with pytest.raises(ValueError, match=words):
+        fit(Loose(CLIP, BASE), DATA.base.train, objective="ce", **SMALL)
+
+
+def test_a_list_of_what_is_found_elsewhere_is_fine_and_so_is_what_asks_for_nothing():
+    class Listed(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.same, self.still = self.shift, {"zeros": torch.zeros(2), "parts": [self.shift]}
+
+    mine = made(Listed)
+    other = mine.for_classes(NOVEL)
+    assert other.still["parts"][0] is other.same is mine.shift
+
+
+def test_a_parameter_of_two_names_is_learned_once_and_saved(tmp_path):
+    class Tied(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.same = self.shift
+
+    mine, again = made(Tied), made(Tied)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    load_prompts(again, tmp_path / "prompts.safetensors")
+    assert again.same is again.shift and torch.equal(again.shift, mine.shift) and mine.shift.abs().max() > 0
+
+
+def test_what_cannot_be_prepared_for_other_classes_is_told_when_it_is_built():
+    class Inside(Around):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.inner = build_learner("coop", clip, classnames, *template, class_specific=True)
+
+    with pytest.raises(ValueError, match="cannot be prepared for other classes: set transfers = False.*'coop' learned belongs"):
+        made(Inside)
+
+
+# ---- flags of an instance
+
+def test_an_instance_that_is_handed_features_is_tested_as_it_was_trained():
+    class Either(OwnImages):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.learns_image = False
+
+        def image_features(self, pixels):
+            return F.normalize(torch.ones(len(pixels), self.clip.embed_dim), dim=-1)
+
+    assert_one_path(made(Either), lambda pixels: CLIP.encode_image(pixels) @ CLIP.encode_text(BASE).T)
+
+
+def test_logits_from_pixels_need_pixels():
+    class Blind(OwnLogits):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.learns_image = False
+
+    with pytest.raises(ValueError, match="makes logits from pixels and sets learns_image = False"):
+        made(Blind)
+
+
+# ---- memories
+
+class Remembering(Bare):
+    "Moves every feature by the mean of the training images."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.register_buffer("mean", None)
+        self.register_buffer("seen", torch.empty(0, clip.embed_dim))
+
+    def remember(self, features, labels):
+        self.mean, self.seen = features.mean(0), features[torch.randperm(len(features))[:3]]
+
+    def adapt(self, frozen):
+        return F.normalize(frozen - 0.5 * self.mean + 0 * self.seen.sum(), dim=-1)
+
+
+class AroundCache(Learner):
+    "Tip-Adapter, and class vectors that are moved."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, *template)
+        self.inner = build_learner("tip_adapter_f", clip, classnames, *template)
+        self.shift = nn.Parameter(torch.zeros(clip.embed_dim))
+        self.prepare(classnames)
+
+    def prepare(self, classnames):
+        super().prepare(classnames)
+        self.inner = self.inner.for_classes(classnames)
+
+    def remember(self, features, labels):
+        self.inner.remember(features, labels)
+
+    def text_features(self):
+        return F.normalize(self.inner.text_features() + self.shift, dim=-1)
+
+    def class_logits(self, image_features, text=None):
+        text, logits = super().class_logits(image_features, text)
+        return text, logits + self.inner.votes(image_features)
+
+
+@pytest.mark.parametrize("cls", [Remembering, AroundCache])
+def test_what_was_remembered_comes_back_from_a_file(cls, tmp_path):
+    mine, again, elsewhere = made(cls), made(cls), made(cls, BASE[::-1])
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    for one in again, elsewhere:
+        load_prompts(one, tmp_path / "prompts.safetensors")
+    given = unit(5)
+    assert torch.equal(again(given).logits, mine(given).logits)
+    assert torch.allclose(elsewhere(given).logits.flip(1), mine(given).logits, atol=1e-4)
+    assert all(p.requires_grad for p in again.parameters()) and again.state_dict().keys() == mine.state_dict().keys()
+
+
+def test_a_file_that_is_refused_leaves_an_empty_place_empty(tmp_path):
+    mine, again = made(Remembering), made(Remembering)
+    mine.remember(unit(4), torch.zeros(4))
+    mine.shift = nn.Parameter(torch.zeros(3))
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    with pytest.raises(ValueError, match="this learner needs"):
+        load_prompts(again, tmp_path / "prompts.safetensors")
+    assert again.mean is None and again.seen.shape == (0, CLIP.embed_dim) and list(again.state_dict()) == ["shift", "seen"]
+
+
+def test_a_learner_around_one_that_remembers_must_hand_images_on():
+    class Deaf(AroundCache):
+        remembers, remember = False, Learner.remember
+
+    with pytest.raises(ValueError, match="holds the learner 'tip_adapter_f', which remembers training images: hand them on"):
+        made(Deaf)
+
+
+# ---- a learner inside gets the template of the target
+
+def test_another_template_reaches_the_learner_inside():
+    class Pair(Around):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template, of="tcp")
+            self.fixed = [build_learner("zero_shot", clip, classnames, "a sketch of a {}.")]
+
+    mine = made(Pair)
+    bound, _ = _bind(mine, DATA.novel.test, "a drawing of a {}.")
+    fresh = build_learner("mine", CLIP, NOVEL, "a drawing of a {}.")
+    assert torch.equal(bound.text_features(), fresh.text_features()) and bound.inner.template == "a drawing of a {}."
+    assert mine.template == mine.inner.template == "a photo of a {}." and bound.fixed[0].template == "a sketch of a {}."
 
 
 # ---- settings and recipes
+
+def test_settings_of_a_parent_are_those_of_its_child(tmp_path):
+    class Child(Ported):
+        def __init__(self, clip, classnames, *template, seed=3, strength=1.0, **more):
+            super().__init__(clip, classnames, *template, seed=seed, **more)
+
+    mine = made(Child, n_ctx=2)
+    assert len(mine.ctx) == 2 and mine.settings == dict(n_ctx=2, seed=3, strength=1.0) == learner_settings("mine") | dict(n_ctx=2)
+    with pytest.raises(ValueError, match="no setting of the learner 'mine' called 'depth'"):
+        build_learner("mine", CLIP, BASE, depth=2)
+
+
+def test_a_parents_setting_that_a_child_sets_by_itself_is_refused():
+    class Child(Ported):
+        def __init__(self, clip, classnames, *template, **more):
+            super().__init__(clip, classnames, *template, n_ctx=2, **more)
+
+    with pytest.raises(ValueError, match="sets its parent's setting 'n_ctx' by itself: take it as a keyword of its own"):
+        made(Child)
+
 
 def test_a_fit_needs_no_recipe_where_three_numbers_are_given():
     mine = made(Bare)
