@@ -142,6 +142,14 @@ def test_the_package_has_nine_wings_and_each_room_its_notebook():
         assert notebook == expected or room == "__init__", f"npt.{room} is exported by nbs/{notebook}.ipynb"
 
 
+def test_each_room_has_its_file_of_tests():
+    "And a file of tests has the name of a room; doors are tested together, in `package/test_doors.py`."
+    files = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").glob("*/test_*.py")}
+    wanted = {f"{name_of(path).replace('/', '/test_')}.py" for path in NOTEBOOKS if path.parent.name in {*WINGS, "package"}
+              and path.stem not in ("door", "front_door")}
+    assert files == wanted
+
+
 def test_wings_import_one_way():
     "A room imports from its own wing and from those before it."
     for room, path in rooms().items():
