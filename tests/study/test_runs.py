@@ -113,7 +113,7 @@ def test_killed_run_resumes_to_the_same_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("learner", learner_names())
-def test_every_learner_runs_on_the_world(learner, tmp_path):
+def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
     "With NPT, whose terms join those of the method's own objective."
     settings = RunSettings(dataset="world/textures", learner=learner, objective="npt", shots=1, epochs=2, runs_dir=str(tmp_path))
     metrics = do_run(settings)
@@ -126,7 +126,7 @@ def test_every_learner_runs_on_the_world(learner, tmp_path):
 
 
 @pytest.mark.parametrize("learner", ["coop", "maple"])  # words in the text tower alone, and vectors in both towers
-def test_a_sum_of_all_terms_runs(learner, tmp_path):
+def test_a_sum_of_all_terms_runs(learner, few_pictures, tmp_path):
     "Of which the named objectives are parts; `training/test_fit.py` trains each of them."
     settings = RunSettings(dataset="world/textures", learner=learner, objective=" + ".join(f"0.01*{name}" for name in TERMS), shots=1,
                            epochs=2, measured_on="val", runs_dir=str(tmp_path))
@@ -257,7 +257,7 @@ def test_truncated_prompts(finished, tmp_path):
         do_run(settings)
 
 
-def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path):
+def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(few_pictures, tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path), shots=2, epochs=6, lr=1e30)
     with pytest.raises(FloatingPointError, match=r"at step \d+ of epoch \d+"):
         do_run(settings)
