@@ -1,4 +1,4 @@
-"""Small CLIPs with random weights for tests: one of OpenAI's kind, and nine that are reduced from open_clip's own."""
+"""Nine CLIPs with random weights that are reduced from open_clip's own, and what a learner does with one."""
 
 import copy
 import math
@@ -7,7 +7,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, set_model_preprocess_cfg
+from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
@@ -29,9 +29,16 @@ SMALL_IMAGE = {  # open_clip's name of the backbone to what its image tower is c
     "MobileCLIP-S1": dict(timm_model_name="fastvit_t8", image_size=64),
     "convnext_base_w": dict(timm_model_name="test_convnext", image_size=64),
 }
+NO_IMAGE_PROMPTS = {  # the backbones whose image tower has no place for prompts, and a part of the reason
+    "RN50-quickgelu": "a ResNet has no sequence of tokens",
+    "EVA02-B-16": "rotates keys by their place",
+    "MobileCLIP-S1": "the image tower is a FastVit",
+    "convnext_base_w": "the image tower is a ConvNeXt",
+}
 SMALL_TEXT = dict(layers=DEPTH, width=64, heads=4)
 SMALL_SPACE = 96  # dimensions that text and images share
 CLASSNAMES = ["cat", "red fox", "hand-held computer"]
+TEXTS = [f"a photo of a {name}." for name in CLASSNAMES]
 
 
 class WithoutStart(SimpleTokenizer):
@@ -114,13 +121,3 @@ def open_clips(clip: FrozenCLIP, pixels: Tensor, texts: list[str]) -> tuple[Tens
         if hasattr(model, "get_logits"):
             return image, text, model.get_logits(pixels, clip.tokenizer(texts))[0]
         return image, text, model.logit_scale.exp() * image @ text.T
-
-
-def random_clip(cls: type = CLIP, dtype: torch.dtype = torch.float32, context_length: int = 77, **text) -> FrozenCLIP:
-    "A CLIP with random weights, a real text tower and next to no image tower."
-    torch.manual_seed(0)
-    text_cfg = CLIPTextCfg(**dict(width=64, heads=4, layers=3, context_length=context_length) | text)
-    vision_cfg = CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=16, image_size=32)
-    model = cls(embed_dim=48, vision_cfg=vision_cfg, text_cfg=text_cfg, quick_gelu=True)
-    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
-    return FrozenCLIP(model, SimpleTokenizer(context_length=context_length), "random", dtype=dtype)

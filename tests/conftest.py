@@ -15,6 +15,14 @@ LEFT_OUT = shutil.ignore_patterns(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Let both processes begin with tests that take long, so that at the end none of them works alone."
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    half = len(quick) // 2  # xdist gives the first half of all to one process and the second to the other
+    items[:] = slow[::2] + quick[:half] + slow[1::2] + quick[half:]
+
+
 def copy_checkout(to: Path) -> Path:
     "Copy the checkout, but for what `LEFT_OUT` names."
     return Path(shutil.copytree(ROOT, to, ignore=LEFT_OUT))

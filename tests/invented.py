@@ -5,6 +5,7 @@ import pandas as pd
 
 from npt.training.evaluation import harmonic_mean
 
+METRICS = "nc1", "nc3", "nc4"
 COLLAPSE = "nc1", "cdnv", "nc2_text_equiangularity", "nc3", "nc4"
 
 
@@ -22,3 +23,13 @@ def table(learners=("coop", "maple"), objectives=("own", "npt"), taus=(1.0, 0.25
                                      novel=novel, h=harmonic_mean(base, novel), seconds=1.0, folder=f"{learner}{tau}{seed}",
                                      version="0.1.0") | {f"after_{name}": draw.uniform(0.1, 1) for name in COLLAPSE} | more)
     return pd.DataFrame(rows)
+
+
+def noise(learners=("coop", "maple", "kgcoop"), objectives=("own", "npt", "cpt"), taus=(1.0, 0.25), seeds=(1, 2)) -> pd.DataFrame:
+    "Runs of noise, in which nothing goes with anything."
+    draw = np.random.default_rng(0)
+    keys = pd.MultiIndex.from_product([learners, objectives, taus, seeds], names=["learner", "objective", "tau", "seed"])
+    runs = keys.to_frame(index=False)
+    for name in (*(f"after_{metric}" for metric in METRICS), "novel", "h"):
+        runs[name] = draw.uniform(0.1, 1, len(runs)) * (100 if name in ("novel", "h") else 1)
+    return runs

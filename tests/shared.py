@@ -7,11 +7,13 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
 from npt.learners.base import Learner
 from npt.learners.build import build_learner
+from npt.learners.coop import CoOp
 from npt.learners.recipes import recipe
 from npt.training.checkpoint import _save_checkpoint
 
@@ -55,3 +57,16 @@ def assert_same_fit(one: tuple[Learner, pd.DataFrame], other: tuple[Learner, pd.
     assert one[1].equals(other[1])
     state, same = one[0].state_dict(), other[0].state_dict()
     assert state.keys() == same.keys() and all(torch.equal(value, same[name]) for name, value in state.items())
+
+
+class Shifted(CoOp):
+    "CoOp that also learns one vector added to every image feature, to stand for a learner of image prompts."
+
+    learns_image = True
+
+    def __init__(self, clip, names):
+        super().__init__(clip, names, n_ctx=4, ctx_init=None, seed=1)
+        self.shift = torch.nn.Parameter(torch.zeros(clip.embed_dim))
+
+    def image_features(self, pixels):
+        return F.normalize(self.clip.encode_image(pixels) + self.shift, dim=1)

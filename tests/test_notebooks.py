@@ -15,14 +15,16 @@ import papermill
 import pytest
 from conftest import ROOT
 from notebooks import run_cells
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from npt.study.settings import RunSettings, check_parameters
 
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
-    "experiments/pretrain_world": dict(steps=4, batch_size=32, out="world.safetensors"),
+    "experiments/pretrain_world": dict(steps=4, batch_size=32, most=1, out="world.safetensors"),
     "train": dict(epochs=1, shots=1, runs_dir="runs"),
-    "experiments/judge_world": dict(seeds=[1], epochs=1, runs_dir="runs"),
+    "experiments/judge_world": dict(taus=[1.0, 0.25], seeds=[1], epochs=1, runs_dir="runs"),
     "experiments/search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "experiments/benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
@@ -154,6 +156,14 @@ def test_the_package_has_nine_wings_and_each_room_its_notebook():
     for room, notebook in exported.items():
         expected = room.replace(".__init__", ".door").replace(".", "/") if "." in room else f"package/{room.strip('_')}"
         assert notebook == expected or room == "__init__", f"npt.{room} is exported by nbs/{notebook}.ipynb"
+
+
+def test_each_room_has_its_file_of_tests():
+    "And a file of tests has the name of a room; doors are tested together, in `package/test_doors.py`."
+    files = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").glob("*/test_*.py")}
+    wanted = {f"{name_of(path).replace('/', '/test_')}.py" for path in NOTEBOOKS if path.parent.name in {*WINGS, "package"}
+              and path.stem not in ("door", "front_door")}
+    assert files == wanted
 
 
 def test_wings_import_one_way():
@@ -326,10 +336,20 @@ def test_one_cell_holds_the_parameters(name: str):
 OUTDATED = "the committed outputs are not those of the committed code: run the notebook and commit it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_papermill_runs_the_notebooks_that_take_parameters(name: str, tmp_path: Path, untouched: None):
+def test_notebooks_that_take_parameters_run(name: str, tmp_path: Path, untouched: None):
+    "With Papermill's cell of parameters, in a fork; `test_papermill_runs_train` and those of `transfer` have a kernel."
     path = ROOT / "nbs" / f"{name}.ipynb"
-    executed = papermill.execute_notebook(path, tmp_path / path.name, parameters=SMALL[name], kernel_name="python3", cwd=tmp_path,
+    given = parameterize_notebook(load_notebook_node(str(path)), SMALL[name])
+    nbformat.write(given, tmp_path / path.name)
+    assert run_cells(tmp_path / path.name, tmp_path) == showing(read(path)), OUTDATED
+
+
+@pytest.mark.slow
+def test_papermill_runs_train(tmp_path: Path):
+    path = ROOT / "nbs" / "train.ipynb"
+    executed = papermill.execute_notebook(path, tmp_path / path.name, parameters=SMALL["train"], kernel_name="python3", cwd=tmp_path,
                                           progress_bar=False)
     assert showing(executed) == showing(read(path)), OUTDATED
 

@@ -113,6 +113,7 @@ def needed(requirements: list[str]) -> set[str]:
     return {name for name, _ in found}
 
 
+@pytest.mark.slow
 def test_wheel_runs_alone(wheel: Path, tmp_path: Path):
     """In a new environment with the wheel and what it requires, and none of the developers' tools.
 

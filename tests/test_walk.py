@@ -44,6 +44,7 @@ def real_grid(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_snakemake
 @pytest.mark.filterwarnings("ignore:.*split")
 def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch):

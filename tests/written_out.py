@@ -1,65 +1,23 @@
-"""The published methods written out at full length, token by token and block by block, and cases of all learners."""
+"""The published methods written out at full length, token by token and block by block, and learners that were trained a little."""
 
-import open_clip
-import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
+from random_clip import NAMES, TOKENIZER, images
 from torch import Tensor
 
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner
 from npt.learners.build import build_learner, learner_settings
 
-NAMES = ["cat", "hand-held_computer", "red fox"]
 SEEN = torch.tensor([2, 0, 1, 1, 2])  # labels of the training images
 OTHERS = ["dog", "red fox"]  # the second is one of NAMES
 PETS = "a photo of a {}, a type of pet."
-CASES = {
-    "coop": ("coop", dict()),
-    "coop, random": ("coop", dict(n_ctx=5, ctx_init=None)),
-    "coop, middle": ("coop", dict(n_ctx=5, ctx_init=None, class_token_position="middle")),
-    "coop, front": ("coop", dict(class_token_position="front")),
-    "coop, own contexts": ("coop", dict(ctx_init=None, class_specific=True)),
-    "coop, own contexts, middle": ("coop", dict(ctx_init=None, class_specific=True, class_token_position="middle")),
-    "cocoop": ("cocoop", dict()),
-    "vpt, shallow": ("vpt", dict(depth=1)),
-    "vpt, deep": ("vpt", dict(depth=4, n_ctx_image=3)),
-    "ivlp": ("ivlp", dict(depth=3, depth_image=2, n_ctx=2, n_ctx_image=3)),
-    "maple": ("maple", dict(depth=3)),
-    "maple, shallow": ("maple", dict(depth=1, n_ctx=3, ctx_init=None)),
-    "tcp": ("tcp", dict(layer=2)),
-    "tcp, words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
-    "clip_adapter": ("clip_adapter", dict()),
-    "clip_adapter, wider": ("clip_adapter", dict(reduction=2, ratio=0.6)),
-    "tip_adapter": ("tip_adapter", dict(alpha=3.0, beta=5.5)),
-    "tip_adapter_f": ("tip_adapter_f", dict(alpha=3.0, beta=5.5)),
-    "lora": ("lora", dict()),
-    "lora, text": ("lora", dict(towers="text", rank=3, alpha=0.5)),
-    "lora, image": ("lora", dict(towers="image", rank=1)),
-}
-each = pytest.mark.parametrize("name, settings", CASES.values(), ids=CASES)
 
 
-def random_clip(resnet: bool = False, **text) -> FrozenCLIP:
-    "A CLIP in double precision with random weights, four blocks in each tower."
-    torch.manual_seed(0)
-    vision = dict(layers=(1, 1, 1, 1), width=16) if resnet else dict(layers=4, width=32, head_width=16, patch_size=8)
-    model = CLIP(embed_dim=48, vision_cfg=CLIPVisionCfg(image_size=32, **vision),
-                 text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
-    open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
-    return FrozenCLIP(model, SimpleTokenizer(), "random", dtype=torch.float64)
-
-
-def images(count: int = 3, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: float = 0.01) -> Learner:
+def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: float = 0.01, names: list[str] = NAMES) -> Learner:
     "A learner that has seen its training images, and whose parameters have left where they start."
     seeds = dict(seed=seed) if "seed" in learner_settings(name) else {}
-    learner = build_learner(name, clip, NAMES, **settings, **seeds)
+    learner = build_learner(name, clip, names, **settings, **seeds)
     learner.remember(clip.encode_image(images(5, seed=3)), SEEN)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -71,9 +29,9 @@ def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: f
 def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
     "One class: 77 tokens, vector by vector and block by block; `deep` says which vectors enter a block."
     model, name, n = clip.model, sentence[1], len(context)
-    tokens = SimpleTokenizer()([f"{sentence[0]} {name}."])
+    tokens = TOKENIZER([f"{sentence[0]} {name}."])
     rest = model.token_embedding(tokens)[0]
-    words = len(SimpleTokenizer().encode(name))
+    words = len(TOKENIZER.encode(name))
     before = dict(end=n, middle=n // 2, front=0)[position]
     if position == "end":
         x = torch.cat([rest[:1], context, rest[1 + n:]])
@@ -109,7 +67,7 @@ def in_words(learner) -> list[str]:
 
 def written_text(clip, sentence, blocks=None) -> Tensor:
     "The text feature of a sentence with no learned vectors in it."
-    return literal_text(clip, sentence, clip.embed(SimpleTokenizer()(sentence[0]))[0, 1:5], {}, blocks=blocks)
+    return literal_text(clip, sentence, clip.embed(TOKENIZER(sentence[0]))[0, 1:5], {}, blocks=blocks)
 
 
 def literal_prompts(learner, pixels) -> Tensor:
@@ -130,7 +88,7 @@ def literal_prompts(learner, pixels) -> Tensor:
         return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
 
     if name != "cocoop":
-        return scale * image @ text(clip.embed(SimpleTokenizer()(lead))[0, 1:5] if name == "vpt" else learner.context).T
+        return scale * image @ text(clip.embed(TOKENIZER(lead))[0, 1:5] if name == "vpt" else learner.context).T
     first, _, second = learner.meta_net
     shifts = (image @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
     return torch.stack([scale * text(learner.context + shift) @ feature for shift, feature in zip(shifts, image)])
@@ -204,7 +162,11 @@ def literal_lora(learner, pixels) -> Tensor:
     return clip.logit_scale * image @ written_classes(learner, blocks.get("text")).T
 
 
-LITERAL = {"tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+def literal_zero_shot(learner, pixels) -> Tensor:
+    return learner.clip.logit_scale * literal_image(learner.clip, pixels, []) @ written_classes(learner).T
+
+
+LITERAL = {"zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
            "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
 
 

@@ -1,9 +1,9 @@
 """Running a share twice: the same numbers with the weights of the first run, and a fair estimate of what is kept."""
 
 import torch
-from backbones import random_clip
 from hypothesis import given
 from hypothesis import strategies as st
+from random_clip import NAMES, random_clip
 
 from npt.clip.recompute import _bytes_kept, _run_twice, _shares_kept, _with_weights
 from npt.learners.build import build_learner
@@ -33,7 +33,7 @@ def test_the_second_run_sees_the_weights_of_the_first():
 
 def test_the_estimate_of_what_is_kept_is_near():
     "Against the bytes of all that autograd saves, for one and for sixteen context vectors."
-    clip = random_clip(width=256, heads=4, layers=4)
+    clip = random_clip(dtype=torch.float32, width=256)
     names = [" ".join(WORDS[: 1 + number % 6]) + f" {number}" for number in range(60)]
     for n_ctx in 1, 16:
         learner = build_learner("coop", clip, names, n_ctx=n_ctx, ctx_init=None)
@@ -49,3 +49,15 @@ def test_the_estimate_of_what_is_kept_is_near():
         tokens = int(clip.text_lengths([f"{name}." for name in names]).sum()) - len(names)
         real = sum(size for place, size in kept.items() if place not in weights)
         assert 0.7 < _bytes_kept(tokens, 4, 256, torch.float32) / real < 1.4
+
+
+def test_a_guided_step_may_run_shares_twice(monkeypatch):
+    "ProGrad goes backward twice over one forward pass."
+    clip, gradients = random_clip(), []
+    learner = build_learner("prograd", clip, NAMES)
+    for budget in 0, 1e12:
+        monkeypatch.setattr(clip, "memory_budget", budget)
+        text = learner.text_features()
+        first = torch.autograd.grad(text[0].sum(), learner.context, retain_graph=True)[0]
+        gradients.append((first, torch.autograd.grad(text[1].sum(), learner.context)[0]))
+    assert all(map(torch.equal, *gradients)) and not torch.equal(*gradients[0])

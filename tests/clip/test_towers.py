@@ -1,5 +1,7 @@
 """Learned vectors in the towers: every path gives the numbers of the same computation written out block by block."""
 
+from functools import partial
+
 import open_clip
 import pytest
 import torch
@@ -115,14 +117,26 @@ names = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" 
 
 
 @given(names=names, n=st.integers(1, 4), contexts=st.sampled_from([None, 1, 3]), data=st.data())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_both_text_paths_are_the_literal_one(model, names, n, contexts, data):
+    "Whatever the lengths, the vectors, the size of a share and the memory for it."
+    at_once, budget = data.draw(st.tuples(st.integers(1, 80), st.sampled_from([0, 1e5, 1e12])), label="share, memory")
     prefix, suffix, tokens = prompts_for(model, names, n, contexts)
     deep = {}
     for block in data.draw(st.sets(st.integers(1, LAYERS - 1)), label="blocks with deep prompts"):
         count, own = data.draw(st.tuples(st.integers(1, n), st.booleans()), label="how many, class-specific")
         deep[block] = drawn(*([len(names)] if own else []), count, WIDTH, seed=block)
-    literal, full, shared = text_ways(model, prefix, suffix, tokens, deep,
+    literal, full, shared = text_ways(model, prefix, suffix, tokens, deep, [
+        literal_text_features, _full_text_features, partial(_shared_text_features, memory_budget=budget, at_once=at_once)])
+    assert_same(full, literal)
+    assert_same(shared, literal)
+
+
+@pytest.mark.parametrize("contexts", [None, 2])
+def test_a_prompt_that_fills_the_context_beside_a_short_one(model, contexts):
+    longest = " ".join(["cat"] * (77 - 2 - 16 - 1))  # with SOT, EOT, 16 vectors and a full stop
+    given = prompts_for(model, ["dog", longest, "irish wolfhound"], 16, contexts)
+    literal, full, shared = text_ways(model, *given, {2: drawn(16, WIDTH, seed=2)},
                                       [literal_text_features, _full_text_features, _shared_text_features])
     assert_same(full, literal)
     assert_same(shared, literal)

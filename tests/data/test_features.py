@@ -1,4 +1,4 @@
-"Features on disk: a key for all that they depend on; files that are damaged, missing, or written by several at once."
+"Features on disk: a key for all that they depend on; damaged or missing files; and random crops, a fixed number of each image."
 
 import copy
 import os
@@ -12,13 +12,23 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from shared import fresh
+from shared import LOADED, count_calls, fresh
 
 import npt
 from npt._files import write_tensors
 from npt.clip.frozen import FrozenCLIP
 from npt.data.datasets import find_dataset
-from npt.data.features import _code_fingerprint, _compute_features, _feature_key, _ingredients, split_features
+from npt.data.features import (
+    _ENCODED_AT_ONCE,
+    _check_views,
+    _code_fingerprint,
+    _compute_features,
+    _feature_key,
+    _ingredients,
+    _view_draws,
+    crop_features,
+    split_features,
+)
 from npt.data.images import make_loader
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
@@ -43,20 +53,19 @@ def photographs(tmp_path) -> Split:
     return Split(items, ("a", "b", "c"), find_dataset("dtd"))
 
 
-def count_images(clip: FrozenCLIP, monkeypatch) -> list[int]:
-    "Notes the size of every batch that is encoded."
-    encode, sizes = clip.encode_image, []
-    monkeypatch.setattr(clip, "encode_image", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
-    return sizes
+@pytest.fixture(scope="module")
+def cropped(noise_folder) -> Split:
+    "Two classes of photographs, three to train on of each, which are cropped at random."
+    return load_dataset("folder", root=noise_folder, shots=3).base.train
 
 
 # ---- computed once
 
 def test_a_later_run_reads_the_same_bits(clip, split, folder, monkeypatch):
     pixels, labels = next(iter(make_loader(split, clip.preprocess_cfg)))
-    expected, sizes = clip.encode_image(pixels), count_images(clip, monkeypatch)
+    expected, sizes = clip.encode_image(pixels), count_calls(monkeypatch, clip)
     later = fresh()
-    later_sizes = count_images(later, monkeypatch)
+    later_sizes = count_calls(monkeypatch, later)
     for model in clip, clip, later, later:
         features, their_labels = split_features(model, split)
         assert torch.equal(features, expected) and torch.equal(their_labels, labels)
@@ -69,7 +78,7 @@ def test_photographs_are_read_again_only_when_a_file_changes(clip, photographs, 
     before, _ = split_features(clip, photographs)
     Image.effect_noise((50, 30), 90).save(photographs.items[1].image)
     later = fresh()
-    sizes = count_images(later, monkeypatch)
+    sizes = count_calls(monkeypatch, later)
     after, _ = split_features(later, photographs)
     assert sizes == [3] and torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
 
@@ -217,7 +226,7 @@ def test_a_damaged_file_is_replaced(damage, clip, split, folder, monkeypatch):
     whole = path.read_bytes()
     damage(path)
     later = fresh()
-    sizes = count_images(later, monkeypatch)
+    sizes = count_calls(monkeypatch, later)
     assert torch.equal(split_features(later, split)[0], expected) and sizes == [len(split)]
     assert path.read_bytes() == whole and list(folder.iterdir()) == [path]
 
@@ -258,3 +267,52 @@ def test_several_runs_may_write_at_once(folder, clip):
     split = load_dataset("world/textures", shots=4).base.train
     computed, = _compute_features(clip, split, [None])
     assert torch.allclose(split_features(clip, split)[0], computed, atol=1e-6)
+
+
+# ---- crops
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_number_of_workers_changes_nothing(workers, cropped, folder):
+    features = crop_features(fresh(), cropped, 2, workers=workers)
+    draws = [[draw] for view in (0, 1) for draw in _view_draws(len(cropped), view)]
+    loader = make_loader(cropped, LOADED.preprocess_cfg, draws=draws)
+    one_by_one = torch.cat([LOADED.encode_image(pixels) for pixels, _ in loader])
+    assert torch.allclose(features, one_by_one, atol=1e-6)
+
+
+def test_views_of_more_images_than_are_encoded_at_once(folder):
+    data = load_dataset("world/textures", shots=9).all
+    train = replace(data.train, record=replace(data.train.record, crop=(0.5, 1.0)))
+    assert len(train) > _ENCODED_AT_ONCE and len(train) % _ENCODED_AT_ONCE
+    clip = fresh()
+    features = crop_features(clip, train, 2).unflatten(0, (2, -1))
+    for view, place in (0, 0), (1, 0), (1, _ENCODED_AT_ONCE), (1, len(train) - 1):
+        pixels, _ = next(iter(make_loader(train, clip.preprocess_cfg, draws=[[_view_draws(len(train), view)[place]]])))
+        assert torch.allclose(features[view, place], clip.encode_image(pixels)[0], atol=1e-6)
+
+
+def test_a_view_that_was_lost_is_computed_alone(cropped, folder, monkeypatch):
+    whole = crop_features(fresh(), cropped, 3)
+    (folder / f"{_feature_key(LOADED, cropped, 1)}.safetensors").unlink()
+    clip = fresh()
+    sizes = count_calls(monkeypatch, clip)
+    assert torch.equal(crop_features(clip, cropped, 3), whole) and sizes == [6]
+
+
+def test_crops_are_told_apart(cropped, folder):
+    tight = replace(cropped, record=replace(cropped.record, crop=(0.08, 0.1)))
+    keys = [_feature_key(LOADED, cropped), *(_feature_key(LOADED, split, view) for split in (cropped, tight) for view in (0, 1))]
+    assert len(set(keys)) == 5
+    assert _feature_key(LOADED, tight) == keys[0], "without a view nothing is cropped"
+    clip = fresh()
+    features = [split_features(clip, cropped)[0], *(crop_features(clip, split, 2)[rows] for split in (cropped, tight)
+                                                  for rows in (slice(6), slice(6, 12)))]
+    for number, one in enumerate(features):
+        assert not any(torch.allclose(one, other, atol=1e-3) for other in features[:number])
+
+
+def test_views_of_images_that_are_not_cropped_are_refused():
+    data = load_dataset("world/textures", shots=1)
+    with pytest.raises(ValueError, match="views=4.*'world/textures' are never cropped: leave views=None"):
+        crop_features(LOADED, data.base.train, 4)
+    assert _check_views(None, data.record) is None

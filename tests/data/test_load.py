@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from miniature import CLASSNAMES, make_tree
+from miniature import CLASSNAMES, make_tree, write_pictures
 from PIL import Image
 
 from npt._files import write_bytes, write_text
@@ -121,6 +121,36 @@ def test_only_tau_changes_between_long_tails(name, profile, order, root):
 def test_another_seed_gives_another_random_order():
     tails = [load_dataset("world/textures", tau=0.25, seed=seed, order="random").base.train for seed in range(5)]
     assert len({tuple(tail.counts) for tail in tails}) == 5
+
+
+@pytest.mark.parametrize("tau, least", [(1.0, 16), (0.25, 4), (0.0625, 1)])
+def test_training_counts_follow_tau(tau, least):
+    base = load_dataset("world/shapes", shots=16, tau=tau).base.train
+    assert (max(base.counts), min(base.counts)) == (16, least)
+    assert base.labels.bincount().tolist() == base.counts
+
+
+# ---- photographs of one's own
+
+@pytest.fixture
+def photographs(tmp_path):
+    "Four classes of six photographs."
+    for label, name in enumerate(["bird", "cat", "dog", "frog"]):
+        write_pictures(tmp_path / name, label, "{}.jpg", 6)
+    return tmp_path
+
+
+def test_photographs_are_split_the_same_way_each_time(photographs):
+    first, second = (load_dataset("folder", root=photographs, shots=2) for _ in range(2))
+    assert first.all == second.all
+    names = [{item.image for item in split.items} for split in (first.all.train, first.all.val, first.all.test)]
+    assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
+
+
+def test_more_shots_than_photographs_warns_and_goes_on(photographs):
+    with pytest.warns(UserWarning, match="fewer than 16"):
+        data = load_dataset("folder", root=photographs, shots=16)
+    assert data.base.train.counts == [3, 3]
 
 
 # ---- roots and broken files

@@ -3,25 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from invented import METRICS, noise
 
 from npt.figures.lens import _ANGLES, angle_curves, angle_table, scatter_grid, training_lens
-
-METRICS = "nc1", "nc3", "nc4"
-
-
-def table(learners=("coop", "maple", "kgcoop"), objectives=("own", "npt", "cpt"), taus=(1.0, 0.25), seeds=(1, 2)) -> pd.DataFrame:
-    "Runs of noise."
-    draw = np.random.default_rng(0)
-    keys = pd.MultiIndex.from_product([learners, objectives, taus, seeds], names=["learner", "objective", "tau", "seed"])
-    runs = keys.to_frame(index=False)
-    for name in (*(f"after_{metric}" for metric in METRICS), "novel", "h"):
-        runs[name] = draw.uniform(0.1, 1, len(runs)) * (100 if name in ("novel", "h") else 1)
-    return runs
 
 
 @pytest.mark.parametrize("learners", [3, 5, 14])
 def test_every_learner_and_objective_has_its_mark(learners):
-    runs = table(learners=[f"learner {number}" for number in range(learners)])
+    runs = noise(learners=[f"learner {number}" for number in range(learners)])
     runs.index = 0 * runs.index  # as of tables put together
     fig = scatter_grid(runs, "novel")
     marks = {(trace.marker.color, trace.marker.symbol) for trace in fig.data if not trace.name}
@@ -33,7 +22,7 @@ def test_every_learner_and_objective_has_its_mark(learners):
 
 
 def test_an_axis_is_logarithmic_over_decades_only():
-    runs = table().assign(after_nc1=np.inf, after_nc3=0.0)
+    runs = noise().assign(after_nc1=np.inf, after_nc3=0.0)
     for high, kind in (30, "log"), (0.05, None):
         runs["after_nc4"] = np.linspace(1 - 0.01, 1 - high, len(runs))
         axes = scatter_grid(runs).layout
@@ -52,7 +41,7 @@ def test_a_line_along_training_is_a_mean_over_seeds():
 
 
 def with_angles(before: bool) -> pd.DataFrame:
-    runs = table()
+    runs = noise()
     for number, name in enumerate(_ANGLES):
         runs[f"after_{name}"] = 80 + number + runs.seed
         if before:

@@ -2,11 +2,23 @@
 
 import pytest
 import torch
+from every_learner import EveryLearner
 
 from npt.clip.load import load_clip
 from npt.learners.build import build_learner
 
 NAMES = ["red circle", "blue_star", "large striped green heart"]
+
+
+class TestCoOp(EveryLearner):
+    cases = {
+        "words": ("coop", dict()),
+        "random": ("coop", dict(n_ctx=5, ctx_init=None)),
+        "middle": ("coop", dict(n_ctx=5, ctx_init=None, class_token_position="middle")),
+        "front": ("coop", dict(class_token_position="front")),
+        "own contexts": ("coop", dict(ctx_init=None, class_specific=True)),
+        "own contexts, middle": ("coop", dict(ctx_init=None, class_specific=True, class_token_position="middle")),
+    }
 
 
 @pytest.fixture(scope="module")

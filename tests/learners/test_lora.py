@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from written_out import NAMES, images, random_clip, trained
+from every_learner import EveryLearner
+from random_clip import NAMES, images, random_clip
+from written_out import trained
 
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.build import build_learner
+
+
+class TestLoRA(EveryLearner):
+    cases = {
+        "both towers": ("lora", dict()),
+        "text": ("lora", dict(towers="text", rank=3, alpha=0.5)),
+        "image": ("lora", dict(towers="image", rank=1)),
+    }
 
 
 @pytest.fixture(scope="module")

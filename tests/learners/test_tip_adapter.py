@@ -2,11 +2,17 @@
 
 import pytest
 import torch
-from written_out import NAMES, images, random_clip, trained
+from every_learner import EveryLearner
+from random_clip import NAMES, images, random_clip
+from written_out import trained
 
 from npt.clip.frozen import FrozenCLIP
 from npt.learners.build import build_learner
 from npt.learners.saving import load_prompts, save_prompts
+
+
+class TestTipAdapter(EveryLearner):
+    cases = {name: (name, dict(alpha=3.0, beta=5.5)) for name in ("tip_adapter", "tip_adapter_f")}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from npt.data.images import make_loader
 from npt.data.load import load_dataset
 from npt.study.runs import do_run
 from npt.study.settings import RunSettings
+from npt.world.label_sets import _PER_CLASS
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,10 @@ def finished(tmp_path_factory) -> tuple[RunSettings, dict]:
     "A whole run: its settings and its metrics."
     settings = RunSettings(dataset="world/textures", runs_dir=str(tmp_path_factory.mktemp("runs")), **SMALL)
     return settings, do_run(settings)
+
+
+@pytest.fixture
+def few_pictures(monkeypatch) -> None:
+    "A tenth of the offline world's pictures: learners of the image tower take most of their time to look at them all."
+    for split in ("test", "val"):
+        monkeypatch.setitem(_PER_CLASS, split, 8)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from invented import table as invented_runs
+from invented import METRICS, noise, table
 from scipy import stats
 
 from npt.figures.lens import correlation_chart
@@ -20,18 +20,6 @@ from npt.study.correlations import (
     correlations_said,
     distances,
 )
-
-METRICS = "nc1", "nc3", "nc4"
-
-
-def table(learners=("coop", "maple", "kgcoop"), objectives=("own", "npt", "cpt"), taus=(1.0, 0.25), seeds=(1, 2)) -> pd.DataFrame:
-    "Runs of noise."
-    draw = np.random.default_rng(0)
-    keys = pd.MultiIndex.from_product([learners, objectives, taus, seeds], names=["learner", "objective", "tau", "seed"])
-    runs = keys.to_frame(index=False)
-    for name in (*(f"after_{metric}" for metric in METRICS), "novel", "h"):
-        runs[name] = draw.uniform(0.1, 1, len(runs)) * (100 if name in ("novel", "h") else 1)
-    return runs
 
 
 @pytest.mark.parametrize("number", [3, 20, 101])
@@ -126,7 +114,7 @@ def test_intervals_hold_no_correlation_in_the_design_of_the_grid(taus, fewer_res
 
 
 def test_learners_that_say_something_are_counted():
-    runs = table()
+    runs = noise()
     runs.loc[runs.learner == "coop", "after_nc1"] = 41.20186631197685
     runs.loc[runs.learner == "maple", "after_nc3"] = np.inf
     told = correlations(runs).groupby("metric").learners.unique()
@@ -134,7 +122,7 @@ def test_learners_that_say_something_are_counted():
 
 
 def test_a_table_resamples_learners_with_objectives():
-    told = correlations(table())
+    told = correlations(noise())
     assert (told.cells == 9).all()
     assert set(told.runs[told.pool == _POOLED]) == {36} and set(told.runs[told.pool != _POOLED]) == {18}
     assert set(told.part) == {"base"}, "of what was measured"
@@ -142,7 +130,7 @@ def test_a_table_resamples_learners_with_objectives():
 
 
 def test_the_intervals_are_the_same_again_and_in_any_order_of_targets():
-    runs = table()
+    runs = noise()
     first, again = correlations(runs), correlations(runs)
     pd.testing.assert_frame_equal(first, again)
     keys = ["target", "metric", "pool", "kind"]
@@ -170,7 +158,7 @@ def test_a_difference_of_learners_does_not_pass_for_a_correlation():
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9, 0.050472376431296824])
 def test_what_is_constant_has_no_correlation(constant):
-    runs = table()
+    runs = noise()
     by_learner = runs.learner.map({"coop": constant, "maple": constant + 0.7, "kgcoop": constant + 1.3})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -193,7 +181,7 @@ def test_the_unit_does_not_matter():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_run_without_a_number_is_left_out_of_both(bad):
-    runs = table()
+    runs = noise()
     runs.loc[0, ["after_nc1", "novel"]] = bad, 1e6
     runs.loc[5, ["after_nc1", "novel"]] = 1e6, bad
     rest = runs.drop([0, 5])
@@ -206,7 +194,7 @@ def test_a_run_without_a_number_is_left_out_of_both(bad):
 
 
 def test_only_correlations_that_there_are_are_counted():
-    told = correlations(table().assign(after_nc1=np.inf))
+    told = correlations(noise().assign(after_nc1=np.inf))
     assert correlations_said(told).startswith(f"{len(told) * 2 // 3} correlations: ")
     said = correlations_said(correlations(simpson(), targets=["novel"]))
     assert "2 correlations: 1 intervals lie below zero, as the paper says, 1 above it" in said and "over all runs more" in said
@@ -221,7 +209,7 @@ def test_only_correlations_that_there_are_are_counted():
 ])  # fmt: skip
 def test_what_cannot_be_correlated_is_said(change, said):
     with pytest.raises(ValueError, match=said):
-        correlations(change(table()))
+        correlations(change(noise()))
 
 
 def test_distances_are_nought_at_collapse():
@@ -231,7 +219,7 @@ def test_distances_are_nought_at_collapse():
 
 
 def test_infinite_and_constant_metrics_have_no_correlation():
-    runs = invented_runs(learners=["a", "b"], taus=[1.0, 0.5]).assign(after_nc1=np.inf, after_cdnv=0.3)
+    runs = table(learners=["a", "b"], taus=[1.0, 0.5]).assign(after_nc1=np.inf, after_cdnv=0.3)
     told = correlations(runs, targets=["novel"], parts=["base"]).set_index("metric")
     assert told.spearman[["nc1", "cdnv"]].isna().all() and told.spearman["nc3"].notna().all()
     assert np.allclose(distances(runs).nc4, 1 - runs.after_nc4)

@@ -1,4 +1,4 @@
-"Whole runs: repeated, killed and resumed, refused, damaged."
+"Whole runs: repeated, killed and resumed, refused, damaged; of crops; and of every published dataset in miniature."
 
 import inspect
 import json
@@ -8,26 +8,34 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from miniature import CLASSNAMES, PUBLISHED, make_mirror
 from PIL import Image
 from safetensors.torch import load_file
+from server import serve
+from shared import count_calls
 from trained import SMALL, without_time
 
 import npt
+import npt.data.prepare
 import npt.study.runs
+from npt.data.datasets import DATASETS, find_dataset
+from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
 from npt.learners.recipes import recipe
 from npt.learners.saving import load_prompts
-from npt.objectives.terms import NAMED_OBJECTIVES, TERMS
-from npt.study.collect import do_runs
+from npt.objectives.terms import TERMS
 from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up
 from npt.study.settings import RunSettings
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
+from npt.training.measure import measure_collapse
 
 FILES = {"config.json", "metrics.json", "history.csv", "prompts.safetensors"}
 
@@ -105,14 +113,13 @@ def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     assert FILES == {path.name for path in settings.folder.iterdir()}
 
 
-@pytest.mark.parametrize("objective", ["own", "npt"])
 @pytest.mark.parametrize("learner", learner_names())
-def test_every_learner_runs_on_the_world(learner, objective, tmp_path):
-    settings = RunSettings(dataset="world/textures", learner=learner, objective=objective, shots=1, epochs=2,
-                           runs_dir=str(tmp_path))
+def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
+    "With NPT, whose terms join those of the method's own objective."
+    settings = RunSettings(dataset="world/textures", learner=learner, objective="npt", shots=1, epochs=2, runs_dir=str(tmp_path))
     metrics = do_run(settings)
     assert 0 <= metrics["novel"] <= 100 and FILES <= {path.name for path in settings.folder.iterdir()}
-    assert metrics["objective"] == str(recipe(learner, "world").objective_for(objective))
+    assert metrics["objective"] == str(recipe(learner, "world").objective_for("npt"))
     learned = set_up(settings).learner
     load_prompts(learned, settings.folder / "prompts.safetensors")
     base = load_dataset("world/textures", shots=1).base
@@ -120,12 +127,11 @@ def test_every_learner_runs_on_the_world(learner, objective, tmp_path):
 
 
 @pytest.mark.parametrize("learner", ["coop", "maple"])  # words in the text tower alone, and vectors in both towers
-def test_every_objective_runs(learner, tmp_path):
-    every_term = " + ".join(f"0.01*{name}" for name in TERMS)
-    common = dict(dataset="world/textures", learner=learner, runs_dir=str(tmp_path), shots=1, epochs=2, measured_on="val")
-    settings = [RunSettings(objective=objective, **common) for objective in (*NAMED_OBJECTIVES, every_term)]
-    table = do_runs(settings)
-    assert table.h.between(0, 100).all() and table.folder.nunique() == len(settings)
+def test_a_sum_of_all_terms_runs(learner, few_pictures, tmp_path):
+    "Of which the named objectives are parts; `training/test_fit.py` trains each of them."
+    settings = RunSettings(dataset="world/textures", learner=learner, objective=" + ".join(f"0.01*{name}" for name in TERMS), shots=1,
+                           epochs=2, measured_on="val", runs_dir=str(tmp_path))
+    assert 0 <= do_run(settings)["h"] <= 100
 
 
 def test_own_settings_change_the_learner_and_the_folder(tmp_path):
@@ -252,8 +258,140 @@ def test_truncated_prompts(finished, tmp_path):
         do_run(settings)
 
 
-def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path):
+def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(few_pictures, tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path), shots=2, epochs=6, lr=1e30)
     with pytest.raises(FloatingPointError, match=r"at step \d+ of epoch \d+"):
         do_run(settings)
     assert (settings.folder / "checkpoint.safetensors").exists() and not (settings.folder / "metrics.json").exists()
+
+
+# ---- a number of crops of each photograph, and evaluation that repeats no work
+
+@pytest.fixture
+def of_crops(noise_folder, tmp_path):
+    return RunSettings(dataset="folder", data_root=str(noise_folder), runs_dir=str(tmp_path / "runs"), shots=2, epochs=3,
+                       views=2)
+
+
+def test_views_are_part_of_what_a_run_is(of_crops, folder):
+    published = of_crops.model_copy(update=dict(views=None))
+    assert of_crops.folder.parent.name == published.folder.parent.name + "-views2"
+    metrics = do_run(of_crops)
+    assert do_run(of_crops) == metrics and len(list(folder.glob("*"))) == 2 + 3, "train, base and novel as tested"
+    differ = of_crops.model_copy(update=dict(views=3))
+    of_crops.folder.parent.rename(differ.folder.parent)
+    with pytest.raises(ValueError, match="views: 2 there, 3 asked for"):
+        set_up(differ)
+
+
+@pytest.mark.parametrize("learner", ["coop", "cocoop", "tip_adapter", "ivlp"])
+def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner, of_crops, folder, monkeypatch):
+    run = set_up(of_crops.model_copy(update=dict(learner=learner, views=None, measure_every=0)))
+    fit_run(run)
+    run.clip.kept.clear()
+    for file in folder.glob("*"):
+        file.unlink()
+    frozen, learned = count_calls(monkeypatch, run.clip), []
+    through = run.learner.image_features  # of the base classes; the same prompts for the novel ones
+    monkeypatch.setattr(type(run.learner), "image_features",
+                        lambda self, pixels: learned.append(len(pixels)) or through(pixels))
+    metrics = measure_run(run, 0.0)
+    images = [len(run.data.base.test), len(run.data.novel.test)]
+    if run.learner.learns_image:
+        assert learned == images
+    else:
+        assert frozen == images and not learned, "zero-shot CLIP and the learner share the frozen tower's features"
+    for when, one in ("before", run.zero_shot), ("after", run.learner):
+        assert metrics["collapse"][when].items() >= measure_collapse(one, run.data.base.test).items(), "and angles"
+    assert "base_collapse" not in metrics and "base_collapse" not in metrics["zero_shot"]
+
+
+# ---- the published datasets in miniature: from a server's archives to the metrics of a run
+
+FEW_IMAGES = pytest.mark.filterwarnings("ignore:.*(fewer than|differ slightly).*")
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    "Serve a dataset's miniature as if its own hosts did, ImageNet's too; gives a data_root that is still empty."
+    with serve(tmp_path / "mirror") as server:
+        def publish(name):
+            record = make_mirror(name, server.folder)
+            here = [replace(download, url=f"{server.url}/{name}/{download.name}") for download in record.downloads]
+            record = replace(record, downloads=tuple(here), manual="")
+            monkeypatch.setitem(DATASETS, name, record)
+            monkeypatch.setitem(npt.data.prepare._PREPARED, name, record)
+            return record
+
+        yield publish, tmp_path / "data"
+
+
+@FEW_IMAGES
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_from_the_archives_to_a_run(name, published, tmp_path):
+    publish, root = published
+    record = publish(name)
+    learner = "zero_shot" if record.test_only else "coop"
+    settings = RunSettings(dataset=name, learner=learner, data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=2, epochs=1)
+    metrics = do_run(settings)
+    names, base = CLASSNAMES[name], (len(CLASSNAMES[name]) + 1) // 2
+    assert metrics["train_counts"] == dict.fromkeys(names[:base], 0 if record.test_only else 2)
+    assert 0 <= metrics["base"] <= 100 and 0 <= metrics["novel"] <= 100
+    assert len(metrics["base_per_class"]) == base and len(metrics["novel_per_class"]) == len(names) - base
+    data = load_dataset(name, root=root, shots=2)
+    assert data.all.classnames == tuple(names) and set(data.all.test.counts) == {3}
+
+
+def test_a_run_fetches_what_is_missing_and_says_so(published, capsys):
+    publish, root = published
+    publish("dtd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_up(RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
+    said = capsys.readouterr().out
+    assert "dtd-r1.0.1.tar.gz" in said and "research" in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_up(RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
+    assert "dtd-r1.0.1.tar.gz" not in capsys.readouterr().out
+
+
+def test_a_run_fetches_nothing_when_told_so(published):
+    publish, root = published
+    publish("dtd")
+    with pytest.raises(FileNotFoundError, match="prepare.py dtd"):
+        set_up(RunSettings(dataset="dtd", data_root=str(root), prepare=False))
+    assert not root.exists()
+
+
+def test_without_network_a_run_says_what_to_do(tmp_path, monkeypatch):
+    record = find_dataset("dtd")
+    nowhere = tuple(replace(download, url="http://127.0.0.1:9/" + download.name) for download in record.downloads)
+    monkeypatch.setitem(npt.data.prepare._PREPARED, "dtd", replace(record, downloads=nowhere))
+    monkeypatch.setitem(DATASETS, "dtd", replace(record, downloads=nowhere))
+    with pytest.raises(ConnectionError) as caught:
+        set_up(RunSettings(dataset="dtd", data_root=str(tmp_path / "data")))
+    for part in "http://127.0.0.1:9/dtd-r1.0.1.tar.gz", str(tmp_path / "data"), "prepare.py dtd":
+        assert part in str(caught.value)
+
+
+def test_imagenet_is_asked_for_with_its_steps(tmp_path):
+    with pytest.raises(FileNotFoundError, match="image-net.org"):
+        set_up(RunSettings(dataset="imagenet", data_root=str(tmp_path)))
+
+
+def test_a_test_set_trains_nothing(tmp_path):
+    with pytest.raises(ValueError, match="zero_shot"):
+        set_up(RunSettings(dataset="imagenet_a", data_root=str(tmp_path)))
+
+
+@FEW_IMAGES
+@pytest.mark.parametrize("profile", ["exp", "step"])
+def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp_path):
+    publish, root = published
+    publish("dtd")
+    settings = RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
+                           epochs=1)  # fmt: skip
+    counts = do_run(settings)["train_counts"]
+    assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)
+    assert json.loads((settings.folder / "config.json").read_text())["tau"] == 0.25

@@ -22,6 +22,8 @@ BAD = {
     "own settings": (dict(learner_settings="n_ctx=8"), "is no JSON text"),
     "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
+    "views": (dict(dataset="dtd", views=0), "views"),
+    "views of what is drawn": (dict(dataset="world/textures", views=4), "views"),
     "misspelt setting": (dict(epoch=3), "no setting is called 'epoch'; did you mean 'epochs'?"),
     "swapped letters": (dict(learner="copo"), "Did you mean 'coop'"),
     "doubled letter": (dict(dataset="dtdd"), "Did you mean 'dtd'"),

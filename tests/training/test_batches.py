@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from shared import count_calls, fresh, in_world
+from shared import Shifted, count_calls, fresh, in_world
 
 from npt.data.features import _view_draws, crop_features, split_features
 from npt.data.images import make_loader
@@ -100,3 +100,14 @@ def test_the_memory_of_tip_adapter_is_the_mean_of_the_first_views(train, folder,
     remembered, labels = _training_features(build_learner("tip_adapter", clip, train.classnames), train)
     assert torch.allclose(remembered, F.normalize(expected, dim=1), atol=1e-6) and sizes == []
     assert torch.equal(labels, train.labels) and torch.allclose(remembered.norm(dim=1), torch.ones(len(train)))
+
+
+def test_frozen_image_features_are_those_of_the_same_crops(train, folder):
+    learner = Shifted(fresh(), train.classnames)
+    draws = [batch for epoch in range(3) for batch in _epoch_draws(train.labels, "plain", 3, 1, epoch, 3)]
+    for batch in _image_batches(learner, train, draws):
+        assert torch.equal(learner.image_features(batch.given), F.normalize(batch.encode_image(), dim=1))
+    with torch.no_grad():
+        learner.shift += 1.0
+    for batch in _image_batches(learner, train, draws):
+        assert not torch.allclose(learner.image_features(batch.given), batch.encode_image(), atol=0.1)

@@ -96,3 +96,12 @@ def test_other_classes_and_empty_splits_are_refused(photographs):
         evaluate(learner, photographs.base.test.take([]))
     with pytest.raises(ValueError, match="2 accuracies for 1 classes"):
         evaluate(learner, photographs.base.test, counts=[3])
+
+
+def test_logits_are_those_of_the_features_whatever_the_chunk(photographs, monkeypatch):
+    learner = build_learner("coop", LOADED, photographs.base.classnames)
+    whole = outputs(learner, photographs.base.test)
+    monkeypatch.setattr("npt.training.evaluation._LOGITS_BATCH", 2)
+    chunked = outputs(learner, photographs.base.test)
+    assert torch.allclose(whole.logits, chunked.logits, atol=1e-4) and torch.equal(whole.labels, chunked.labels)
+    assert len(whole.labels) > 2

@@ -1,15 +1,22 @@
-"The loop: settings by keyword, refusals in a sentence, the same numbers for the same seed, also after a kill."
+"The loop: settings by keyword, refusals in a sentence, the same numbers for the same seed; every objective and sampler."
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from shared import LOADED, assert_same_fit, count_calls, fresh, in_world, killed_after
+from shared import LOADED, Shifted, assert_same_fit, count_calls, fresh, in_world, killed_after
 
 import npt.training.fit as room
 from npt.data.features import crop_features
 from npt.data.load import load_dataset
 from npt.learners.base import Learner
+from npt.learners.recipes import recipe
+from npt.objectives.terms import NAMED_OBJECTIVES, TERMS
+from npt.training.anchors import _CONSISTENCY_TEMPLATES
 from npt.training.batches import _image_batches
-from npt.training.fit import fit
+from npt.training.fit import _backward, fit
+from npt.training.samplers import SAMPLERS
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,18 @@ def photographs(noise_folder):
 def drawn():
     "The base classes of a label set of the offline world, one picture to train on of each."
     return load_dataset("world/textures", shots=1).base
+
+
+@pytest.fixture
+def few_templates(monkeypatch):
+    "PromptSRC's ensemble of three templates in place of sixty, which take most of the time of a short fit."
+    monkeypatch.setattr("npt.training.anchors._CONSISTENCY_TEMPLATES", _CONSISTENCY_TEMPLATES[:3])
+
+
+@pytest.fixture(scope="module")
+def long_tail():
+    "Training pictures of eight classes, from eight of the first down to one."
+    return load_dataset("world/textures", shots=8, tau=0.125).base.train
 
 
 def fitted(clip, train, name="coop", **settings):
@@ -96,7 +115,7 @@ def test_a_bar_is_shown_unless_it_is_not_asked_for(drawn, capfd):
 
 
 @pytest.mark.parametrize("learner, objective", [("coop", "npt"), ("promptsrc", "own"), ("tcp", "own"), ("tip_adapter_f", "own")])
-def test_a_seed_gives_one_fit_also_after_a_kill(learner, objective, drawn, tmp_path):
+def test_a_seed_gives_one_fit_also_after_a_kill(learner, objective, drawn, few_templates, tmp_path):
     settings = dict(objective=objective, measure_every=3, test=drawn.val)
     whole = fitted(LOADED, drawn.train, learner, **settings)
     assert_same_fit(whole, fitted(LOADED, drawn.train, learner, **settings))
@@ -117,6 +136,98 @@ def test_same_seed_and_views_same_bits_also_after_resuming(photographs, folder, 
     assert_same_fit(whole, fitted(fresh(), train, run_dir=tmp_path / "run", **settings))
     for views in 2, None:
         assert not torch.equal(whole[0].context, fitted(fresh(), train, **{**settings, "views": views})[0].context)
+
+
+@pytest.mark.parametrize("sampler", ["plain", "progressive"])
+def test_random_crops_do_not_depend_on_workers_or_on_a_kill(sampler, photographs, folder, tmp_path):
+    train, settings = photographs.base.train, dict(epochs=3, sampler=sampler)
+    whole = fitted(LOADED, train, workers=0, **settings)
+    assert_same_fit(whole, fitted(LOADED, train, workers=2, **settings))
+    with killed_after(2):
+        fitted(LOADED, train, workers=0, run_dir=tmp_path, **settings)
+    assert_same_fit(whole, fitted(LOADED, train, workers=1, run_dir=tmp_path, **settings))
+    assert not torch.equal(whole[0].context, fitted(LOADED, train, workers=0, seed=2, **settings)[0].context)
+
+
+# ---- objectives and samplers
+
+
+@pytest.mark.parametrize("objective", sorted(NAMED_OBJECTIVES))
+def test_every_named_objective_trains_and_repeats_to_the_last_bit(objective, drawn, few_templates):
+    one, again = (fitted(LOADED, drawn.train, objective=objective, epochs=2, batch_size=8, seed=4) for _ in range(2))
+    assert_same_fit(one, again)
+    assert not torch.equal(one[0].context, in_world("coop", LOADED, drawn.classnames).context)
+    weights, history = recipe("coop", "world").objective_for(objective).weights, one[1]
+    assert np.allclose(sum(weight * history[f"term_{name}"] for name, weight in weights), history.loss, rtol=1e-5)
+
+
+def test_a_guide_takes_the_part_against_it_out_of_each_gradient():
+    "ProGrad's rule written out, tensor by tensor, in NumPy."
+    draw = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(*shape, generator=draw, dtype=torch.float64)) for shape in ((3, 4), (5,), (2, 2))]
+    weights = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in parameters]
+    loss = sum((w * p.square()).sum() for w, p in zip(weights, parameters[:2])) + parameters[2].sum()
+    guide = (weights[0] * parameters[0].square()).sum() + (parameters[1] - weights[1] * parameters[1].square()).sum()
+    wanted, opposed = [], 0
+    for p, w, sign, shift in zip(parameters[:2], weights, (1, -1), (0, 1)):
+        g, u = ((factor * 2 * w * p + plus).detach().numpy().ravel() for factor, plus in ((1, 0), (sign, shift)))
+        u = u / np.linalg.norm(u)
+        opposed += g @ u < 0
+        wanted.append(g - min(g @ u, 0) * u)
+    _backward(loss, guide, parameters)
+    for parameter, gradient in zip(parameters, wanted):
+        assert np.allclose(parameter.grad.numpy().ravel(), gradient, atol=1e-12)
+    assert opposed == 1, "one tensor must be held back and one not, or half of the rule is not tested"
+    assert torch.equal(parameters[2].grad, torch.ones_like(parameters[2])), "what the guide does not depend on is free"
+
+
+@pytest.mark.parametrize("objective, more", [("npt", 0), ("ce + scl_image", 1), ("promptsrc", 1)])
+def test_the_frozen_image_tower_runs_once_a_step_and_only_where_asked(objective, more, photographs, folder, few_templates, monkeypatch):
+    clip, train = fresh(), photographs.base.train
+    learner, sizes = Shifted(clip, train.classnames), count_calls(monkeypatch, clip)
+    history = fit(learner, train, objective=objective, epochs=3, batch_size=4, lr=0.1, measure_every=0, progress=False)
+    assert len(sizes) == 3 * 2 * (1 + more), "three epochs of two batches"
+    if more:
+        assert history.term_scl_image[0] < 1e-4 < history.term_scl_image[2]
+
+
+def test_image_features_of_a_frozen_tower_are_their_own_frozen_features(drawn):
+    assert (fitted(LOADED, drawn.train, objective="ce + 10*scl_image", epochs=1)[1].term_scl_image == 0).all()
+
+
+def test_the_number_of_clusters_changes_the_fit_and_is_kept_apart_in_its_checkpoint(drawn, tmp_path):
+    settings = dict(objective="ce + 0.01*tetf", epochs=1)
+    one = fitted(LOADED, drawn.train, run_dir=tmp_path, num_clusters=1, **settings)[1]
+    two = fitted(LOADED, drawn.train, num_clusters=8, **settings)[1]
+    assert not math.isclose(one.term_tetf[0], two.term_tetf[0], rel_tol=0.01)
+    with pytest.raises(ValueError, match="num_clusters"):
+        fitted(LOADED, drawn.train, run_dir=tmp_path, num_clusters=8, **settings)
+
+
+def test_a_step_brings_counts_scale_and_progress(long_tail, monkeypatch):
+    steps = []
+    monkeypatch.setitem(TERMS, "watch", lambda step: steps.append(step) or step.logits.mean())
+    fitted(LOADED, long_tail, epochs=5, objective="ce + 0*watch", batch_size=16)
+    assert [step.progress for step in steps[:: len(steps) // 5]] == [0, 0.2, 0.4, 0.6, 0.8]
+    assert all(step.counts.tolist() == long_tail.counts and step.logit_scale == LOADED.logit_scale for step in steps)
+    torch.testing.assert_close(steps[0].logits, steps[0].logit_scale * steps[0].image @ steps[0].text.T)
+
+
+@pytest.mark.parametrize("name", ["logit_adjusted", "class_balanced", "ldam", "ldam_drw", "focal"])
+def test_every_rebalanced_objective_trains(name, long_tail):
+    history = fitted(LOADED, long_tail, epochs=3, batch_size=16, objective=f"{name} + 0*ce")[1]
+    assert np.isfinite(history.loss).all() and history[f"term_{name}"].equals(history.loss)
+    assert history.term_ce.iloc[-1] != history.term_ce.iloc[0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_repeats_to_the_last_bit_and_differs_from_the_others(sampler, long_tail):
+    settings = dict(epochs=2, batch_size=16)
+    once = fitted(LOADED, long_tail, sampler=sampler, **settings)
+    torch.rand(5)
+    assert_same_fit(once, fitted(LOADED, long_tail, sampler=sampler, **settings))
+    other = fitted(LOADED, long_tail, sampler=SAMPLERS[SAMPLERS.index(sampler) - 1], **settings)
+    assert not torch.equal(once[0].context, other[0].context)
 
 
 # ---- a learner of one's own

@@ -1,0 +1,54 @@
+"What a fit may be held to: frozen texts of the learner's own CLIP, encoded once, and only where an objective asks for them."
+
+import numpy as np
+import pytest
+import torch
+from shared import LOADED
+
+import npt.training.anchors
+from npt.data.load import load_dataset
+from npt.learners.build import build_learner
+from npt.training.anchors import _CONSISTENCY_TEMPLATES, _frozen_anchors
+from npt.training.fit import fit
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_dataset("world/shapes", shots=1).base
+
+
+def coop(names, **settings):
+    return build_learner("coop", LOADED, names, n_ctx=4, ctx_init=None, seed=1, **settings)
+
+
+@pytest.mark.parametrize("objective, asked", [("npt", []), ("npt_anchored", ["template"]), ("promptsrc", ["ensemble"])])
+def test_a_fit_encodes_frozen_texts_once_and_only_where_asked(objective, asked, base, monkeypatch):
+    calls = []
+    for part in "template", "ensemble":
+        def noted(learner, part=part, compute=getattr(npt.training.anchors, f"_{part}_features")):
+            calls.append(part)
+            return compute(learner)
+
+        monkeypatch.setattr(npt.training.anchors, f"_{part}_features", noted)
+    fit(coop(base.classnames), base.train, objective=objective, epochs=2, lr=0.002, measure_every=0)
+    assert calls == asked
+
+
+def test_anchors_of_a_learner_are_its_own_clips_features(base):
+    names, template = base.classnames[:3], "a drawing of a {}."
+    anchors = _frozen_anchors(coop(names, template=template))
+    assert torch.allclose(anchors.text, LOADED.encode_text([template.format(name.replace("_", " ")) for name in names]))
+    outputs = [LOADED.model.encode_text(LOADED.tokenize([line.replace("{}", name.replace("_", " ")) for line in _CONSISTENCY_TEMPLATES]))
+               .double().numpy() for name in names]
+    means = np.array(outputs).mean(1)
+    wanted = means / np.linalg.norm(means, axis=1, keepdims=True)
+    assert np.abs(anchors.ensemble.numpy() - wanted).max() < 1e-6
+    assert len(set(_CONSISTENCY_TEMPLATES)) == 60
+
+
+def test_an_anchored_fit_comes_nearer_to_its_anchor(base):
+    learner = coop(base.classnames)
+    anchor = _frozen_anchors(learner).etf
+    before = (learner.text_features() - anchor).square().sum(1).mean()
+    fit(learner, base.train, objective="ce + 10*etf", epochs=6, lr=0.02, measure_every=0)
+    assert (learner.text_features() - anchor).square().sum(1).mean() < before - 0.05
