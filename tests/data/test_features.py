@@ -16,7 +16,7 @@ from shared import LOADED, count_calls, fresh
 
 import npt
 from npt._files import write_tensors
-from npt.clip.frozen import FrozenCLIP
+from npt.clip.frozen import FrozenCLIP, _fingerprint
 from npt.data.datasets import find_dataset
 from npt.data.features import (
     _ENCODED_AT_ONCE,
@@ -93,7 +93,7 @@ def test_a_split_without_images_is_refused(clip, split):
 def other_weights(clip, split, monkeypatch):
     clip.model = copy.deepcopy(clip.model)
     clip.model.visual.proj[3, 4] += 1e-6
-    del clip.image_fingerprint
+    clip.fingerprint = _fingerprint(clip.model)
 
 
 def other_content(clip, split, monkeypatch):
