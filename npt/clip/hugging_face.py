@@ -131,7 +131,9 @@ def _check_config(
     if kind != "clip":
         raise ValueError(f"{str(path)!r} is a model of the kind {kind!r} and not transformers' CLIPModel. Give open_clip's weights of it.")
     try:
-        differences, fitting = _config_differences(config, backbone), _fitting_backbones(config)
+        _config_activation(config)
+        differences = _config_differences(config, backbone)
+        fitting = _fitting_backbones(config) if differences else []
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{str(path)!r} has a config.json that open_clip cannot compute: {error}.") from error
     if differences:
@@ -141,15 +143,22 @@ def _check_config(
 # %% ../../nbs/clip/hugging_face.ipynb #a374a4ef
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
-
+# %% ../../nbs/clip/hugging_face.ipynb #c3073423
 def _from_processor(
     processor: Mapping[str, object],  # of preprocessor_config.json
-) -> dict:  # mean, std, interpolation and resize_mode
-    "How transformers prepares pictures, in open_clip's words. What the file leaves out is left out."
-    if processor.get("do_normalize") is False:
-        processor = {**processor, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    size, number = processor.get("size"), processor.get("resample")
-    mode = "squash" if isinstance(size, Mapping) and "height" in size and not processor.get("do_center_crop") else "shortest"
-    told = dict(mean=processor.get("image_mean"), std=processor.get("image_std"),
-                interpolation=None if number is None else _RESAMPLE.get(number, f"number {number}"), resize_mode=size and mode)
-    return {name: value for name, value in told.items() if value}
+) -> dict:  # mean, std, interpolation and resize_mode, as far as they are told
+    "How transformers prepares pictures, in open_clip's words. Raises ValueError for an interpolation that open_clip has not."
+    told, size, number = {}, processor.get("size"), processor.get("resample")
+    plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3} if processor.get("do_normalize") is False else {}
+    for ours, name in ("mean", "image_mean"), ("std", "image_std"):
+        if value := (processor | plain).get(name):
+            told[ours] = tuple(value)
+    if number is not None:
+        if number not in _RESAMPLE:
+            raise ValueError(f"preprocessor_config.json resizes pictures by Pillow's number {number!r}, where open_clip has 2 and 3, "
+                             f"bilinear and bicubic. Give load_clip preprocess=dict(interpolation=...) beside a file of another name.")
+        told["interpolation"] = _RESAMPLE[number]
+    if size:
+        squash = isinstance(size, Mapping) and "height" in size and not processor.get("do_center_crop")
+        told["resize_mode"] = "squash" if squash else "shortest"
+    return told

@@ -105,8 +105,10 @@ def _check_shapes(
 ) -> None:
     "Raise ValueError where weights do not fit a backbone."
     if mismatch := _mismatch(shapes, needed):
-        advice = _owner_of(shapes, backbone) if os.path.isfile(path) and _is_archive(path) else _lookalikes(shapes)
-        raise ValueError(f"{path!r} holds the weights of another backbone than {backbone!r}, where weights are {mismatch}. {advice}")
+        archived = os.path.isfile(path) and _is_archive(path)
+        advice = _owner_of(shapes, backbone) if archived else _lookalikes(shapes, backbone)
+        said = "does not fit" if advice.startswith("Give") else "holds the weights of another backbone than"
+        raise ValueError(f"{path!r} {said} {backbone!r}, where weights are {mismatch}. {advice}")
 
 # %% ../../nbs/clip/load.ipynb #2fc04e45
 def _without_computed(
@@ -276,7 +278,7 @@ def _model_of_file(
         model, trained = _filled_model(backbone, path)
     prepared, by = _prepared_for(trained, backbone, given)
     set_model_preprocess_cfg(model, model.visual.preprocess_cfg | prepared)
-    print(f"{os.path.basename(path) or path}: pictures are prepared as {by} has it, {_told(prepared)}")
+    print(f"{Path(path).name or path}: {_told(prepared)}, from {by}")
     return model
 
 # %% ../../nbs/clip/load.ipynb #495bdd0e

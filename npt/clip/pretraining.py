@@ -113,11 +113,16 @@ def _config_sizes(backbone: str) -> tuple | None:  # None: no CLIP of two plain 
             text.layers, text.context_length, text.width, text.vocab_size)
 
 # %% ../../nbs/clip/pretraining.ipynb #713aa863
-def _lookalikes(shapes: Mapping[str, tuple[int, ...]]) -> str:  # a sentence
-    "Say which of open_clip's backbones have the sizes that weights show."
+def _lookalikes(
+    shapes: Mapping[str, tuple[int, ...]],  # of the weights in a file
+    backbone: str,  # the open_clip name that they were taken for
+) -> str:  # a sentence
+    "Say which of open_clip's backbones have the sizes that weights show, where they are not the asked one's."
     sizes = _sizes(shapes)
     names = [name for name in open_clip.list_models() if sizes and _config_sizes(name) == sizes]
-    return f"Its sizes are those of {' and '.join(map(repr, names[:3]))}." if names else "Give the weights of this backbone, whole, best as a .safetensors file."
+    if not names or backbone in names:
+        return "Give the weights of this backbone, whole and no others, best as a .safetensors file."
+    return f"Its sizes are those of {' and '.join(map(repr, names[:3]))}."
 
 # %% ../../nbs/clip/pretraining.ipynb #894a014d
 @dataclass(frozen=True)
@@ -287,7 +292,7 @@ def _by_tags(
         warnings.warn(f"The tags of {backbone} do not agree on how pictures are prepared: {'; '.join(others)}. What {agreeing[0]!r} has is "
                       f"taken. For weights made from another, give load_clip what that one has.", stacklevel=2)
     more = f" and {len(agreeing) - 1} more" if len(agreeing) > 1 else ""
-    return taken, f"open_clip's tag {agreeing[0]!r}{more}" if tags else f"OpenAI's weights, since open_clip has no tag of {backbone}"
+    return taken, f"open_clip's tag {agreeing[0]!r}{more}" if tags else f"OpenAI's weights (open_clip has no tag of {backbone})"
 
 # %% ../../nbs/clip/pretraining.ipynb #893fbf4a
 def _prepared_for(
@@ -297,7 +302,7 @@ def _prepared_for(
 ) -> tuple[dict, str]:  # how pictures are prepared, and who says so
     "How pictures are prepared for weights. Warns where it is taken from tags that do not agree."
     sure = trained.prepared | given
-    said = [by for by, told in (("preprocess", given), (trained.prepared_by, trained.prepared.keys() - given.keys())) if told]
+    said = [by for by, told in (("what was given", given), (trained.prepared_by, trained.prepared.keys() - given.keys())) if told]
     if sure.keys() >= set(_PREPARATION):
         return sure, " and ".join(said)
     prepared, by = _by_tags(backbone, sure)
