@@ -20,7 +20,8 @@ from torch import Tensor
 
 # %% ../../nbs/clip/hugging_face.ipynb #10975ef2
 _RENAMED = [
-    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."), (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
     (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."), (r"^vision_model\.embeddings\.", "visual."),
     (r"^text_model\.embeddings\.", ""), (r"position_embedding\.weight$", "positional_embedding"),
     (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."), (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
@@ -83,8 +84,8 @@ def _as_open_clip(config: Mapping[str, object]) -> tuple[CLIPVisionCfg, CLIPText
     vision, text = (_tower_config(config, tower) for tower in ("vision_config", "text_config"))
     eps = [None if tower["layer_norm_eps"] == 1e-5 else {"eps": tower["layer_norm_eps"]} for tower in (vision, text)]
     image = CLIPVisionCfg(
-        layers=vision["num_hidden_layers"], width=vision["hidden_size"], head_width=vision["hidden_size"] // vision["num_attention_heads"],
-        mlp_ratio=vision["intermediate_size"] / vision["hidden_size"], patch_size=vision["patch_size"],
+        layers=vision["num_hidden_layers"], width=vision["hidden_size"],
+        head_width=vision["hidden_size"] // vision["num_attention_heads"], mlp_ratio=vision["intermediate_size"] / vision["hidden_size"], patch_size=vision["patch_size"],
         image_size=vision["image_size"], norm_kwargs=eps[0])
     words = CLIPTextCfg(
         context_length=text["max_position_embeddings"], vocab_size=text["vocab_size"], width=text["hidden_size"],
@@ -129,7 +130,8 @@ def _check_config(
     "Raise ValueError where a configuration is no CLIPModel's, or of another backbone than was asked for."
     kind = config.get("model_type", "clip")
     if kind != "clip":
-        raise ValueError(f"{str(path)!r} is a model of the kind {kind!r} and not transformers' CLIPModel. Give open_clip's weights of it.")
+        raise ValueError(f"{str(path)!r} is a model of the kind {kind!r} and not transformers' CLIPModel. Give open_clip's "
+                         "weights of it.")
     try:
         _config_activation(config)
         differences = _config_differences(config, backbone)
@@ -137,8 +139,9 @@ def _check_config(
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{str(path)!r} has a config.json that open_clip cannot compute: {error}.") from error
     if differences:
+        advice = f"Use {fitting[0]!r}." if fitting else "open_clip has no backbone of these sizes."
         raise ValueError(f"{str(path)!r} holds the weights of another backbone than {backbone!r}: by its config.json, "
-                         f"{', '.join(differences[:4])}. {f'Use {fitting[0]!r}.' if fitting else 'open_clip has no backbone of these sizes.'}")
+                         f"{', '.join(differences[:4])}. {advice}")
 
 # %% ../../nbs/clip/hugging_face.ipynb #a374a4ef
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -155,8 +158,8 @@ def _from_processor(
             told[ours] = tuple(value)
     if number is not None:
         if number not in _RESAMPLE:
-            raise ValueError(f"preprocessor_config.json resizes pictures by Pillow's number {number!r}, where open_clip has 2 and 3, "
-                             f"bilinear and bicubic. Give load_clip preprocess=dict(interpolation=...) beside a file of another name.")
+            raise ValueError(f"preprocessor_config.json, which lies beside the weights, resizes pictures by Pillow's number {number!r}, where "
+                             "open_clip has 2 and 3, bilinear and bicubic. Write the nearer of them into that file.")
         told["interpolation"] = _RESAMPLE[number]
     if size:
         squash = isinstance(size, Mapping) and "height" in size and not processor.get("do_center_crop")

@@ -38,7 +38,8 @@ def _main_file(
     if len(others) == 1:
         return others[0]
     found = f"several: {', '.join(repr(file.name) for file in others[:5])}. Give the path of one" if others else "none"
-    raise FileNotFoundError(f"The folder {str(path)!r} should hold one file of weights, such as 'model.safetensors', and holds {found}.")
+    raise FileNotFoundError(f"The folder {str(path)!r} should hold one file of weights, such as 'model.safetensors', and holds "
+                            f"{found}.")
 
 # %% ../../nbs/clip/layouts.ipynb #0d2cea8d
 def _shards(
@@ -119,7 +120,8 @@ def _check_finite(
     if bad:
         count = int((~tensors[bad[0]].float().isfinite()).sum())
         raise ValueError(f"{str(path)!r} has NaN or infinity in {len(bad)} of its {len(tensors)} weights, first in {bad[0]!r} "
-                         f"({count} of {tensors[bad[0]].numel()} numbers). Its training had failed, or the file is damaged: give an earlier one.")
+                         f"({count} of {tensors[bad[0]].numel()} numbers). Its training had failed, or the file is damaged: "
+                         "give an earlier one.")
 
 # %% ../../nbs/clip/layouts.ipynb #5f0aa0db
 def _read_tensors(path: str | Path) -> dict[str, Tensor]:  # by the names that their author gave them

@@ -317,9 +317,9 @@ def _model_and_tokenizer(
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
 def load_clip(
     backbone: str = "world",  # or one of open_clip.list_models()
-    pretrained: str | os.PathLike | None = None,  # a tag of open_clip, a weights file or folder, or None (also "none") for random weights
+    pretrained: str | os.PathLike | None = None,  # open_clip's tag, a file or folder, or None (also "none"): random weights
     *,
-    preprocess: Mapping[str, object] | None = None,  # mean, std, interpolation, resize_mode of pictures; None: as the weights were trained
+    preprocess: Mapping[str, object] | None = None,  # any of mean, std, interpolation, resize_mode; None: as in training
     device: str | torch.device = "cpu",
     precision: str = "fp32",  # of weights and activations: fp32, bf16 or fp16
     memory_budget: float | None = None,  # gigabytes that text may keep for a backward pass; None: half of what is free

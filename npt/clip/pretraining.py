@@ -98,7 +98,8 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> tuple | None:  # None: no C
     try:
         width, _, patch, _ = shapes["visual.conv1.weight"]
         tokens, embed_dim = shapes["visual.positional_embedding"][0], shapes["visual.proj"][1]
-        return embed_dim, layers[0], width, patch, tokens, layers[1], *shapes["positional_embedding"], shapes["token_embedding.weight"][0]
+        text = layers[1], *shapes["positional_embedding"], shapes["token_embedding.weight"][0]
+        return embed_dim, layers[0], width, patch, tokens, *text
     except (LookupError, ValueError):
         return None
 
@@ -140,7 +141,8 @@ _PREPARATION = ("mean", "std", "interpolation", "resize_mode")  # of open_clip's
 
 def _preparation(config: Mapping[str, object]) -> dict:
     "What a record of open_clip's says of how pictures are prepared."
-    return {name: tuple(config[name]) if name in ("mean", "std") else config[name] for name in _PREPARATION if config.get(name) is not None}
+    return {name: tuple(config[name]) if name in ("mean", "std") else config[name]
+            for name in _PREPARATION if config.get(name) is not None}
 
 # %% ../../nbs/clip/pretraining.ipynb #66363803
 @cache
@@ -180,7 +182,8 @@ def _beside(path: Path, name: str) -> dict | None:  # a file or folder, and the 
         held = json.loads((file.parent / name).read_bytes())
         return {**held}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{str(file.parent / name)!r}, which lies beside the weights, is no table in JSON: {error_line(error)}.") from error
+        raise ValueError(f"{str(file.parent / name)!r}, which lies beside the weights, is no table in JSON: "
+                         f"{error_line(error)}.") from error
 
 # %% ../../nbs/clip/pretraining.ipynb #a0e45c96
 def _of_hugging_face(path: Path, backbone: str) -> _Pretraining:
@@ -237,8 +240,8 @@ def _check_activation(
     needed, computed = ("QuickGELU", "GELU") if trained.quick_gelu else ("GELU", "QuickGELU")
     twin = f"Use {_twin(backbone)!r}." if _twin(backbone) else "open_clip has no backbone that fits them."
     advice = _owner_of(shapes, backbone) if trained.quick_gelu else twin
-    raise ValueError(f"{str(path)!r} {trained.said_by}, trained with {needed}, but {backbone!r} computes {computed}, which gives wrong "
-                     f"features. {advice}")
+    raise ValueError(f"{str(path)!r} {trained.said_by}, trained with {needed}, but {backbone!r} computes {computed}, which gives "
+                     f"wrong features. {advice}")
 
 # %% ../../nbs/clip/pretraining.ipynb #4bd31a5d
 def _warn_of_activation(
@@ -249,11 +252,12 @@ def _warn_of_activation(
     "Warn of weights that do not say what they were trained with, where open_clip has the backbone with either."
     if (twin := _twin(backbone)) is None:
         return
-    mixed = [tensors[name].dtype for name in ("visual.conv1.weight", "ln_final.weight") if name in tensors] == [torch.half, torch.float]
-    hint = " Its half-precision matrices beside norms in full precision are as OpenAI's code stores them, with QuickGELU." if mixed else ""
+    kinds = [tensors[name].dtype for name in ("visual.conv1.weight", "ln_final.weight") if name in tensors]
+    hint = " Its half-precision matrices beside norms in full precision are as OpenAI's code stores them, with QuickGELU."
     computes, other = ("QuickGELU", "GELU") if _uses_quick_gelu(backbone) else ("GELU", "QuickGELU")
-    warnings.warn(f"{str(path)!r} does not say whether it was trained with QuickGELU, as OpenAI's weights and all made from them, or "
-                  f"with GELU. {backbone!r} computes {computes}; if they were trained with {other}, use {twin!r}.{hint}", stacklevel=2)
+    warnings.warn(f"{str(path)!r} does not say whether it was trained with QuickGELU, as OpenAI's weights and all made from them, "
+                  f"or with GELU. {backbone!r} computes {computes}; if it was trained with {other}, use {twin!r}."
+                  f"{hint if kinds == [torch.half, torch.float] else ''}", stacklevel=2)
 
 # %% ../../nbs/clip/pretraining.ipynb #c1fcbc0d
 def _tags_of(backbone: str) -> dict[str, dict]:
@@ -289,8 +293,8 @@ def _by_tags(
     others = [f"{tag!r} has {_told(prepared)}" for tag, prepared in tags.items() if prepared != taken]
     agreeing = [tag for tag, prepared in tags.items() if prepared == taken]
     if others:
-        warnings.warn(f"The tags of {backbone} do not agree on how pictures are prepared: {'; '.join(others)}. What {agreeing[0]!r} has is "
-                      f"taken. For weights made from another, give load_clip what that one has.", stacklevel=2)
+        warnings.warn(f"The tags of {backbone} do not agree on how pictures are prepared: {'; '.join(others)}. What {agreeing[0]!r} has "
+                      f"is taken. For weights made from another, give load_clip what that one has.", stacklevel=2)
     more = f" and {len(agreeing) - 1} more" if len(agreeing) > 1 else ""
     return taken, f"open_clip's tag {agreeing[0]!r}{more}" if tags else f"OpenAI's weights (open_clip has no tag of {backbone})"
 
@@ -319,14 +323,16 @@ def _three(name: str, value: object) -> tuple[float, float, float]:
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 3 or not all(-100 < n < 100 and (name == "mean" or n > 0) for n in numbers):
-        raise ValueError(f"preprocess has {name}={value!r}, where it takes three numbers{' above 0' if name == 'std' else ''}, one a colour, for pixels from 0 to 1.")
+        above = " above 0" if name == "std" else ""
+        raise ValueError(f"preprocess has {name}={value!r}, where it takes three numbers{above}, one a colour, for pixels from 0 to 1.")
     return numbers
 
 # %% ../../nbs/clip/pretraining.ipynb #4f50c534
 def _check_preprocess(preprocess: Mapping[str, object] | None) -> dict:  # {} for None
     "Values that a user gave, as open_clip's records have them. Raises ValueError naming the wrong one."
     if not isinstance(preprocess or {}, Mapping):
-        raise ValueError(f"preprocess={preprocess!r} should be a table such as dict(mean=(0, 0, 0), std=(1, 1, 1), interpolation='bilinear').")
+        raise ValueError(f"preprocess={preprocess!r} should be a table such as dict(mean=(0, 0, 0), std=(1, 1, 1)), with what is not as "
+                         f"the weights were trained.")
     for name, value in (preprocess or {}).items():
         known("setting in preprocess", name, _PREPARATION)
         if name in _CHOICES:
