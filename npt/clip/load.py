@@ -293,6 +293,7 @@ def _build_model(
         model = random_model(backbone)
     elif open_clip.is_pretrained_cfg(backbone, pretrained):
         model = _open_clip_model(backbone, pretrained)
+        _check_finite(model.state_dict(), pretrained)
     else:
         return _model_of_file(backbone, pretrained, given)
     set_model_preprocess_cfg(model, model.visual.preprocess_cfg | given)

@@ -106,3 +106,8 @@ def test_a_number_that_is_none_is_named(tmp_path, number, dtype):
     save_file(WEIGHTS | {"visual.proj": broken}, tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match=r"broken.safetensors.*NaN or infinity in 1 of its 2 weights, first in 'visual.proj' \(1 of 6"):
         _read_tensors(tmp_path / "broken.safetensors")
+
+
+def test_a_causal_mask_is_infinite_by_design(tmp_path):
+    torch.save(WEIGHTS | {"attn_mask": torch.full((2, 2), float("-inf")).triu(1)}, tmp_path / "old.pt")
+    assert "attn_mask" in _read_tensors(tmp_path / "old.pt"), "the model says whether it computes one itself"
