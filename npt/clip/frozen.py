@@ -8,7 +8,6 @@ __all__ = ['free_memory', 'FrozenCLIP']
 # %% ../../nbs/clip/frozen.ipynb #52251ea6
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 
 import psutil
@@ -62,10 +61,10 @@ def free_memory(device: torch.device) -> int:  # bytes
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 # %% ../../nbs/clip/frozen.ipynb #d5d9eedf
-def _fingerprint(tower: nn.Module) -> str:
+def _fingerprint(model: nn.Module) -> str:
     "A SHA-256 hash of a module's weights, with their names, precisions and shapes."
     digest = hashlib.sha256()
-    for name, weights in sorted(tower.state_dict().items()):
+    for name, weights in sorted(model.state_dict().items()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
         digest.update(weights.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -144,6 +143,7 @@ class FrozenCLIP:
         self.name, self.tokenizer, self.context_length = name, tokenizer, tokenizer.context_length
         self.device, self.dtype = torch.device(device), dtype
         self.logit_scale, self.logit_bias = _scale_and_bias(model, self.device)
+        self.fingerprint = _fingerprint(model)  # tells its weights from any other
         self.model, self.layout = _freeze(model, self.device, dtype), _memory_layout(model)
         self.preprocess_cfg, self.preprocess = _preprocessing(model)
         self.kept: dict[tuple, Tensor] = {}  # images to their features, see `npt.data.features`
@@ -154,11 +154,6 @@ class FrozenCLIP:
 
     def __repr__(self) -> str:
         return f"FrozenCLIP({self.name!r}, embed_dim={self.embed_dim}, device={str(self.device)!r}, dtype={self.dtype})"
-
-    @cached_property
-    def image_fingerprint(self) -> str:
-        "A SHA-256 hash of the image tower's weights, which tells it from any other."
-        return _fingerprint(self.model.visual)
 
     def as_input(self, pixels: Tensor) -> Tensor:  # both (B, 3, H, W), normalised as `preprocess` does it
         "Bring pictures to the model's device, precision and memory layout."

@@ -6,21 +6,42 @@
 __all__ = ['random_model', 'load_clip']
 
 # %% ../../nbs/clip/load.ipynb #b25ca885
+import logging
 import os
-import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from pathlib import Path
+from types import MappingProxyType
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from .._names import error_line, known
 from .archive import _is_archive, read_archive
 from .backbone import BACKBONES, find_backbone
 from .frozen import FrozenCLIP
+from .hugging_face import _from_hugging_face, _is_hugging_face
+from .layouts import _check_finite, _read_tensors
+from npt.clip.pretraining import (
+    _EXTRAS,
+    _check_activation,
+    _check_preprocess,
+    _check_tag,
+    _lookalikes,
+    _of_openai,
+    _owner_of,
+    _prepared_for,
+    _Pretraining,
+    _pretraining_of,
+    _shapes,
+    _told,
+    _uses_quick_gelu,
+    _warn_of_activation,
+)
 
 # %% ../../nbs/clip/load.ipynb #d9ee2850
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,86 +78,62 @@ def _check_device(
     return device, dtype
 
 # %% ../../nbs/clip/load.ipynb #a1d85ec2
-def _uses_quick_gelu(backbone: str) -> bool:
-    "Whether open_clip builds this backbone with QuickGELU."
-    return bool(open_clip.get_model_config(backbone).get("quick_gelu"))
+def _first_of(kind: str, names: list[str], shown: Callable[[str], object]) -> list[str]:  # a phrase, or none
+    "Say how many weights are of a kind, and show the first."
+    return [f"{kind} ({len(names)}, first {names[0]!r} {shown(names[0])})"] if names else []
 
 # %% ../../nbs/clip/load.ipynb #936ea826
-def _backbones_of(tag: str, weights: Mapping[str, object]) -> list[str]:  # a tag, and what open_clip notes of its weights
-    "The backbones that a tag's weights were trained for, by their activation."
-    needed = bool(weights.get("quick_gelu"))
-    return [name for name in open_clip.list_models()
-            if _uses_quick_gelu(name) == needed and open_clip.get_pretrained_cfg(name, tag) == weights]
+def _mismatch(
+    shapes: Mapping[str, tuple[int, ...]],  # of the weights in a file
+    needed: Mapping[str, tuple[int, ...]],  # of the model's
+) -> str:  # "" where they fit
+    "Say how weights do not fit a model."
+    both = [name for name in needed if name in shapes]
+    return " and ".join([
+        *_first_of("missing", [name for name in needed if name not in shapes], needed.get),
+        *_first_of("unexpected", [name for name in shapes if name not in needed], shapes.get),
+        *_first_of("of another shape", [name for name in both if shapes[name] != needed[name]],
+                   lambda name: f"{shapes[name]} where the model has {needed[name]}"),
+    ])
 
 # %% ../../nbs/clip/load.ipynb #3488a258
-def _check_tag(
-    backbone: str,  # a name that open_clip knows
-    tag: str,  # a tag that open_clip knows for it
-) -> None:
-    "Raise ValueError where weights and backbone do not agree on QuickGELU, naming the backbone that does."
-    weights = open_clip.get_pretrained_cfg(backbone, tag)
-    needed = bool(weights.get("quick_gelu"))
-    if needed == _uses_quick_gelu(backbone):
-        return
-    fitting = _backbones_of(tag, weights)
-    trained, computed = ("QuickGELU", "GELU") if needed else ("GELU", "QuickGELU")
-    raise ValueError(
-        f"The weights {tag!r} were trained with {trained}, but {backbone!r} computes {computed}, which gives wrong "
-        f"features. {f'Use {fitting[0]!r}.' if fitting else 'open_clip has no backbone that fits them.'}"
-    )
-
-# %% ../../nbs/clip/load.ipynb #f7b3f340
-_EXTRAS = {"input_resolution", "context_length", "vocab_size"}  # numbers that OpenAI's archives hold as if they were weights
-
-# %% ../../nbs/clip/load.ipynb #e3a9d526
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    "The shape of each weight."
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-# %% ../../nbs/clip/load.ipynb #77312af4
-@cache
-def _shapes_of(backbone: str) -> dict[str, tuple[int, ...]]:  # of what its state_dict would hold
-    "The shapes of a backbone's weights, without making any."
-    with torch.device("meta"):
-        return _shapes(open_clip.create_model(backbone, device="meta", pretrained_text=False).state_dict())
-
-# %% ../../nbs/clip/load.ipynb #f9249d12
-def _owner_of(
-    shapes: Mapping[str, tuple[int, ...]],  # of OpenAI's weights
-    backbone: str,  # the open_clip name that they were taken for
-) -> str:  # a sentence that names the right one
-    "Say which backbone an archive's weights belong to."
-    names = set(open_clip.list_models())
-    theirs = sorted(name for name in names if _uses_quick_gelu(name) and open_clip.is_pretrained_cfg(name, "openai"))
-    fitting = [name for name in (f"{backbone}-quickgelu", *theirs) if name in names and _shapes_of(name) == shapes]
-    return f"Use {fitting[0]!r}." if fitting else "It fits none of OpenAI's models."
-
-# %% ../../nbs/clip/load.ipynb #f36182ee
-def _check_weight_shapes(
-    path: str,  # a TorchScript archive
-    shapes: Mapping[str, tuple[int, ...]],  # of its weights
+def _check_shapes(
+    path: str,  # a file or folder of weights
+    shapes: Mapping[str, tuple[int, ...]],  # of what is in it
     needed: Mapping[str, tuple[int, ...]],  # of the model's
     backbone: str,  # the open_clip name of the model
 ) -> None:
-    "Raise ValueError where an archive belongs to another backbone."
-    for name in sorted(shapes.keys() | needed.keys()):
-        if shapes.get(name) != needed.get(name):
-            raise ValueError(
-                f"{path!r} holds the weights of another backbone than {backbone!r}, where {name!r} is "
-                f"{needed.get(name, 'absent')} and not {shapes.get(name, 'absent')}. {_owner_of(shapes, backbone)}"
-            )
+    "Raise ValueError where weights do not fit a backbone."
+    if mismatch := _mismatch(shapes, needed):
+        archived = os.path.isfile(path) and _is_archive(path)
+        advice = _owner_of(shapes, backbone) if archived else _lookalikes(shapes, backbone)
+        said = "does not fit" if advice.startswith("Give") else "holds the weights of another backbone than"
+        raise ValueError(f"{path!r} {said} {backbone!r}, where weights are {mismatch}. {advice}")
 
-# %% ../../nbs/clip/load.ipynb #c3c69fa7
-def _read_openai(
-    path: str,  # a TorchScript archive
-    model: nn.Module,  # takes the weights
-    backbone: str,  # the open_clip name of the model
-) -> None:
-    "Load the weights of an archive. Raises ValueError where it is broken or belongs to another backbone."
-    computed = dict(model.named_buffers()).keys() - model.state_dict().keys()
-    weights = {name: weight for name, weight in read_archive(path).items() if name not in _EXTRAS | computed}
-    _check_weight_shapes(path, _shapes(weights), _shapes(model.state_dict()), backbone)
-    model.load_state_dict(weights)
+# %% ../../nbs/clip/load.ipynb #2fc04e45
+def _without_computed(
+    tensors: Mapping[str, Tensor],  # by open_clip's names
+    model: nn.Module,
+) -> dict[str, Tensor]:
+    "Leave out what a file holds as if it were weights, and the model computes."
+    kept = model.state_dict().keys()
+    computed = dict(model.named_buffers()).keys() - kept
+    return {name: tensor for name, tensor in tensors.items()
+            if name in kept or not (name in _EXTRAS | computed or name.endswith("embeddings.position_ids"))}
+
+# %% ../../nbs/clip/load.ipynb #f7b3f340
+def _by_the_models_names(
+    tensors: Mapping[str, Tensor],  # as they were read
+    model: nn.Module,  # of open_clip
+) -> dict[str, Tensor]:
+    "Weights by the names, and in the layout, of a model."
+    named = convert_state_dict(model, _from_hugging_face(tensors) if _is_hugging_face(tensors) else dict(tensors))
+    if "positional_embedding" in named and not hasattr(model, "positional_embedding"):
+        named = convert_to_custom_text_state_dict(named)
+    named, needed = _without_computed(named, model), model.state_dict()
+    scalars = {name: named[name].reshape(needed[name].shape) for name in ("logit_scale", "logit_bias")
+               if name in named and name in needed and named[name].numel() == 1}
+    return named | scalars
 
 # %% ../../nbs/clip/load.ipynb #588a9883
 def _check_archive(
@@ -145,11 +142,8 @@ def _check_archive(
 ) -> None:
     "Raise ValueError where an archive is given to a backbone that computes GELU."
     if not _uses_quick_gelu(backbone):
-        shapes = {name: shape for name, shape in _shapes(read_archive(path)).items() if name not in _EXTRAS}
-        raise ValueError(
-            f"{path!r} is a TorchScript archive as OpenAI published them, trained with QuickGELU, but {backbone!r} computes "
-            f"GELU, which gives wrong features. {_owner_of(shapes, backbone)}"
-        )
+        trained = _of_openai("is a TorchScript archive as OpenAI published them")
+        _check_activation(backbone, path, trained, _shapes(read_archive(path)))
 
 # %% ../../nbs/clip/load.ipynb #2cbd7800
 def _check_file(
@@ -158,19 +152,19 @@ def _check_file(
 ) -> str:  # the path, its ~ expanded
     "Raise FileNotFoundError for a missing file, ValueError for an unknown tag or an archive of the other activation."
     path = os.path.expanduser(pretrained)
-    if os.path.isfile(path):
-        if _is_archive(path):
+    if os.path.exists(path):
+        if os.path.isfile(path) and _is_archive(path):
             _check_archive(backbone, path)
         return path
     if os.path.dirname(path) or os.path.splitext(path)[1]:
-        raise FileNotFoundError(f"There is no weights file {pretrained!r}: give its path, or a tag such as 'openai'.")
+        raise FileNotFoundError(f"There is no weights file or folder {pretrained!r}: give its path, or a tag such as 'openai'.")
     return known(f"tag of weights for {backbone}", pretrained, open_clip.list_pretrained_tags_by_model(backbone))
 
 # %% ../../nbs/clip/load.ipynb #674f8976
 def _check_weights(
     backbone: str,  # an open_clip name
-    pretrained: str | None,  # a tag, a file, or None
-) -> str | None:  # the same, a file's ~ expanded
+    pretrained: str | None,  # a tag, a file or folder, or None
+) -> str | None:  # the same, a path's ~ expanded
     "Raise ValueError for an unknown backbone or tag or a QuickGELU mismatch, FileNotFoundError for a missing file."
     known("backbone (open_clip.list_models() lists them)", backbone, [*BACKBONES, *open_clip.list_models()])
     if pretrained is None:
@@ -224,68 +218,117 @@ def random_model(backbone: str) -> nn.Module:  # an open_clip model, float32, on
         return open_clip.create_model(backbone, pretrained_text=False)
 
 # %% ../../nbs/clip/load.ipynb #83fde405
-def _openai_model(backbone: str, path: str) -> nn.Module:
-    "Build a backbone with an archive's weights. Raises ValueError where it is broken or belongs to another."
-    model = random_model(backbone)
-    _read_openai(path, model, backbone)
-    return model
+@contextmanager
+def _to_be_filled() -> Iterator[None]:
+    "Keep open_clip from saying that a model has random weights."
+    def other(record: logging.LogRecord) -> bool:
+        return "No pretrained weights loaded" not in record.getMessage()
+
+    logger = logging.getLogger()
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 # %% ../../nbs/clip/load.ipynb #506fb937
 def _open_clip_model(
     backbone: str,  # an open_clip name
-    pretrained: str,  # a tag that was fetched, or a file
+    pretrained: str,  # a tag that was fetched, or a file of NumPy's
 ) -> nn.Module:
     "Let open_clip build a backbone with its weights. Raises ValueError for a bad file."
     try:
         return open_clip.create_model(backbone, pretrained, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{pretrained!r} holds Python objects and not only tensors, or is no weights file. It is refused, because "
-            f"opening it could run any program. Give the weights as a .safetensors file."
-        ) from error
     except Exception as error:
         raise ValueError(
             f"{pretrained!r} could not be read as weights of {backbone}. Give the weights of this backbone, whole, "
             f"best as a .safetensors file. ({error_line(error)})"
         ) from error
 
+# %% ../../nbs/clip/load.ipynb #9fc9a7af
+def _filled_model(
+    backbone: str,  # an open_clip name
+    path: str,  # a file or folder of weights
+) -> tuple[nn.Module, _Pretraining]:
+    "Build a backbone with the weights of a file or folder. Raises ValueError where they are broken, or of another backbone."
+    tensors = _read_tensors(path)
+    trained = _pretraining_of(Path(path), tensors, backbone)
+    named = _from_hugging_face(tensors) if _is_hugging_face(tensors) else tensors
+    _check_activation(backbone, path, trained, _shapes(named))
+    with _to_be_filled():
+        model = random_model(backbone)
+    weights = _by_the_models_names(tensors, model)
+    _check_shapes(path, _shapes(weights), _shapes(model.state_dict()), backbone)
+    model.load_state_dict(weights)
+    if trained.quick_gelu is None:
+        _warn_of_activation(backbone, path, weights)
+    return model, trained
+
+# %% ../../nbs/clip/load.ipynb #616cccad
+def _model_of_file(
+    backbone: str,  # an open_clip name
+    path: str,  # a file or folder of weights
+    given: Mapping[str, object],  # as `_check_preprocess` gives it
+) -> nn.Module:
+    "Build a backbone with one's own weights, and say how its pictures are prepared."
+    if path.endswith((".npz", ".npy")):
+        model, trained = _open_clip_model(backbone, path), _Pretraining()
+        _check_finite(model.state_dict(), path)
+    else:
+        model, trained = _filled_model(backbone, path)
+    prepared, by = _prepared_for(trained, backbone, given)
+    set_model_preprocess_cfg(model, model.visual.preprocess_cfg | prepared)
+    print(f"{Path(path).name or path}: {_told(prepared)}, from {by}")
+    return model
+
 # %% ../../nbs/clip/load.ipynb #495bdd0e
 def _build_model(
     backbone: str,  # an open_clip name
-    pretrained: str | None,  # a tag that was fetched, a file, or None for random weights
+    pretrained: str | None,  # a tag that was fetched, a file or folder, or None for random weights
+    given: Mapping[str, object] = MappingProxyType({}),  # how pictures are prepared, as far as a user says it
 ) -> nn.Module:  # an open_clip model, float32, on the CPU
     "Build a backbone and load its weights. Raises ValueError for a bad file."
     if pretrained is None:
         warnings.warn(f"{backbone} has random weights (pretrained=None): its accuracy will be chance.", stacklevel=4)
-        return random_model(backbone)
-    archived = os.path.isfile(pretrained) and _is_archive(pretrained)
-    return (_openai_model if archived else _open_clip_model)(backbone, pretrained)
+        model = random_model(backbone)
+    elif open_clip.is_pretrained_cfg(backbone, pretrained):
+        model = _open_clip_model(backbone, pretrained)
+        _check_finite(model.state_dict(), pretrained)
+    else:
+        return _model_of_file(backbone, pretrained, given)
+    set_model_preprocess_cfg(model, model.visual.preprocess_cfg | given)
+    return model
 
 # %% ../../nbs/clip/load.ipynb #58dc2c51
 def _model_and_tokenizer(
     backbone: str,  # "world", or an open_clip name
-    pretrained: str | None,  # a tag, a file, or None
+    pretrained: str | None,  # a tag, a file or folder, or None
+    given: Mapping[str, object],  # how pictures are prepared, as far as a user says it
 ) -> tuple[nn.Module, object]:
     "Check, fetch and build."
     record = find_backbone(backbone)
     if record.build is None:
         pretrained = _check_weights(backbone, pretrained)
         tokenizer = _fetch_weights(backbone, pretrained)
-        return _build_model(backbone, pretrained), tokenizer
-    if pretrained is not None:
-        raise ValueError(f"The backbone {backbone!r} brings its own weights: leave out pretrained={pretrained!r}.")
+        return _build_model(backbone, pretrained, given), tokenizer
+    if pretrained is not None or given:
+        raise ValueError(f"The backbone {backbone!r} brings its own weights and pictures: leave out pretrained and preprocess.")
     return record.build(), record.tokenizer()
 
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
 def load_clip(
     backbone: str = "world",  # or one of open_clip.list_models()
-    pretrained: str | None = None,  # a tag of open_clip, a weights file, or None (also "none") for random weights
+    pretrained: str | os.PathLike | None = None,  # open_clip's tag, a file or folder, or None (also "none"): random weights
     *,
+    preprocess: Mapping[str, object] | None = None,  # any of mean, std, interpolation, resize_mode; None: as in training
     device: str | torch.device = "cpu",
     precision: str = "fp32",  # of weights and activations: fp32, bf16 or fp16
     memory_budget: float | None = None,  # gigabytes that text may keep for a backward pass; None: half of what is free
 ) -> FrozenCLIP:
     """Load a frozen CLIP; "world" is the small one that ships with the package, weights included.
+
+    A file or folder may be open_clip's, OpenAI's archive, Hugging Face's CLIPModel, or a checkpoint around any of these.
+    How pictures are prepared for it is printed, and stands in `preprocess_cfg`.
 
     Raises ValueError, FileNotFoundError, ConnectionError, or ImportError where a tokenizer needs transformers, each with
     what to do; all but a failing download or a bad file are raised before anything is downloaded or built.
@@ -293,5 +336,6 @@ def load_clip(
     device, dtype = _check_device(device, precision)
     if memory_budget is not None and not memory_budget > 0:
         raise ValueError(f"memory_budget={memory_budget} must be above 0, in gigabytes. Leave it out for half of what is free.")
-    model, tokenizer = _model_and_tokenizer(backbone, None if pretrained == "none" else pretrained)
+    pretrained = None if pretrained is None or pretrained == "none" else os.fspath(pretrained)
+    model, tokenizer = _model_and_tokenizer(backbone, pretrained, _check_preprocess(preprocess))
     return FrozenCLIP(model, tokenizer, backbone, device, dtype, memory_budget)

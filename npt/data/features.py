@@ -69,7 +69,7 @@ def _ingredients(
     "Everything that the features of a split depend on."
     return {
         "backbone": [clip.name, open_clip.get_model_config(clip.name)],
-        "weights": clip.image_fingerprint,
+        "weights": clip.fingerprint,
         "arithmetic": [str(clip.dtype), clip.device.type, *_float_precision()],
         "preprocess": asdict(clip.preprocess_cfg),
         "upright": split.upright,

@@ -114,7 +114,7 @@ def _origin_of(
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
     precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
     return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
-                   dataset=dataset, weights=clip.image_fingerprint)
+                   dataset=dataset, weights=clip.fingerprint)
 
 # %% ../../nbs/study/hub.ipynb #c22fc9bd
 def save_pretrained(

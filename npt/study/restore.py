@@ -70,7 +70,7 @@ def _load_origin_clip(origin: _Origin, device: str) -> FrozenCLIP:
 def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
     "Raise ValueError where the weights are known to be others than those that prompts were learned on."
     comparable = origin.weights and _PRECISIONS[origin.precision] == clip.dtype
-    if comparable and clip.image_fingerprint != origin.weights:
+    if comparable and clip.fingerprint != origin.weights:
         raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the "
                          "right ones: clip=load_clip(backbone, pretrained=TAG OR FILE).")
 

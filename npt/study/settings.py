@@ -28,7 +28,7 @@ from pydantic import (
 
 from .._names import _nearest_name, known
 from ..clip.backbone import BACKBONES
-from ..clip.load import _check_tag
+from ..clip.pretraining import _check_tag, _uses_quick_gelu
 from ..data.datasets import DATASETS
 from ..data.features import _check_views
 from ..learners.base import fill
@@ -84,6 +84,34 @@ def _check_together(settings: "RunSettings") -> None:
     _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone not in BACKBONES and open_clip.is_pretrained_cfg(settings.backbone, settings.pretrained or ""):
         _check_tag(settings.backbone, settings.pretrained)
+
+# %% ../../nbs/study/settings.ipynb #818d779b
+_PUBLISHED_BACKBONE = "ViT-B-16-quickgelu"  # with OpenAI's weights, as in CoOp, CoCoOp, MaPLe and NPT
+
+
+def _usual_backbone(dataset: str) -> str:
+    "The backbone of a dataset where none is given."
+    return "world" if DATASETS[dataset].drawn else _PUBLISHED_BACKBONE
+
+# %% ../../nbs/study/settings.ipynb #a146530b
+def _usual_weights(backbone: str) -> str | None:  # a tag; None where the backbone brings its own
+    "The weights of a backbone where none are given. Raises ValueError where there are no usual ones."
+    if backbone in BACKBONES:
+        return None
+    if _uses_quick_gelu(backbone) and open_clip.is_pretrained_cfg(backbone, "openai"):
+        return "openai"
+    tags = open_clip.list_pretrained_tags_by_model(backbone)
+    raise ValueError(f"backbone={backbone!r} needs pretrained: {', '.join([*tags, 'a file or folder of weights'])}, or 'none' for random ones")
+
+# %% ../../nbs/study/settings.ipynb #399aecf1
+def _chosen_backbone(given: dict[str, Any]) -> dict[str, Any]:
+    "Backbone and weights, where the settings leave them open."
+    if given["dataset"] not in DATASETS:
+        return {}
+    backbone, pretrained = given["backbone"] or _usual_backbone(given["dataset"]), given["pretrained"]
+    if backbone in (*BACKBONES, *open_clip.list_models()) and pretrained is None:
+        pretrained = _usual_weights(backbone)
+    return dict(backbone=backbone, pretrained=pretrained)
 
 # %% ../../nbs/study/settings.ipynb #6407da35
 def _refuse_unknown(
@@ -141,7 +169,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     dataset: _Dataset = "world/shapes"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs
-    learner: _Learner = "coop"  # what is learned: a name in npt.learners.build.learner_names()
+    learner: _Learner = "maple"  # what is learned: a name in npt.learners.build.learner_names()
     learner_settings: _Table = {}  # its own, where they are not the recipe's, such as {"n_ctx": 8}; a JSON text will do
     objective: _Objective = "npt"  # minimised: "own" (the method's loss), "npt" (that with NPT), "ce", or "ce + 0.5*lc + 0.1*mi"
     num_clusters: int | None = Field(None, ge=1)  # of classes, for the objective "cpt"; None: so that 16 share one, in the mean
@@ -152,8 +180,8 @@ class RunSettings(BaseModel):
     shots: int = Field(16, ge=1)  # training images of the largest class
     classes: Literal["base", "all"] = "base"  # trained on: "base", the first half, to be tried on the others too, or "all"
     seed: int = Field(1, ge=0)  # of the picks, the prompts' start and the order of the images
-    backbone: _Backbone = "world"  # the small offline CLIP, or any open_clip model such as "ViT-B-16-quickgelu"
-    pretrained: str | None = None  # an open_clip tag such as "openai", or a file of weights; None: the world's own, else random
+    backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
+    pretrained: str | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
     data_root: str | None = None  # the folder that holds the datasets, or your photographs; None: data, here
     prepare: bool = True  # fetch a published dataset that is missing
@@ -163,8 +191,8 @@ class RunSettings(BaseModel):
     batch_size: int | None = Field(None, ge=1)  # images in a step
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)  # learning rate after the warm-up epoch
     optimizer: Literal["sgd", "adam", "adamw"] | None = None  # sgd, adam or adamw
-    device: _Device = "cpu"  # or "cuda", "mps"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # or "bf16", "fp16", which are slow on a CPU
+    device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
+    precision: Literal["fp32", "bf16", "fp16"] | None = None  # fp32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
     memory_budget: float | None = Field(None, gt=0)  # gigabytes that text may keep for a backward pass; None: half of what is free
     measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, 0: none; None: 1, or 5 in all on images
     views: int | None = Field(None, ge=1)  # random crops of each training photograph, met in turn; None: fresh ones, as published
@@ -173,8 +201,10 @@ class RunSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_names(cls, given: Any) -> Any:
-        _refuse_unknown(given if isinstance(given, dict) else (), cls.model_fields)
-        return given
+        if not isinstance(given, dict):
+            return given
+        _refuse_unknown(given, cls.model_fields)
+        return given | _chosen_backbone({name: field.default for name, field in cls.model_fields.items()} | given)
 
     @model_validator(mode="after")
     def fit_together(self) -> "RunSettings":
@@ -182,8 +212,9 @@ class RunSettings(BaseModel):
         return self
 
     def is_unusual(self, name: str) -> bool:
-        "Whether a setting is not its default."
-        return getattr(self, name) != type(self).model_fields[name].default
+        "Whether a setting is not its default; the backbone's default depends on the dataset."
+        usual = _usual_backbone(self.dataset) if name == "backbone" else type(self).model_fields[name].default
+        return getattr(self, name) != usual
 
     @property
     def folder(self) -> Path:

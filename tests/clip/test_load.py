@@ -134,3 +134,32 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path):
         with pytest.raises(ValueError, match=f"{name}.*safetensors"):
             load_clip("ViT-S-32", pretrained=str(tmp_path / name))
     assert not trace.exists(), "a program in a weights file was run"
+
+
+def test_a_mismatch_names_the_first_of_each_kind_and_counts_them(weights, tmp_path):
+    state = load_file(weights)
+    for name in list(state):
+        if name.startswith("visual.transformer.resblocks.11."):
+            del state[name]
+    state |= {"visual.proj": torch.zeros(384, 7), "head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError) as caught:
+        load_clip("ViT-S-32", pretrained=tmp_path / "other.safetensors")
+    for words in ("missing (12, first 'visual.transformer.resblocks.11.ln_1.weight' (384,))", "unexpected (2, first 'head.bias' (10,))",
+                  "of another shape (1, first 'visual.proj' (384, 7) where the model has (384, 384))"):
+        assert words in str(caught.value)
+
+
+def test_a_number_that_is_none_is_refused_by_name(weights, tmp_path):
+    state = load_file(weights)
+    state["text_projection"][3, 4] = float("nan")
+    save_file(state, tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match="broken.safetensors.*NaN.*'text_projection'"):
+        load_clip("ViT-S-32", pretrained=str(tmp_path / "broken.safetensors"))
+
+
+def test_filled_weights_are_not_called_random(weights, caplog):
+    load_clip("ViT-S-32", pretrained=weights)
+    assert not [record for record in caplog.records if "No pretrained weights" in record.getMessage()]
+    _build_model("ViT-S-32", None)
+    assert [record for record in caplog.records if "No pretrained weights" in record.getMessage()]
