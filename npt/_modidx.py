@@ -250,6 +250,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.data.formats._check_row': ('data/formats.html#_check_row', 'npt/data/formats.py'),
                                   'npt.data.formats._check_rows': ('data/formats.html#_check_rows', 'npt/data/formats.py'),
                                   'npt.data.formats._class_folders': ('data/formats.html#_class_folders', 'npt/data/formats.py'),
+                                  'npt.data.formats._count_text': ('data/formats.html#_count_text', 'npt/data/formats.py'),
                                   'npt.data.formats._flowers': ('data/formats.html#_flowers', 'npt/data/formats.py'),
                                   'npt.data.formats._image_folder': ('data/formats.html#_image_folder', 'npt/data/formats.py'),
                                   'npt.data.formats._imagenet': ('data/formats.html#_imagenet', 'npt/data/formats.py'),

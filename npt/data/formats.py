@@ -397,17 +397,22 @@ def _make_split(record: DatasetRecord, rows: ImageRows, path: Path) -> ImageRows
     return rows
 
 # %% ../../nbs/data/formats.ipynb #6c11b775
+def _count_text(number: int, one: str, many: str) -> str:
+    "A number of things and the verb, such as 'one class is'."
+    return f"one {one} is" if number == 1 else f"{number} {many} are"
+
+# %% ../../nbs/data/formats.ipynb #922bbdec
 def _what_changed(kept: ImageRows, now: ImageRows) -> str:  # "" where nothing has
     "Say in words how the images that a split was made from differ from those that are there now."
-    before, after = ({row for split in _SPLITS for row in rows[split]} for rows in (kept, now))
-    classes = [{row.classname for row in rows} for rows in (before, after)]
+    before, after = ({(row.classname, row.path): row.label for split in _SPLITS for row in rows[split]} for rows in (kept, now))
     said = []
-    for word, some, few in ("new", after - before, classes[1] - classes[0]), ("gone", before - after, classes[0] - classes[1]):
-        if few:
-            said.append(f"{len(few)} classes are {word}, such as {min(few)!r}")
-        elif some:
-            said.append(f"{len(some)} images are {word} or labelled otherwise, such as {min(some).path!r}")
-    return " and ".join(said)
+    for word, some, others in ("new", after, before), ("gone", before, after):
+        images, classes = some.keys() - others.keys(), {name for name, _ in some} - {name for name, _ in others}
+        if classes:
+            said.append(f"{_count_text(len(classes), 'class', 'classes')} {word}, such as {min(classes)!r}")
+        elif images:
+            said.append(f"{_count_text(len(images), 'image', 'images')} {word}, such as {min(images)[1]!r}")
+    return " and ".join(said) or ("" if before == after else "the classes are in another order")
 
 # %% ../../nbs/data/formats.ipynb #b21f85c7
 def _kept_split(record: DatasetRecord, root: Path, path: Path) -> ImageRows:

@@ -51,6 +51,22 @@ class _DatasetState:
     missing: tuple[Download, ...]  # the files not in place, those included that can be done without
     by_hand: str  # the steps that only the user can take, unless there is a mirror; or ""
 
+# %% ../../nbs/data/prepare.ipynb #63b35531
+def _lacks_labels(record: DatasetRecord, root: Path) -> list[Download]:
+    "The files of labels that are not in place, if neither the split file nor all lists are; otherwise none."
+    split = f"split_zhou_{record.split}.json"
+    lists = [each for each in record.downloads if not each.needed and each.name != split]
+    missing = [each for each in record.downloads if not each.needed and not _in_place(root / each.makes)]
+    kept = any((root / record.folder / name).is_file() for name in (split, f"split_npt_{record.split}.json"))
+    without = record.split is None or kept or not any(each in missing for each in lists)
+    return [] if without else missing
+
+# %% ../../nbs/data/prepare.ipynb #a3a7c3a3
+def _lacks(record: DatasetRecord, root: Path) -> list[Download]:
+    "The files that a dataset cannot be read without and that are not in place."
+    images = [each for each in record.downloads if each.needed and not _in_place(root / each.makes)]
+    return [*images, *_lacks_labels(record, root)]
+
 # %% ../../nbs/data/prepare.ipynb #5efcbe13
 def _has_begun(record: DatasetRecord, missing: Sequence[Download], root: Path) -> bool:
     "Whether anything of a dataset is there."
@@ -70,10 +86,10 @@ def dataset_state(
     record: DatasetRecord,  # one that is made of files
     root: str | Path,  # data_root
 ) -> _DatasetState:
-    "See what of a dataset is in place. It is ready when no file is missing that has images."
+    "See what of a dataset is in place. It is ready when nothing is missing that it cannot be read without."
     root = Path(root)
     missing = tuple(download for download in record.downloads if not _in_place(root / download.makes))
-    needed = [download for download in missing if download.needed]
+    needed = _lacks(record, root)
     if not needed:
         return _DatasetState("ready", missing, "")
     word = "partial" if _has_begun(record, missing, root) else "missing"
@@ -348,22 +364,6 @@ def _instructions(missing: Sequence[Download], record: DatasetRecord, root: Path
     command = f"python data_prep/prepare.py {record.name} --root {shlex.quote(str(root))}"
     by_hand = [record.manual.replace("{root}", str(root))] if record.manual else []
     return "\n".join(["To go on without this connection,", *lines, f"  and run {command}", *by_hand])
-
-# %% ../../nbs/data/prepare.ipynb #63b35531
-def _lacks_labels(record: DatasetRecord, root: Path) -> list[Download]:
-    "The files of labels that are not in place, if neither the split file nor all lists are; otherwise none."
-    split = f"split_zhou_{record.split}.json"
-    lists = [each for each in record.downloads if not each.needed and each.name != split]
-    missing = [each for each in record.downloads if not each.needed and not _in_place(root / each.makes)]
-    kept = any((root / record.folder / name).is_file() for name in (split, f"split_npt_{record.split}.json"))
-    without = record.split is None or kept or not any(each in missing for each in lists)
-    return [] if without else missing
-
-# %% ../../nbs/data/prepare.ipynb #a3a7c3a3
-def _lacks(record: DatasetRecord, root: Path) -> list[Download]:
-    "The files that a dataset cannot be read without and that are not in place."
-    images = [each for each in record.downloads if each.needed and not _in_place(root / each.makes)]
-    return [*images, *_lacks_labels(record, root)]
 
 # %% ../../nbs/data/prepare.ipynb #668658cc
 def _with_instructions(errors: Sequence[Exception], record: DatasetRecord, root: Path) -> Exception:

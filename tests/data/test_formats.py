@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -82,7 +83,7 @@ def test_a_split_remembers_what_it_was_made_from(tmp_path, quiet):
         assert _read_rows(record, tmp_path) == whole
     assert len(caught) == 1 and len({row.label for row in few["train"]}) == 3
     (folder / "banded" / "image_0001.jpg").unlink()
-    with pytest.warns(UserWarning, match="1 images are gone or labelled otherwise, such as 'banded/image_0001.jpg'"):
+    with pytest.warns(UserWarning, match="one image is gone, such as 'banded/image_0001.jpg'. It was"):
         _read_rows(record, tmp_path)
     own.write_bytes(kept)
     with warnings.catch_warnings():
@@ -91,6 +92,9 @@ def test_a_split_remembers_what_it_was_made_from(tmp_path, quiet):
             (folder / name).rename(tmp_path / name)
         write_pictures(folder / "banded", 0)
         assert _read_rows(record, tmp_path) == few, "what it was made from is there again"
+    shutil.rmtree(folder / "banded")  # the labels of all others move, which is not said of each
+    with pytest.warns(UserWarning, match="has now: one class is gone, such as 'banded'. It was"):
+        _read_rows(record, tmp_path)
 
 
 @pytest.mark.parametrize("by", ["hand", "an earlier version"])
@@ -106,7 +110,7 @@ def test_a_split_that_somebody_else_wrote_is_not_made_again(by, tmp_path, quiet)
     own.write_text(json.dumps(content))
     assert len(_read_rows(record, tmp_path)["train"]) == len(rows["train"]) + (by == "hand")
     write_pictures(folder / "images" / "zigzagged", 5)
-    with pytest.raises(ValueError, match="1 classes are new, such as 'zigzagged'. It was not written by this version.*move it away"):
+    with pytest.raises(ValueError, match="one class is new, such as 'zigzagged'. It was not written by this version.*move it away"):
         _read_rows(record, tmp_path)
     assert json.loads(own.read_text()) == content
 
