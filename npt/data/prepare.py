@@ -93,7 +93,7 @@ def dataset_state(
     if not needed:
         return _DatasetState("ready", missing, "")
     word = "partial" if _has_begun(record, missing, root) else "missing"
-    return _DatasetState(word, missing, _steps_by_hand(record, needed, root))
+    return _DatasetState(word, missing, _steps_by_hand(record, [each for each in missing if each.needed], root))
 
 # %% ../../nbs/data/prepare.ipynb #e604892f
 def _addresses(download: Download, record: DatasetRecord, mirror: str | None) -> tuple[str, ...]:
