@@ -30,7 +30,7 @@ def one_file(name: str, content: bytes, server: Server, monkeypatch: pytest.Monk
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     download = replace(Download(f"{server.url}/dtd/{name}", name, len(content), "dtd/images"), **changes)
-    record = replace(DATASETS["dtd"], downloads=(download,))
+    record = replace(DATASETS["dtd"], downloads=(download,), whole=None)
     monkeypatch.setitem(_PREPARED, "dtd", record)
     return record
 

@@ -212,13 +212,28 @@ def make_mirror(name: str, mirror: Path) -> DatasetRecord:
             continue
         archive = mirror / name / download.name
         pack(download, record, root, archive)
-        md5 = hashlib.md5(archive.read_bytes()).hexdigest() if download.md5 else None
-        downloads.append(replace(download, size=archive.stat().st_size, md5=md5))
+        sums = {kind: hashlib.new(kind, archive.read_bytes()).hexdigest() for kind in ("md5", "sha256") if getattr(download, kind)}
+        downloads.append(replace(download, size=archive.stat().st_size, also=(), **sums))
     shutil.rmtree(root)
     kept = {download.name: download for download in downloads}
-    return replace(miniature_record(name), downloads=tuple(kept.get(d.name, d) for d in record.downloads))
+    return replace(miniature_record(name), downloads=tuple(kept.get(d.name, d) for d in miniature_record(name).downloads))
 
 
 def miniature_record(name: str) -> DatasetRecord:
-    "A dataset's record with the number of classes that its miniature has."
-    return replace(DATASETS[name], num_classes=len(CLASSNAMES[name]))
+    "A dataset's record with the numbers that its miniature has, and one address a file: no test asks the true sources."
+    record = DATASETS[name]
+    images = 8 if name == "imagenet" else 3 if record.test_only else PER_CLASS
+    return replace(record, num_classes=len(CLASSNAMES[name]), num_images=images * len(CLASSNAMES[name]), whole=None,
+                   downloads=tuple(replace(download, also=()) for download in record.downloads))
+
+
+def pack_whole(name: str, archive: Path, below: str = "") -> None:
+    "Write the archive of a whole dataset's miniature, in CoOp's layout under the folder `below`, with what macOS adds."
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    tree = archive.with_name(f".tree-{name}")
+    folder = make_tree(name, tree)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            file.write(path, f"{below}{folder.name}/{path.relative_to(folder).as_posix()}")
+            file.writestr(f"__MACOSX/{below}{folder.name}/{path.relative_to(folder).parent.as_posix()}/._{path.name}", b"x")
+    shutil.rmtree(tree)

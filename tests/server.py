@@ -1,18 +1,36 @@
-"""A web server of this machine's own that serves a folder as an archive's host does, and has a host's bad days."""
+"""A web server of this machine's own that serves a folder as an archive's host or as the hub does, and has bad days."""
 
 import contextlib
+import hashlib
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 HANGS = "hangs"
 
 
 class Handler(BaseHTTPRequestHandler):
-    "Answers a GET with a file, or with the part that its Range asks for."
+    "Answers a GET with a file, or with the part that its Range asks for, and a POST as the hub tells of files."
+
+    def do_POST(self) -> None:
+        "The hub's call /api/models/OWNER/NAME/paths-info/REVISION: each path that is there, with its SHA-256."
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+        kind, owner, name, _, revision = self.path.removeprefix("/api/").split("/")
+        folder = f"{'datasets/' if kind == 'datasets' else ''}{owner}/{name}/resolve/{revision}"
+        with self.server.state.lock:
+            self.server.state.log.append((self.path.lstrip("/"), None))
+        answer = [self.server.state.hub_file(f"{folder}/{path}", path) for path in asked]
+        content = json.dumps([about for about in answer if about]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def do_GET(self) -> None:
         server, path = self.server.state, self.path.lstrip("/")
@@ -58,6 +76,17 @@ class Server:
     log: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range of every request
     lock: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
+
+    sums: dict[str, str] = field(default_factory=dict)  # path -> the SHA-256 that the hub tells, where it is not the true one
+
+    def hub_file(self, path: str, name: str) -> dict | None:
+        "What the hub tells of a file."
+        if not (self.folder / path).is_file():
+            return None
+        content = (self.folder / path).read_bytes()
+        sha256 = self.sums.get(path, hashlib.sha256(content).hexdigest())
+        lfs = {"oid": sha256, "size": len(content), "pointerSize": 134}
+        return {"type": "file", "path": name, "size": len(content), "oid": "0" * 40, "lfs": lfs}
 
     def counts(self) -> Counter:
         "How often each path was asked for."

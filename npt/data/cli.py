@@ -7,6 +7,7 @@ __all__ = ['prepare_command']
 
 # %% ../../nbs/data/cli.ipynb #8b6df510
 import argparse
+import os
 import sys
 import textwrap
 import warnings
@@ -19,7 +20,7 @@ from .._names import error_line, known
 from .check_images import _broken_images
 from .datasets import DatasetRecord
 from .download import _size_text
-from .formats import ImageRows, _image_folder, _read_rows
+from .formats import ImageRows, _image_folder, _list_rows, _read_rows, _read_split_file
 from .prepare import _PREPARED, _announce, dataset_state, prepare
 
 # %% ../../nbs/data/cli.ipynb #63886773
@@ -32,19 +33,51 @@ def _counts_text(rows: ImageRows) -> str:
     "What a dataset holds, in words."
     return f"{_count_classes(rows)} classes; " + ", ".join(f"{len(part)} {split}" for split, part in rows.items()) + " images"
 
+# %% ../../nbs/data/cli.ipynb #3a37f409
+def _wrong_counts(record: DatasetRecord, rows: ImageRows) -> list[str]:  # a sentence each
+    "What is wrong with the numbers of classes and images, if anything."
+    held = len({row.path for part in rows.values() for row in part})
+    wrong = [] if _count_classes(rows) == record.num_classes else [
+        f"it has {_count_classes(rows)} classes, and should have {record.num_classes}"]
+    return wrong if held == record.num_images else [*wrong, f"it has {held} images, and should have {record.num_images}"]
+
 # %% ../../nbs/data/cli.ipynb #03e2852b
 def _verify(
     name: str,  # a dataset that is made of files, such as "dtd"
     root: str | Path,  # data_root
 ) -> list[str]:  # what is wrong, if anything
-    "Count the classes of a dataset, open every image of its split, and print what it holds."
+    "Count the classes and images of a dataset, open every image of its split, and print what it holds."
     record = _PREPARED[known("dataset to verify", name, _PREPARED)]
-    rows, classes = _read_rows(record, root), record.num_classes
+    rows = _read_rows(record, root)
     broken = _broken_images(sorted({_image_folder(record, root) / row.path for part in rows.values() for row in part}))
     print(f"{name}: {_counts_text(rows)}, {len(broken) or 'none'} of them broken")
-    held = _count_classes(rows)
-    wrong = [] if held == classes else [f"it has {held} classes, and should have {classes}"]
-    return wrong + [f"{path}: {reason}" for path, reason in broken.items()]
+    return _wrong_counts(record, rows) + [f"{path}: {reason}" for path, reason in broken.items()]
+
+# %% ../../nbs/data/cli.ipynb #705f6799
+def _rows_there(record: DatasetRecord, root: Path) -> ImageRows:
+    "The rows of CoOp's split file, or those that a split would be made of now; errors as those of the formats."
+    published = root / record.folder / f"split_zhou_{record.split}.json"
+    return _read_split_file(published) if published.is_file() else _list_rows(record, root)
+
+# %% ../../nbs/data/cli.ipynb #9f1ca8f2
+def _absent(rows: ImageRows, folder: Path) -> list[str]:
+    "The paths of rows that are not below the folder of images; each folder is listed once."
+    paths = {row.path for part in rows.values() for row in part}
+    parents = {path.rpartition("/")[0] for path in paths}
+    there = {f"{parent}/{name}" if parent else name for parent in parents if (folder / parent).is_dir()
+             for name in os.listdir(folder / parent)}
+    return sorted(paths - there)
+
+# %% ../../nbs/data/cli.ipynb #263d6314
+def _why_not_ready(record: DatasetRecord, root: Path) -> str:  # "" where nothing is wrong
+    "What verifying would not accept of a dataset whose files are in place, by a quick count."
+    try:
+        rows = _rows_there(record, root)
+    except (OSError, ValueError) as error:
+        return error_line(error)
+    absent = _absent(rows, _image_folder(record, root))
+    missing = [f"{len(absent)} images are missing, such as {absent[0]}"] if absent else []
+    return "; ".join([*_wrong_counts(record, rows), *missing])
 
 # %% ../../nbs/data/cli.ipynb #60d62244
 def _total_size(record: DatasetRecord) -> str:
@@ -53,42 +86,53 @@ def _total_size(record: DatasetRecord) -> str:
 
 # %% ../../nbs/data/cli.ipynb #5a659c17
 def _state_row(name: str, root: Path) -> tuple[str, ...]:
-    "What is there of a dataset, the size of all its files, the licence, and how the steps by hand begin."
-    record = _PREPARED[name]
-    steps = textwrap.shorten(record.manual, 60, placeholder=" ...")
-    return name, dataset_state(record, root).word, _total_size(record), record.licence, steps
+    "What is there of a dataset, the size of all its files, the licence, and what is wrong or how the steps by hand begin."
+    record, word = _PREPARED[name], dataset_state(_PREPARED[name], root).word
+    wrong = _why_not_ready(record, root) if word == "ready" else ""
+    said = wrong or ("" if record.whole else textwrap.shorten(record.manual, 60, placeholder=" ..."))
+    return name, "partial" if wrong else word, _total_size(record), record.licence, said
 
 # %% ../../nbs/data/cli.ipynb #ab1cd47a
 def _states_table(names: Iterable[str], root: Path) -> str:
     "A line for each dataset, as in `_state_row`, under one with the names of the columns."
-    rows = [("dataset", "state", "size", "licence", "by hand"), *(_state_row(name, root) for name in names)]
+    rows = [("dataset", "state", "size", "licence", "remarks"), *(_state_row(name, root) for name in names)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 # %% ../../nbs/data/cli.ipynb #18da5b9f
+def _hosts(record: DatasetRecord) -> list[str]:
+    "From whom the files of a dataset come, in the order in which they are asked."
+    urls = [url for each in (*record.downloads, *filter(None, [record.whole])) for url in each.addresses or ("",)]
+    hosts = dict.fromkeys(urlsplit(url).hostname or ("" if record.whole else "by hand") for url in urls)
+    return [host for host in hosts if host]
+
+# %% ../../nbs/data/cli.ipynb #0c0c2de1
 def _record_row(record: DatasetRecord) -> str:
     "A dataset's row of `_datasets_table`."
-    hosts = ", ".join(dict.fromkeys(urlsplit(download.url).hostname or "by hand" for download in record.downloads))
-    sums = f"{sum(download.md5 is not None for download in record.downloads)} of {len(record.downloads)}"
-    cells = f"[{record.name}]({record.homepage})", record.num_classes, _total_size(record), hosts, sums, record.licence
+    sums = f"{sum(bool(download.md5 or download.sha256) for download in record.downloads)} of {len(record.downloads)}"
+    cells = (f"[{record.name}]({record.homepage})", record.num_classes, record.num_images, _total_size(record),
+             ", ".join(_hosts(record)), sums, record.licence)
     return f"| {' | '.join(map(str, cells))} |"
 
 # %% ../../nbs/data/cli.ipynb #f6790765
 def _datasets_table() -> str:
     "The table of the datasets in `data_prep/README.md`, and under it the steps by hand."
-    lines = ["| dataset | classes | to fetch | from | MD5 sums | licence |", "| --- | ---: | ---: | --- | --- | --- |"]
+    lines = ["| dataset | classes | images | to fetch | from | checksums | licence |",
+             "| --- | ---: | ---: | ---: | --- | --- | --- |"]
     lines += [_record_row(record) for record in _PREPARED.values()]
     manuals = {name: record.manual.replace("{root}", "DATA") for name, record in _PREPARED.items() if record.manual}
     return "\n".join(lines + [f"\n{name}:\n\n```text\n{manual}\n```" for name, manual in manuals.items()])
 
 # %% ../../nbs/data/cli.ipynb #dfc6603d
 def _prepare_and_tell(name: str, options: argparse.Namespace) -> None:
-    "Prepare one dataset, make its split, and print what it holds."
-    state = dataset_state(_PREPARED[name], options.root)
+    "Prepare one dataset, make its split, and print what it holds; ValueError where that is not what it should hold."
+    record, state = _PREPARED[name], dataset_state(_PREPARED[name], options.root)
     if state.missing and not options.link and (options.mirror or not state.by_hand):
-        print(_announce(_PREPARED[name], options.root, options.mirror), flush=True)
+        print(_announce(record, options.root, options.mirror), flush=True)
     folder = prepare(name, options.root, mirror=options.mirror, link=options.link)
-    print(f"{name}: {_counts_text(_read_rows(_PREPARED[name], options.root))}, in {folder}", flush=True)
+    print(f"{name}: {_counts_text(_read_rows(record, options.root))}, in {folder}", flush=True)
+    if wrong := _why_not_ready(record, options.root):
+        raise ValueError(f"{wrong}. To fetch it again, move {_image_folder(record, options.root)} away and run the command again")
 
 # %% ../../nbs/data/cli.ipynb #fd825791
 def _verify_and_tell(name: str, options: argparse.Namespace) -> None:
@@ -119,17 +163,20 @@ def _failure(name: str, options: argparse.Namespace) -> Exception | None:
 # %% ../../nbs/data/cli.ipynb #205e52ff
 def _prepare_parser() -> argparse.ArgumentParser:
     "The options of `data_prep/prepare.py`."
-    parser = argparse.ArgumentParser(description="Fetch, unpack and check datasets. What is there already stays as it is, and "
-                                                 "an interrupted download goes on where it stopped.")
+    parser = argparse.ArgumentParser(
+        description="Fetch, unpack and check datasets. What is there already stays as it is, an interrupted download goes on "
+                    "where it stopped, and where one source fails the next one is tried.",
+        epilog="With CoOp's split files a run has the shots that CoOp's code picks. Of ImageNet that code picks among files in "
+               "the order in which the file system lists each class folder; here they are sorted, so its shots may be others.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"datasets: {', '.join(_PREPARED)}")
     parser.add_argument("--all", action="store_true", help="all of them")
     parser.add_argument("--root", type=lambda text: Path(text).expanduser(), default=Path("data"),
                         help="data_root, the folder of all datasets (default: data)")
-    parser.add_argument("--list", action="store_true", help="show what is there, and do nothing")
+    parser.add_argument("--list", action="store_true", help="show what is there, counted and not opened, and do nothing")
     parser.add_argument("--verify", action="store_true",
-                        help="fetch nothing: count the classes and open the images of the datasets named, or of all there are")
+                        help="fetch nothing: count classes and images, and open the images, of the datasets named or of all there are")
     parser.add_argument("--mirror", metavar="URL", help="fetch every file as URL/<dataset>/<file>")
-    parser.add_argument("--link", metavar="PATH", help="link an existing copy of the one dataset named")
+    parser.add_argument("--link", metavar="PATH", help="link an existing copy of the one dataset named, in CoOp's, torchvision's or its archive's layout")
     return parser
 
 # %% ../../nbs/data/cli.ipynb #74f7b42b

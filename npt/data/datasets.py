@@ -26,7 +26,14 @@ class Download:
     pick: str = ""  # of an archive: only members under this path, which is cut from their names
     inner: str = ""  # of an archive that holds an archive: the path of the inner one, which is the one to unpack
     md5: str | None = None  # where one is published
-    needed: bool = True  # False: the dataset works without it
+    sha256: str | None = None  # where one is known
+    also: tuple[str, ...] = ()  # further addresses of the same bytes, tried in turn where `url` fails
+    needed: bool = True  # False: the images can be had without it
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        "Where it can be fetched, in the order in which that is tried; none where no open address lives."
+        return tuple(filter(None, (self.url, *self.also)))
 
 # %% ../../nbs/data/datasets.ipynb #4ccde11f
 @dataclass(frozen=True)
@@ -42,9 +49,12 @@ class DatasetRecord:
     images: str = ""  # under folder: the paths of split files start there
     split: str | None = None  # X of split_zhou_X.json and split_npt_X.json in folder; None: the dataset brings its own split
     num_classes: int | None = None
+    num_images: int | None = None  # of all its splits together, each image once
     licence: str = ""  # of the images, in a few words
     homepage: str = ""
     downloads: tuple[Download, ...] = ()
+    lists: tuple[str, ...] = ()  # under folder: lists of labels that an archive of `downloads` brings along
+    whole: Download | None = None  # an archive of all of it, tried where the publishers' files cannot be had
     manual: str = ""  # steps by hand, where not everything can be fetched freely; {root} stands for data_root
     ignored: tuple[str, ...] = ()  # class folders that are left out
     renames: dict[str, str] = field(default_factory=dict, hash=False)  # class folder -> class name, where they differ
@@ -88,8 +98,26 @@ def _drive(file_id: str) -> str:
     return f"https://drive.google.com/uc?id={file_id}"
 
 # %% ../../nbs/data/datasets.ipynb #14398c67
+_COPIES = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/main"
+
+
+def _whole(name: str, folder: str, size: int, sha256: str | None = None) -> Download:
+    "An archive of a dataset's whole folder; the size is about that of the publishers' files together."
+    return Download(f"{_COPIES}/{name}", f"hub-{name}", size, folder, sha256=sha256)
+
+# %% ../../nbs/data/datasets.ipynb #06ca2942
+_SPLIT_FILES = ("https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/"
+                "c7e7e68ae4eeadfab98e7886b2d6c9cf48a7ceb5/splits")
+
+
+def _of_coop(folder: str, name: str, size: int, drive_id: str, sha256: str | None = None) -> Download:
+    "A small file of CoOp's that lies in the dataset's folder."
+    return Download(f"{_SPLIT_FILES}/{name}", name, size, f"{folder}/{name}", folder, sha256=sha256, also=(_drive(drive_id),),
+                    needed=False)
+
+# %% ../../nbs/data/datasets.ipynb #6dd58184
 def _beside(folder: str, name: str, size: int, url: str, md5: str | None = None) -> Download:
-    "A small file that lies in the dataset's folder and can be done without."
+    "A small file that lies in the dataset's folder."
     return Download(url, name, size, f"{folder}/{name}", folder, md5=md5, needed=False)
 
 # %% ../../nbs/data/datasets.ipynb #baba02dc
@@ -103,7 +131,8 @@ If you have a sorted copy, with one folder a class under train and val, link it:
 # %% ../../nbs/data/datasets.ipynb #dea7ba86
 _IMAGENET = DatasetRecord(
     "imagenet", "imagenet", "objects of every kind", folder="imagenet", family="imagenet", images="images", num_classes=1000,
-    licence="non-commercial research, terms to accept", homepage="https://image-net.org", manual=_IMAGENET_STEPS,
+    num_images=1_331_167, licence="non-commercial research, terms to accept", homepage="https://image-net.org",
+    manual=_IMAGENET_STEPS,
     downloads=(  # ImageNet itself asks for a login; these two are plain archives of the sorted folders, for a mirror
         Download("", "train.tar", 148_000_000_000, "imagenet/images/train", "imagenet/images"),
         Download("", "val.tar", 6_750_000_000, "imagenet/images/val", "imagenet/images"),
@@ -113,39 +142,47 @@ _IMAGENET = DatasetRecord(
 # %% ../../nbs/data/datasets.ipynb #07cf939f
 _CALTECH101 = DatasetRecord(
     "caltech101", "class_folders", "objects", folder="caltech-101", images="101_ObjectCategories", split="Caltech101",
-    num_classes=100, licence="CC BY 4.0", homepage="https://data.caltech.edu/records/mzrjq-6wc02",
+    num_classes=100, num_images=8_242, licence="CC BY 4.0",
+    homepage="https://data.caltech.edu/records/mzrjq-6wc02",
     ignored=("BACKGROUND_Google", "Faces_easy"),
     renames={"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"},
+    whole=_whole("caltech-101.zip", "caltech-101", 137_400_000),
     downloads=(  # for www.vision.caltech.edu, which is gone: CaltechDATA, where the archive lies inside another
         Download("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip", "caltech-101.zip", 137_400_000,
                  "caltech-101/101_ObjectCategories", "caltech-101", inner="caltech-101/101_ObjectCategories.tar.gz",
                  md5="3138e1922a9193bfa496528edbbc45d0"),
-        _beside("caltech-101", "split_zhou_Caltech101.json", 700_000, _drive("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN")),
+        _of_coop("caltech-101", "split_zhou_Caltech101.json", 809_184, "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
+                 "52ce83205ff8ff8a1a18119aad6376120ae35c36e783a984bc560cbf10e73fa5"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #d51bcbb3
 _OXFORD_PETS = DatasetRecord(
     "oxford_pets", "pets", "breeds of cats and dogs", "a photo of a {}, a type of pet.", folder="oxford_pets",
-    images="images", split="OxfordPets", num_classes=37, licence="CC BY-SA 4.0", homepage=f"{_VGG}/pets/",
+    images="images", split="OxfordPets", num_classes=37, num_images=7_349, licence="CC BY-SA 4.0",
+    homepage=f"{_VGG}/pets/",
+    whole=_whole("oxford_pets.zip", "oxford_pets", 811_000_000),
     downloads=(
         Download(f"{_VGG}/pets/data/images.tar.gz", "images.tar.gz", 791_900_000, "oxford_pets/images", "oxford_pets",
                  md5="5c4f3ee8e5d25df40f4fd59a7f44e54c"),
         Download(f"{_VGG}/pets/data/annotations.tar.gz", "annotations.tar.gz", 19_200_000, "oxford_pets/annotations",
                  "oxford_pets", md5="95a8c909bbe2e81eed6a22bccdf3f68f", needed=False),
-        _beside("oxford_pets", "split_zhou_OxfordPets.json", 500_000, _drive("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs")),
+        _of_coop("oxford_pets", "split_zhou_OxfordPets.json", 724_217, "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
+                 "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #afc6c8cc
 _CARS_STEPS = """\
-Stanford no longer publishes the files. Put copies of cars_train.tgz, cars_test.tgz, car_devkit.tgz and
-cars_test_annos_withlabels.mat under MIRROR/stanford_cars and run with --mirror MIRROR (checksums tell true copies),
-or unpack them so that {root}/stanford_cars holds cars_train, cars_test and devkit.
+Stanford no longer publishes the files. If the copy on the hub cannot be had, put other copies of cars_train.tgz,
+cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat under MIRROR/stanford_cars and run with --mirror MIRROR
+(checksums tell true copies), or unpack them so that {root}/stanford_cars holds cars_train, cars_test and devkit.
 Places to look: https://github.com/pytorch/vision/issues/7545"""
 
 # %% ../../nbs/data/datasets.ipynb #ca23e6d0
 _STANFORD_CARS = DatasetRecord(
     "stanford_cars", "cars", "models of cars", folder="stanford_cars", split="StanfordCars", num_classes=196,
-    licence="non-commercial research", homepage="https://ai.stanford.edu/~jkrause/papers/fgvc13.pdf", manual=_CARS_STEPS,
+    num_images=16_185, licence="non-commercial research", homepage="https://ai.stanford.edu/~jkrause/papers/fgvc13.pdf",
+    manual=_CARS_STEPS,
+    whole=_whole("stanford_cars.zip", "stanford_cars", 1_957_000_000),
     downloads=(  # ai.stanford.edu answers 404; the checksums are those of torchvision's releases up to 0.16
         Download("", "cars_train.tgz", 979_300_000, "stanford_cars/cars_train", "stanford_cars",
                  md5="065e5b463ae28d29e77c1b4b166cfe61"),
@@ -154,37 +191,46 @@ _STANFORD_CARS = DatasetRecord(
         Download("", "car_devkit.tgz", 331_000, "stanford_cars/devkit", "stanford_cars",
                  md5="c3b158d763b6e2245038c8ad08e45376", needed=False),
         _beside("stanford_cars", "cars_test_annos_withlabels.mat", 186_000, "", md5="b0a2b23655a3edd16d84508592a98d10"),
-        _beside("stanford_cars", "split_zhou_StanfordCars.json", 1_200_000, _drive("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT")),
+        _of_coop("stanford_cars", "split_zhou_StanfordCars.json", 1_855_652, "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
+                 "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #e1f8fcb4
 _OXFORD_FLOWERS = DatasetRecord(
     "oxford_flowers", "flowers", "species of flowers", "a photo of a {}, a type of flower.", folder="oxford_flowers",
-    images="jpg", split="OxfordFlowers", num_classes=102, licence="unknown: not stated", homepage=f"{_VGG}/flowers/102/",
+    images="jpg", split="OxfordFlowers", num_classes=102, num_images=8_189, licence="unknown: not stated",
+    homepage=f"{_VGG}/flowers/102/",
+    whole=_whole("oxford_flowers.zip", "oxford_flowers", 345_000_000),
     downloads=(
         Download(f"{_VGG}/flowers/102/102flowers.tgz", "102flowers.tgz", 344_900_000, "oxford_flowers/jpg",
                  "oxford_flowers", md5="52808999861908f626f3c1f4e79d11fa"),
         _beside("oxford_flowers", "imagelabels.mat", 502, f"{_VGG}/flowers/102/imagelabels.mat",
                md5="e0620be6f572b9609742df49c70aed4d"),
-        _beside("oxford_flowers", "cat_to_name.json", 2_200, _drive("1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0")),
-        _beside("oxford_flowers", "split_zhou_OxfordFlowers.json", 500_000, _drive("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT")),
+        _of_coop("oxford_flowers", "cat_to_name.json", 2_212, "1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
+                 "0469f1ad7fe0072d98155c49aa58649d998edbbe3326229003aa5f7228525236"),
+        _of_coop("oxford_flowers", "split_zhou_OxfordFlowers.json", 771_139, "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
+                 "2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #a970f00d
 _FOOD101 = DatasetRecord(
     "food101", "class_folders", "dishes", "a photo of {}, a type of food.", folder="food-101", images="images",
-    split="Food101", num_classes=101, licence="scientific fair use; the photographs stay their owners'",
+    split="Food101", num_classes=101, num_images=101_000, licence="scientific fair use; the photographs stay their owners'",
     homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+    whole=_whole("food101.zip", "food-101", 4_996_000_000),
     downloads=(
         Download("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", 4_996_000_000,
                  "food-101/images", md5="85eeb15f3717b99a5da872d97d918f87"),
-        _beside("food-101", "split_zhou_Food101.json", 5_500_000, _drive("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl")),
+        _of_coop("food-101", "split_zhou_Food101.json", 5_500_000, "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #7f2d8cab
 _FGVC_AIRCRAFT = DatasetRecord(
     "fgvc_aircraft", "aircraft", "models of aircraft", "a photo of a {}, a type of aircraft.", folder="fgvc_aircraft",
-    images="images", num_classes=100, licence="non-commercial research", homepage=f"{_VGG}/fgvc-aircraft/",
+    images="images", num_classes=100, num_images=10_000, licence="non-commercial research",
+    homepage=f"{_VGG}/fgvc-aircraft/",
+    lists=("variants.txt", *(f"images_variant_{split}.txt" for split in ("train", "val", "test"))),
+    whole=_whole("fgvc_aircraft.zip", "fgvc_aircraft", 2_753_000_000),
     downloads=(  # the checksum is that of torchvision for R; torchvision itself has none
         Download(f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "fgvc-aircraft-2013b.tar.gz", 2_753_000_000,
                  "fgvc_aircraft/images", "fgvc_aircraft", pick="fgvc-aircraft-2013b/data",
@@ -193,29 +239,35 @@ _FGVC_AIRCRAFT = DatasetRecord(
 
 # %% ../../nbs/data/datasets.ipynb #29fc7ef4
 _SUN_STEPS = """\
-Princeton no longer publishes the files. Put copies of SUN397.tar.gz and Partitions.zip under MIRROR/sun397 and run with
---mirror MIRROR (a checksum tells a true copy), or unpack them so that {root}/sun397/SUN397/a/abbey is there,
-and ClassName.txt in {root}/sun397.
+Princeton no longer publishes the files. If the copy on the hub cannot be had, put other copies of SUN397.tar.gz and
+Partitions.zip under MIRROR/sun397 and run with --mirror MIRROR (a checksum tells a true copy), or unpack them so that
+{root}/sun397/SUN397/a/abbey is there, and ClassName.txt in {root}/sun397.
 Places to look: https://github.com/pytorch/vision/issues/9348 and https://opendatalab.com/OpenDataLab/SUN397"""
 
 # %% ../../nbs/data/datasets.ipynb #ba29e39f
 _SUN397 = DatasetRecord(
     "sun397", "sun", "scenes", folder="sun397", images="SUN397", split="SUN397", num_classes=397,
-    licence="unknown: not stated", homepage="https://vision.princeton.edu/projects/2010/SUN/", manual=_SUN_STEPS,
+    num_images=39_700, licence="unknown: not stated", homepage="https://vision.princeton.edu/projects/2010/SUN/", manual=_SUN_STEPS,
+    lists=("Training_01.txt", "Testing_01.txt"),
+    whole=_whole("sun397.zip", "sun397", 39_200_000_000),
     downloads=(  # vision.princeton.edu and its copies at MIT answer 404
         Download("", "SUN397.tar.gz", 39_200_000_000, "sun397/SUN397", "sun397", md5="8ca2778205c41d23104230ba66911c7a"),
         Download("", "Partitions.zip", 2_000_000, "sun397/ClassName.txt", "sun397", needed=False),
-        _beside("sun397", "split_zhou_SUN397.json", 3_500_000, _drive("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq")),
+        _of_coop("sun397", "split_zhou_SUN397.json", 4_500_000, "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #12fbffc0
 _DTD = DatasetRecord(
     "dtd", "class_folders", "textures in the wild", "{} texture.", folder="dtd", images="images",
-    split="DescribableTextures", num_classes=47, licence="research", homepage=f"{_VGG}/dtd/",
+    split="DescribableTextures", num_classes=47, num_images=5_640, licence="research",
+    homepage=f"{_VGG}/dtd/",
+    whole=_whole("dtd.zip", "dtd", 625_200_000,
+                 "5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b"),
     downloads=(
         Download(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "dtd-r1.0.1.tar.gz", 625_200_000, "dtd/images",
                  md5="fff73e5086ae6bdbea199a49dfb8a4c1"),
-        _beside("dtd", "split_zhou_DescribableTextures.json", 400_000, _drive("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x")),
+        _of_coop("dtd", "split_zhou_DescribableTextures.json", 563_702, "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
+                 "f26ebeccd2b58e68d70f07a0dc39fe49bf7b69024bac34396b954dfd87969c38"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #a6bed5ad
@@ -229,27 +281,32 @@ _EUROSAT_NAMES = {
 # %% ../../nbs/data/datasets.ipynb #6285b765
 _EUROSAT = DatasetRecord(
     "eurosat", "class_folders", "land use from a satellite", "a centered satellite photo of {}.", folder="eurosat",
-    images="2750", split="EuroSAT", num_classes=10, licence="MIT", homepage="https://github.com/phelber/EuroSAT",
+    images="2750", split="EuroSAT", num_classes=10, num_images=27_000, licence="MIT",
+    homepage="https://github.com/phelber/EuroSAT",
     renames=_EUROSAT_NAMES,
+    whole=_whole("eurosat.zip", "eurosat", 94_300_000),
     downloads=(  # for madm.dfki.de, which is gone: TorchGeo's copy, as in torchvision
         Download("https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
                  "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
                  "EuroSAT.zip", 94_300_000, "eurosat/2750", "eurosat", md5="c8fa014336c82ac7804f0398fcb19387"),
-        _beside("eurosat", "split_zhou_EuroSAT.json", 2_000_000, _drive("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o")),
+        _of_coop("eurosat", "split_zhou_EuroSAT.json", 3_006_492, "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
+                 "541503a77d0b26b735d85ec7a3e672804fe0aa466c2e5f07da772cc6c0af8ad2"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #77d5431c
 _UCF101 = DatasetRecord(
     "ucf101", "ucf", "actions of people, one frame a film", "a photo of a person doing {}.", folder="ucf101",
-    images="UCF-101-midframes", split="UCF101", num_classes=101, licence="unknown: not stated",
+    images="UCF-101-midframes", split="UCF101", num_classes=101, num_images=13_320, licence="unknown: not stated",
     homepage="https://www.crcv.ucf.edu/data/UCF101.php",
+    whole=_whole("ucf101.zip", "ucf101", 190_000_000),
     downloads=(
         Download(_drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O"), "UCF-101-midframes.zip", 190_000_000,
                  "ucf101/UCF-101-midframes", "ucf101"),
         Download("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
                  "UCF101TrainTestSplits-RecognitionTask.zip", 114_000, "ucf101/ucfTrainTestlist", "ucf101",
                  needed=False),
-        _beside("ucf101", "split_zhou_UCF101.json", 1_200_000, _drive("1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y")),
+        _of_coop("ucf101", "split_zhou_UCF101.json", 1_557_485, "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
+                 "d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #c788a384
@@ -259,8 +316,9 @@ _ELEVEN = [_IMAGENET, _CALTECH101, _OXFORD_PETS, _STANFORD_CARS, _OXFORD_FLOWERS
 # %% ../../nbs/data/datasets.ipynb #84236af1
 _IMAGENET_V2 = DatasetRecord(
     "imagenet_v2", "imagenet_v2", "new photographs for ImageNet's classes", folder="imagenetv2",
-    images="imagenetv2-matched-frequency-format-val", num_classes=1000, test_only=True, family="imagenet",
+    images="imagenetv2-matched-frequency-format-val", num_classes=1000, num_images=10_000, test_only=True, family="imagenet",
     licence="MIT; the photographs stay their owners'", homepage="https://github.com/modestyachts/ImageNetV2",
+    whole=_whole("imagenetv2.zip", "imagenetv2", 1_260_000_000),
     downloads=(  # for the authors' S3 bucket, which is closed: where they moved it
         Download("https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
                  "imagenetv2-matched-frequency.tar.gz", 1_260_000_000,
@@ -270,8 +328,9 @@ _IMAGENET_V2 = DatasetRecord(
 # %% ../../nbs/data/datasets.ipynb #d92e3d4a
 _IMAGENET_SKETCH = DatasetRecord(
     "imagenet_sketch", "imagenet_variant", "drawings of ImageNet's classes", folder="imagenet-sketch", images="images",
-    num_classes=1000, test_only=True, family="imagenet", licence="MIT; the drawings stay their owners'",
+    num_classes=1000, num_images=50_889, test_only=True, family="imagenet", licence="MIT; the drawings stay their owners'",
     homepage="https://github.com/HaohanWang/ImageNet-Sketch",
+    whole=_whole("imagenet-sketch.zip", "imagenet-sketch", 7_800_000_000),
     downloads=(
         Download(_drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA"), "ImageNet-Sketch.zip", 7_800_000_000,
                  "imagenet-sketch/images", "imagenet-sketch/images", pick="sketch"),
@@ -281,8 +340,10 @@ _IMAGENET_SKETCH = DatasetRecord(
 _BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks"
 _IMAGENET_A = DatasetRecord(
     "imagenet_a", "imagenet_variant", "photographs that fool a ResNet-50", folder="imagenet-adversarial",
-    images="imagenet-a", num_classes=200, test_only=True, family="imagenet", licence="MIT; the photographs stay their owners'",
+    images="imagenet-a", num_classes=200, num_images=7_500, test_only=True, family="imagenet",
+    licence="MIT; the photographs stay their owners'",
     homepage="https://github.com/hendrycks/natural-adv-examples",
+    whole=_whole("imagenet-adversarial.zip", "imagenet-adversarial", 688_000_000),
     downloads=(
         Download(f"{_BERKELEY}/imagenet-a.tar", "imagenet-a.tar", 688_000_000, "imagenet-adversarial/imagenet-a",
                  "imagenet-adversarial"),
@@ -291,8 +352,10 @@ _IMAGENET_A = DatasetRecord(
 # %% ../../nbs/data/datasets.ipynb #17f84040
 _IMAGENET_R = DatasetRecord(
     "imagenet_r", "imagenet_variant", "art, toys, sculptures and the like", folder="imagenet-rendition",
-    images="imagenet-r", num_classes=200, test_only=True, family="imagenet", licence="MIT; the pictures stay their owners'",
+    images="imagenet-r", num_classes=200, num_images=30_000, test_only=True, family="imagenet",
+    licence="MIT; the pictures stay their owners'",
     homepage="https://github.com/hendrycks/imagenet-r",
+    whole=_whole("imagenet-rendition.zip", "imagenet-rendition", 2_190_000_000),
     downloads=(
         Download(f"{_BERKELEY}/imagenet-r.tar", "imagenet-r.tar", 2_190_000_000, "imagenet-rendition/imagenet-r",
                  "imagenet-rendition"),

@@ -7,12 +7,16 @@ __all__ = []
 
 # %% ../../nbs/data/download.ipynb #700518d7
 import hashlib
+import os
+import re
 import time
 from pathlib import Path
 
 import gdown
 import requests
 from gdown.exceptions import DownloadError, FileURLRetrievalError
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HTTPError
 from tqdm import tqdm
 
 # %% ../../nbs/data/download.ipynb #322b0c8f
@@ -92,6 +96,30 @@ def _download_file(
         furthest = max(furthest, _bytes_received(path))
         time.sleep(2**failures / 2)
 
+# %% ../../nbs/data/download.ipynb #f9051561
+_HUB_ADDRESS = re.compile(r"https://huggingface\.co/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+
+# %% ../../nbs/data/download.ipynb #399c2a27
+def _hub_file(
+    url: str,  # as in `_HUB_ADDRESS`
+) -> tuple[str, str | None]:  # the address, and the SHA-256 where the hub keeps one
+    "Ask the hub about a file. Raises ConnectionError where it does not answer or has no such file."
+    kind, repository, revision, name = _HUB_ADDRESS.fullmatch(url).groups()
+    of = {"repo_type": "dataset" if kind else "model", "revision": revision}
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
+    try:
+        found = hub.get_paths_info(repository, [name], **of)
+    except (OSError, ValueError, HTTPError) as error:  # what a server answers that is no hub is a ValueError
+        raise ConnectionError(f"{url} could not be fetched: {' '.join(str(error).split())}") from error
+    if not found:
+        raise ConnectionError(f"{url} could not be fetched: {hub.endpoint} has no such file")
+    return hf_hub_url(repository, name, endpoint=hub.endpoint, **of), found[0].lfs and found[0].lfs.sha256
+
+# %% ../../nbs/data/download.ipynb #a8e375bc
+def _look_up(url: str) -> tuple[str, str | None]:
+    "Where the file of an address is fetched from, and its SHA-256 where its host tells one; ConnectionError as in `_hub_file`."
+    return _hub_file(url) if _HUB_ADDRESS.fullmatch(url) else (url, None)
+
 # %% ../../nbs/data/download.ipynb #35376abc
 def _is_web_page(path: Path) -> bool:
     "Whether a file begins as a web page does."
@@ -99,18 +127,22 @@ def _is_web_page(path: Path) -> bool:
         return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 # %% ../../nbs/data/download.ipynb #9cba2c10
-def _md5_sum(path: Path) -> str:
-    "The MD5 sum of a file of any size."
-    digest = hashlib.md5(usedforsecurity=False)
+def _digest(path: Path, kind: str) -> str:  # kind: "md5" or "sha256"
+    "A checksum of a file of any size."
+    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 # %% ../../nbs/data/download.ipynb #3d0ae1a4
-def _check_file(path: Path, md5: str | None) -> None:
-    "Refuse a web page, and a file without the MD5 sum that was published, with a ValueError."
+_SUMS = {"md5": "MD5 sum", "sha256": "SHA-256"}
+
+
+def _check_file(path: Path, **sums: str | None) -> None:  # md5 and sha256, where they are known
+    "Refuse a web page, and a file without the checksums that were published, with a ValueError."
     if _is_web_page(path):
         raise ValueError(f"{path.name} is a web page, not the file")
-    if md5 and (digest := _md5_sum(path)) != md5:
-        raise ValueError(f"{path.name} has the MD5 sum {digest}, and {md5} was published")
+    for kind, published in sums.items():
+        if published and (digest := _digest(path, kind)) != published:
+            raise ValueError(f"{path.name} has the {_SUMS[kind]} {digest}, and {published} was published")

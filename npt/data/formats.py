@@ -6,6 +6,7 @@
 __all__ = ['ImageRows', 'FORMATS', 'ImageRow', 'register_format']
 
 # %% ../../nbs/data/formats.ipynb #781e59d8
+import hashlib
 import json
 import os
 import random
@@ -375,16 +376,63 @@ def _list_rows(record: DatasetRecord, root: Path) -> ImageRows:
                          f"files with those of {record.homepage}, or fetch them again") from error
 
 # %% ../../nbs/data/formats.ipynb #454e59af
-def _make_split(record: DatasetRecord, root: Path, path: Path) -> ImageRows:
-    "Make a split by the published rule and keep it, if that can be done, as split_npt_*.json."
-    rows = _list_rows(record, root)
+def _rows_digest(rows: ImageRows) -> str:
+    "A checksum of rows and their order."
+    return hashlib.sha256(json.dumps([rows[split] for split in _SPLITS]).encode()).hexdigest()
+
+# %% ../../nbs/data/formats.ipynb #1b4c8396
+def _keep_split(rows: ImageRows, path: Path) -> None:
+    "Write a split that was made, as split_npt_*.json; warns where that cannot be done."
+    try:
+        write_text(json.dumps({**rows, "made": _rows_digest(rows)}), path)
+    except OSError as error:
+        warnings.warn(f"the split cannot be kept as {str(path)!r} ({error}); the same one is made each time", stacklevel=6)
+
+
+def _make_split(record: DatasetRecord, rows: ImageRows, path: Path) -> ImageRows:
+    "Keep a split that was made by the published rule, and say so."
     warnings.warn(f"{record.name}: there is no split_zhou_{record.split}.json in {str(path.parent)!r}, so a split was made "
                   "by the same rule; figures will differ slightly from those on the published split", stacklevel=5)
-    try:
-        write_text(json.dumps(rows), path)
-    except OSError as error:
-        warnings.warn(f"the split cannot be kept as {str(path)!r} ({error}); the same one is made each time", stacklevel=5)
+    _keep_split(rows, path)
     return rows
+
+# %% ../../nbs/data/formats.ipynb #6c11b775
+def _count_text(number: int, one: str, many: str) -> str:
+    "A number of things and the verb, such as 'one class is'."
+    return f"one {one} is" if number == 1 else f"{number} {many} are"
+
+# %% ../../nbs/data/formats.ipynb #922bbdec
+def _what_changed(kept: ImageRows, now: ImageRows) -> str:  # "" where nothing has
+    "Say in words how the images that a split was made from differ from those that are there now."
+    before, after = ({(row.classname, row.path): row.label for split in _SPLITS for row in rows[split]} for rows in (kept, now))
+    said = []
+    for word, some, others in ("new", after, before), ("gone", before, after):
+        images, classes = some.keys() - others.keys(), {name for name, _ in some} - {name for name, _ in others}
+        if classes:
+            said.append(f"{_count_text(len(classes), 'class', 'classes')} {word}, such as {min(classes)!r}")
+        elif images:
+            said.append(f"{_count_text(len(images), 'image', 'images')} {word}, such as {min(images)[1]!r}")
+    return " and ".join(said) or ("" if before == after else "the classes are in another order")
+
+# %% ../../nbs/data/formats.ipynb #b21f85c7
+def _kept_split(record: DatasetRecord, root: Path, path: Path) -> ImageRows:
+    """Read a split that was made earlier, and make it again, with a warning, where the dataset's images are others now.
+
+    Raises ValueError where they are others and the file is not as it was made.
+    """
+    kept = _read_split_file(path)
+    try:
+        now = _list_rows(record, root)
+    except FileNotFoundError:  # the lists of labels have gone, and with them what could be new
+        return kept
+    if not (changed := _what_changed(kept, now)):
+        return kept
+    said = f"{str(path)!r} was made from other images than {record.name} has now: {changed}"
+    if json.loads(path.read_text("utf-8")).get("made") != _rows_digest(kept):
+        raise ValueError(f"{said}. It was not written by this version of npt, or was changed: move it away, and another is made")
+    warnings.warn(f"{said}. It was made again, and figures on the earlier one cannot be compared with new ones", stacklevel=5)
+    _keep_split(now, path)
+    return now
 
 # %% ../../nbs/data/formats.ipynb #67a07366
 def _published_rows(record: DatasetRecord, root: Path) -> ImageRows:
@@ -392,10 +440,9 @@ def _published_rows(record: DatasetRecord, root: Path) -> ImageRows:
     if record.split is None:
         return _list_rows(record, root)
     published, own = (root / record.folder / f"split_{whose}_{record.split}.json" for whose in ("zhou", "npt"))
-    for path in published, own:
-        if path.is_file():
-            return _read_split_file(path)
-    return _make_split(record, root, own)
+    if published.is_file():
+        return _read_split_file(published)
+    return _kept_split(record, root, own) if own.is_file() else _make_split(record, _list_rows(record, root), own)
 
 # %% ../../nbs/data/formats.ipynb #ccba799c
 def _read_rows(

@@ -12,17 +12,18 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from .._names import known
+from .._names import error_line, known
 from .datasets import DATASETS, DatasetRecord, Download
-from .download import _check_file, _delete_received, _download_file, _size_text
+from .download import _check_file, _delete_received, _download_file, _look_up, _size_text
 from .formats import _image_folder
+from .parts import _find_dataset
 from .unpack import _ARCHIVES, _unpack
 
 # %% ../../nbs/data/prepare.ipynb #f65692c8
@@ -50,6 +51,22 @@ class _DatasetState:
     missing: tuple[Download, ...]  # the files not in place, those included that can be done without
     by_hand: str  # the steps that only the user can take, unless there is a mirror; or ""
 
+# %% ../../nbs/data/prepare.ipynb #63b35531
+def _lacks_labels(record: DatasetRecord, root: Path) -> list[Download]:
+    "The files of labels that are not in place, if neither the split file nor all lists are; otherwise none."
+    split = f"split_zhou_{record.split}.json"
+    lists = [each for each in record.downloads if not each.needed and each.name != split]
+    missing = [each for each in record.downloads if not each.needed and not _in_place(root / each.makes)]
+    kept = any((root / record.folder / name).is_file() for name in (split, f"split_npt_{record.split}.json"))
+    without = record.split is None or kept or not any(each in missing for each in lists)
+    return [] if without else missing
+
+# %% ../../nbs/data/prepare.ipynb #a3a7c3a3
+def _lacks(record: DatasetRecord, root: Path) -> list[Download]:
+    "The files that a dataset cannot be read without and that are not in place."
+    images = [each for each in record.downloads if each.needed and not _in_place(root / each.makes)]
+    return [*images, *_lacks_labels(record, root)]
+
 # %% ../../nbs/data/prepare.ipynb #5efcbe13
 def _has_begun(record: DatasetRecord, missing: Sequence[Download], root: Path) -> bool:
     "Whether anything of a dataset is there."
@@ -60,7 +77,7 @@ def _has_begun(record: DatasetRecord, missing: Sequence[Download], root: Path) -
 def _steps_by_hand(record: DatasetRecord, needed: Sequence[Download], root: Path) -> str:
     "The steps that only the user can take to get some files; none where all can be had without."
     folder = _download_folder(record, root)
-    if all(download.url or (folder / download.name).exists() for download in needed):
+    if record.whole or all(download.addresses or (folder / download.name).exists() for download in needed):
         return ""
     return record.manual.replace("{root}", str(root))
 
@@ -69,27 +86,35 @@ def dataset_state(
     record: DatasetRecord,  # one that is made of files
     root: str | Path,  # data_root
 ) -> _DatasetState:
-    "See what of a dataset is in place. It is ready when nothing is missing that it cannot do without."
+    "See what of a dataset is in place. It is ready when nothing is missing that it cannot be read without."
     root = Path(root)
     missing = tuple(download for download in record.downloads if not _in_place(root / download.makes))
-    needed = [download for download in missing if download.needed]
+    needed = _lacks(record, root)
     if not needed:
         return _DatasetState("ready", missing, "")
     word = "partial" if _has_begun(record, missing, root) else "missing"
-    return _DatasetState(word, missing, _steps_by_hand(record, needed, root))
+    return _DatasetState(word, missing, _steps_by_hand(record, [each for each in missing if each.needed], root))
 
 # %% ../../nbs/data/prepare.ipynb #e604892f
-def _address(download: Download, record: DatasetRecord, mirror: str | None) -> str:  # "" where there is none
-    "Where a file is fetched from."
-    return f"{mirror.rstrip('/')}/{record.name}/{download.name}" if mirror else download.url
+def _addresses(download: Download, record: DatasetRecord, mirror: str | None) -> tuple[str, ...]:
+    "Where a file is fetched from, in the order in which that is tried; a mirror alone, where there is one."
+    return (f"{mirror.rstrip('/')}/{record.name}/{download.name}",) if mirror else download.addresses
 
 # %% ../../nbs/data/prepare.ipynb #19693e68
+def _files_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> list[Download]:
+    "What may have to be fetched and has an address: the missing files, and the archive of all where images are missing."
+    whole = [record.whole] if record.whole and not mirror and any(each.needed for each in missing) else []
+    return [download for download in [*missing, *whole] if _addresses(download, record, mirror)]
+
+# %% ../../nbs/data/prepare.ipynb #a06e05e8
 def _lines_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> list[str]:
     "A line for each file that has an address, under one with the sum of their sizes; none where there is no such file."
-    to_fetch = [(download, url) for download in missing if (url := _address(download, record, mirror))]
-    lines = [f"  {download.name}, {_size_text(download.size)}, from {url}" for download, url in to_fetch]
-    total = _size_text(sum(download.size for download, _ in to_fetch))
-    return [f"to fetch, about {total}:", *lines] if lines else []
+    files = _files_to_fetch(missing, record, mirror)
+    homeless = any(each.needed and not _addresses(each, record, mirror) for each in missing)
+    total = sum(each.size for each in files if homeless or each is not record.whole)
+    lines = [f"  {'' if homeless or each is not record.whole else 'or else all in '}{each.name}, {_size_text(each.size)}, from "
+             + " or ".join(_addresses(each, record, mirror)) for each in files]
+    return [f"to fetch, about {_size_text(total)}:", *lines] if lines else []
 
 # %% ../../nbs/data/prepare.ipynb #a03b41f8
 def _announce(record: DatasetRecord, root: str | Path, mirror: str | None = None) -> str:  # a few lines
@@ -174,21 +199,62 @@ def _path_of_address(download: Download, url: str, folder: Path) -> Path:
     address = hashlib.sha256(url.encode()).hexdigest()[:8]
     return folder / f"{download.name}.{address}" / download.name
 
+# %% ../../nbs/data/prepare.ipynb #19e71913
+def _receive(download: Download, url: str, folder: Path, use: Callable[[Path], None]) -> None:
+    """Fetch a file from one address, check it, and use it.
+
+    Raises ConnectionError where it cannot be fetched, and ValueError where it is wrong, when it is also deleted.
+    """
+    file = _path_of_address(download, url, folder)
+    address, told = _look_up(url)
+    file.parent.mkdir(exist_ok=True)
+    try:
+        if not file.exists():
+            _download_file(address, file, _max_bytes(download))
+        _check_file(file, md5=download.md5, sha256=download.sha256 or told)
+        use(file)
+    except ValueError as error:
+        _delete_received(file)
+        raise ValueError(f"{error}. It came from {url} and was deleted: try again, or give a --mirror") from error
+
+# %% ../../nbs/data/prepare.ipynb #f252e3eb
+def _try_next(error: Exception, url: str) -> None:
+    "Say that a source failed, and what is tried next."
+    print(f"{error_line(error)}; next is {url}", file=sys.stderr, flush=True)
+
+# %% ../../nbs/data/prepare.ipynb #f32a7964
+def _all_failed(errors: Sequence[Exception]) -> Exception:
+    "One error for those of all sources of a file."
+    if len(errors) == 1:
+        return errors[0]
+    kind = ValueError if any(isinstance(error, ValueError) for error in errors) else ConnectionError
+    return kind("\n".join(map(str, errors)))
+
 # %% ../../nbs/data/prepare.ipynb #cb8b37ed
-def _receive(download: Download, url: str, path: Path) -> None:
-    "Fetch a file. Raises ConnectionError where that fails for good."
-    if not url:
-        raise ConnectionError(f"{download.name} has no open address")
-    path.parent.mkdir(exist_ok=True)
-    _download_file(url, path, _max_bytes(download))
+def _receive_from_any(download: Download, urls: Sequence[str], folder: Path, use: Callable[[Path], None]) -> None:
+    "Fetch a file from the first address that has it, check it, and use it; errors as in `_receive`."
+    errors = [] if urls else [ConnectionError(f"{download.name} has no open address")]
+    for url, after in zip(urls, [*urls[1:], None]):
+        try:
+            return _receive(download, url, folder, use)
+        except (ConnectionError, ValueError) as error:
+            errors.append(error)
+        if after:
+            _try_next(errors[-1], after)
+    raise _all_failed(errors)
 
 # %% ../../nbs/data/prepare.ipynb #472e9ef3
-def _refuse_file(file: Path, by_hand: Path, url: str, error: ValueError) -> ValueError:
-    "Delete a wrong file that was fetched; gives the error to raise."
-    if file == by_hand:
-        return ValueError(f"{error}. Replace {file}, which was put there by hand")
-    _delete_received(file)
-    return ValueError(f"{error}. It came from {url} and was deleted: try again, or give a --mirror")
+class _WrongByHand(ValueError):
+    "A file that the user has put there is not what it should be."
+
+# %% ../../nbs/data/prepare.ipynb #4454bc1f
+def _use_by_hand(download: Download, file: Path, use: Callable[[Path], None]) -> None:
+    "Check and use a file that the user has put there. Raises _WrongByHand where it is wrong."
+    try:
+        _check_file(file, md5=download.md5, sha256=download.sha256)
+        use(file)
+    except ValueError as error:
+        raise _WrongByHand(f"{error}. Replace {file}, which was put there by hand") from error
 
 # %% ../../nbs/data/prepare.ipynb #8b4c8d82
 def _delete_used(download: Download, folder: Path) -> None:
@@ -199,25 +265,55 @@ def _delete_used(download: Download, folder: Path) -> None:
 # %% ../../nbs/data/prepare.ipynb #3112684b
 def _fetch_and_place(
     download: Download,
-    url: str,  # the download's own, or a mirror's
     record: DatasetRecord,
     root: Path,
+    mirror: str | None,
+    place: Callable[[Path, Download, DatasetRecord, Path], None] = _put_in_place,
 ) -> None:
     """Fetch a file unless it was put into the download folder by hand, check it, put it in place, and delete it.
 
     Raises ConnectionError where it cannot be fetched, and ValueError where it is not what it should be.
     """
     folder = _download_folder(record, root)
-    by_hand = folder / download.name
-    file = by_hand if by_hand.exists() else _path_of_address(download, url, folder)
-    try:
-        if not file.exists():
-            _receive(download, url, file)
-        _check_file(file, download.md5)
-        _put_in_place(file, download, record, root)
-    except ValueError as error:
-        raise _refuse_file(file, by_hand, url, error) from error
+    by_hand, use = folder / download.name, lambda file: place(file, download, record, root)
+    if by_hand.exists():
+        _use_by_hand(download, by_hand, use)
+    else:
+        _receive_from_any(download, _addresses(download, record, mirror), folder, use)
     _delete_used(download, folder)
+
+# %% ../../nbs/data/prepare.ipynb #9b8ab980
+def _say_what_it_lacks(file: Path, record: DatasetRecord, found: dict[str, Path], root: Path) -> None:
+    "Print which files an archive of the whole dataset did not bring; ValueError where images are among them."
+    lacked = [each for each in record.downloads if str(PurePosixPath(each.makes).relative_to(record.folder)) not in found
+              and not _in_place(root / each.makes)]
+    names = ", ".join(PurePosixPath(each.makes).name for each in lacked)
+    if any(each.needed for each in lacked):
+        raise ValueError(f"{file.name} does not hold {names} of {record.name}")
+    if lacked:
+        print(f"{file.name} does not hold {names}", file=sys.stderr)
+
+# %% ../../nbs/data/prepare.ipynb #15640c7d
+def _put_whole_in_place(file: Path, whole: Download, record: DatasetRecord, root: Path) -> None:
+    "Unpack an archive of a whole dataset and move what it holds to where it belongs. Raises ValueError without its images."
+    home = root / record.folder
+    with _temporary_folder(home, record.name) as temporary:
+        _unpack(file, temporary, _max_bytes(whole))
+        found = _find_dataset(record, temporary, everywhere=True)
+        _say_what_it_lacks(file, record, found, root)
+        for name, path in reversed(found.items()):
+            if not _in_place(home / name):
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                path.rename(home / name)  # which replaces an empty folder
+
+# %% ../../nbs/data/prepare.ipynb #7abfbb20
+def _fetch_whole(record: DatasetRecord, root: Path) -> None:
+    "Fetch the archive of a whole dataset, and put in place what is missing; errors as in `_fetch_and_place`."
+    _check_space([record.whole], record, root)
+    _fetch_and_place(record.whole, record, root, None, _put_whole_in_place)
+    for download in record.downloads:
+        if _in_place(root / download.makes):
+            _delete_used(download, _download_folder(record, root))
 
 # %% ../../nbs/data/prepare.ipynb #0438464b
 _UNPACKED = 1.2  # bytes of folders and files for one byte of archive, at most, for archives of pictures
@@ -261,11 +357,22 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
 
 # %% ../../nbs/data/prepare.ipynb #03c2b022
 def _instructions(missing: Sequence[Download], record: DatasetRecord, root: Path) -> str:
-    "Say which file to put where, and how to go on."
-    folder = _download_folder(record, root)
-    files = [f"  save {download.url or 'a copy'}\n  as   {folder / download.name}" for download in missing]
+    "Say which files to put where, and how to go on."
+    folder, whole = _download_folder(record, root), record.whole
+    lines = [f"  save {' or '.join(each.addresses) or 'a copy'}\n  as   {folder / each.name}" for each in missing]
+    lines += [f"  or, in place of all these, save {whole.url}\n  as   {folder / whole.name}"] if whole else []
     command = f"python data_prep/prepare.py {record.name} --root {shlex.quote(str(root))}"
-    return "\n".join(["To go on without this connection,", *files, f"  and run {command}"])
+    by_hand = [record.manual.replace("{root}", str(root))] if record.manual else []
+    return "\n".join(["To go on without this connection,", *lines, f"  and run {command}", *by_hand])
+
+# %% ../../nbs/data/prepare.ipynb #668658cc
+def _with_instructions(errors: Sequence[Exception], record: DatasetRecord, root: Path) -> Exception:
+    "One error for all that was tried, with what the user can do."
+    error, lines = _all_failed(errors), [_instructions(_lacks(record, root), record, root)]
+    if labels := _lacks_labels(record, root):
+        split, *lists = sorted((each.name for each in labels), key=lambda name: not name.startswith("split_"))
+        lines.insert(0, f"{record.name} cannot be read without its labels: {split}, or {' and '.join(lists)} in its place")
+    return type(error)("\n".join([str(error), *lines]))
 
 # %% ../../nbs/data/prepare.ipynb #cee099ab
 def _what_is_lost(download: Download, record: DatasetRecord) -> str:
@@ -277,51 +384,60 @@ def _what_is_lost(download: Download, record: DatasetRecord) -> str:
 # %% ../../nbs/data/prepare.ipynb #a5fa5020
 def _warn_left_out(download: Download, record: DatasetRecord, root: Path, error: Exception) -> None:
     "Warn that a file is missing that the dataset can do without."
-    warnings.warn(
-        f"{download.name} of {record.name} is left out: {_what_is_lost(download, record)}. To add it, save "
-        f"{download.url or 'a copy'} as {_download_folder(record, root) / download.name} and run the command again. ({error})")
+    warnings.warn(f"{download.name} of {record.name} is left out: {_what_is_lost(download, record)}. To add it, save "
+                  f"{' or '.join(download.addresses) or 'a copy'} as {_download_folder(record, root) / download.name} and run "
+                  f"the command again. ({error})")
 
 # %% ../../nbs/data/prepare.ipynb #fac4c223
-def _fetch_missing(record: DatasetRecord, root: Path, mirror: str | None) -> None:
-    "Fetch every file of a dataset that is not in place; the caller holds the lock."
-    missing = dataset_state(record, root).missing
-    if missing:
-        _check_space(missing, record, root)
-    for download in sorted(missing, key=lambda download: not download.needed):
+def _fetch_separately(record: DatasetRecord, root: Path, mirror: str | None, needed: bool) -> dict[Download, Exception]:
+    "Fetch the files that are not in place, the needed or the others; gives what failed, at most one of the needed."
+    failed = {}
+    for download in record.downloads:
+        if download.needed is not needed or _in_place(root / download.makes) or needed and failed:
+            continue
         try:
-            _fetch_and_place(download, _address(download, record, mirror), record, root)
-        except (OSError, ValueError) as error:
-            if not download.needed:
-                _warn_left_out(download, record, root, error)
-            elif isinstance(error, ConnectionError):
-                needed = [each for each in missing if each.needed and not _in_place(root / each.makes)]
-                raise ConnectionError(f"{error}\n{_instructions(needed, record, root)}") from error
-            else:
+            _fetch_and_place(download, record, root, mirror)
+        except (ConnectionError, ValueError) as error:
+            if needed and isinstance(error, _WrongByHand):
                 raise
+            failed[download] = error
+    return failed
 
 # %% ../../nbs/data/prepare.ipynb #9642267a
-def _is_image_folder(record: DatasetRecord, folder: Path) -> bool:
-    "Whether a folder has a folder for every class; of ImageNet, whether both its parts have."
-    parts = [folder / "train", folder / "val"] if record.format == "imagenet" else [folder]
-    return all(part.is_dir() and sum(path.is_dir() for path in part.iterdir()) >= record.num_classes for part in parts)
+def _try_whole(record: DatasetRecord, root: Path, mirror: str | None, failed: Sequence[Exception]) -> None:
+    "Fetch the archive of the whole dataset in place of files that failed. Raises an error with instructions where it fails too."
+    errors = [*failed]
+    if record.whole and not mirror:
+        _try_next(failed[-1], record.whole.url)
+        try:
+            return _fetch_whole(record, root)
+        except (ConnectionError, ValueError) as error:
+            errors.append(error)
+    raise _with_instructions(errors, record, root)
 
 # %% ../../nbs/data/prepare.ipynb #59bf1790
-def _what_to_link(record: DatasetRecord, copy: Path) -> dict[str, Path]:
-    "What to link, by its path in the dataset's folder. Raises ValueError where `copy` is no copy of the dataset."
-    inside = copy / (record.images or Path(record.downloads[0].makes).name)
-    if record.images and _is_image_folder(record, copy):
-        return {record.images: copy}
-    if _is_image_folder(record, inside) or record.format != "imagenet" and inside.is_dir() and _in_place(inside):
-        return {path.name: path for path in copy.iterdir() if not path.name.startswith(".")}
-    both, each = ("train/ and val/ with ", " each") if record.format == "imagenet" else ("", "")
-    raise ValueError(f"{copy} is no copy of {record.name}: it must hold {both}{record.num_classes} class folders{each}, or "
-                     f"{inside.name}/ with the images")
+def _fetch_missing(record: DatasetRecord, root: Path, mirror: str | None) -> None:
+    "Fetch every file of a dataset that is not in place; the caller holds the lock."
+    if record.whole and (_download_folder(record, root) / record.whole.name).exists():
+        _fetch_whole(record, root)
+    if missing := dataset_state(record, root).missing:
+        _check_space(missing, record, root)
+    if failed := _fetch_separately(record, root, mirror, needed=True):
+        _try_whole(record, root, mirror, [*failed.values()])
+    left_out = _fetch_separately(record, root, mirror, needed=False)
+    if _lacks_labels(record, root) and not failed:
+        _try_whole(record, root, mirror, [*left_out.values()])
+    if _lacks_labels(record, root):
+        raise _with_instructions([*left_out.values()], record, root)
+    for download, error in left_out.items():
+        if not _in_place(root / download.makes):
+            _warn_left_out(download, record, root, error)
 
 # %% ../../nbs/data/prepare.ipynb #b7c74344
 def _link_copy(record: DatasetRecord, root: Path, copy: Path) -> None:
     "Link an existing copy of a dataset into its folder, in which nothing is replaced."
     copy = copy.expanduser().resolve()
-    links = {root / record.folder / name: path for name, path in _what_to_link(record, copy).items()}
+    links = {root / record.folder / name: path for name, path in _find_dataset(record, copy).items()}
     if taken := [link for link, path in links.items() if os.path.lexists(link) and link.resolve() != path.resolve()]:
         raise FileExistsError(f"{taken[0]} is there already: move it away, if {copy} is to take its place")
     for link, path in links.items():
@@ -344,7 +460,7 @@ def prepare(
     root: str | Path,  # data_root; made if it is not there
     *,
     mirror: str | None = None,  # an address that has every file as MIRROR/<dataset>/<file>
-    link: str | Path | None = None,  # an existing copy of the dataset, to be linked instead of fetched
+    link: str | Path | None = None,  # an existing copy, to be linked instead of fetched: its folder, or one up to three above
 ) -> Path:  # the dataset's folder
     """Fetch, check and unpack what is missing of a dataset, going on from where an earlier call stopped.
 

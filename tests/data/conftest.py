@@ -33,6 +33,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     "The servers are on this machine, whatever stands between it and the others."
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # so that no test asks the true hub
 
 
 @pytest.fixture

@@ -33,10 +33,29 @@ def test_files_are_put_below_the_folder_and_every_one_can_be_had(record):
     for download in record.downloads:
         made = PurePosixPath(download.makes)
         assert made.is_relative_to(record.folder) and made.is_relative_to(download.into) and ".." not in made.parts
-        assert download.url.startswith(("https://", "http://")) or record.manual
+        assert download.addresses or record.manual
+        assert all(url.startswith(("https://", "http://")) for url in download.addresses)
         assert download.md5 is None or len(bytes.fromhex(download.md5)) == 16
+        assert download.sha256 is None or len(bytes.fromhex(download.sha256)) == 32
+    assert record.num_classes and record.num_images
     images = PurePosixPath(record.folder, record.images)
     assert any(PurePosixPath(download.makes).is_relative_to(images) for download in record.downloads if download.needed)
+
+
+def test_every_file_but_imagenets_has_a_second_source():
+    for record in PUBLISHED:
+        split = [download for download in record.downloads if download.name.startswith("split_zhou_")]
+        assert len(split) == bool(record.split)
+        for download in split:
+            github, drive = download.addresses
+            assert "linzhiqiu/cross_modal_adaptation" in github and "drive.google.com" in drive
+            assert github.endswith(f"/splits/split_zhou_{record.split}.json")
+    assert [record.name for record in PUBLISHED if not record.whole] == ["imagenet"]
+    wholes = [record.whole for record in PUBLISHED if record.whole]
+    assert len({whole.url for whole in wholes}) == 14 and all("/zhengli97/prompt_learning_dataset/" in w.url for w in wholes)
+    assert find_dataset("dtd").whole.sha256.startswith("5ba4d300")
+    summed = [d.name for record in PUBLISHED for d in record.downloads if d.sha256]
+    assert len(summed) == 8 and "cat_to_name.json" in summed, "seven split files and the names of the flowers"
 
 
 @pytest.mark.parametrize("wrong, near", {"world/shape": "world/shapes", "Caltech": "caltech101", "flowers": "oxford_flowers"}.items())

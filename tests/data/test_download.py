@@ -1,5 +1,6 @@
 "One file from a server of this machine's own, with its bad days."
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from archives import MAX_BYTES
 from server import Server
 
-from npt.data.download import _download_file
+from npt.data.download import _check_file, _download_file, _look_up
 
 
 @pytest.fixture
@@ -92,3 +93,25 @@ def test_what_google_drive_refuses_is_said_in_one_line_and_not_asked_again(monke
 def test_a_server_that_sends_without_end_is_stopped(server: Server, large: bytes, tmp_path: Path):
     with pytest.raises(ValueError, match="far more than expected"):
         _download_file(f"{server.url}/large", tmp_path / "large", max_bytes=1_000_000)
+
+
+def test_the_hub_of_the_environment_is_asked_for_address_and_checksum(server: Server, monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/")
+    place = server.folder / "datasets/a/b/resolve/1f2e/c/d.zip"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"content")
+    address, sha256 = _look_up("https://huggingface.co/datasets/a/b/resolve/1f2e/c/d.zip")
+    assert address == f"{server.url}/datasets/a/b/resolve/1f2e/c/d.zip" and sha256 == hashlib.sha256(b"content").hexdigest()
+    _download_file(address, tmp_path / "d.zip", MAX_BYTES)
+    _check_file(tmp_path / "d.zip", sha256=sha256)
+    with pytest.raises(ConnectionError, match=f"e.zip could not be fetched: {server.url} has no such file"):
+        _look_up("https://huggingface.co/datasets/a/b/resolve/1f2e/c/e.zip")
+    assert _look_up("https://example.org/a.zip") == ("https://example.org/a.zip", None)
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_a_checksum_of_either_kind_is_asked_for(kind: str, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"content")
+    _check_file(tmp_path / "file", **{kind: hashlib.new(kind, b"content").hexdigest()})
+    with pytest.raises(ValueError, match="file has the .* [0-9a-f]+, and 0+ was published"):
+        _check_file(tmp_path / "file", **{kind: "0" * 32})

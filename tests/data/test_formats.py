@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -62,7 +63,56 @@ def test_a_split_is_made_once_and_the_published_one_is_preferred(name, tmp_path)
         content = published.read_text()
         assert _read_rows(record, tmp_path) == made
     assert published.read_text() == content and not own.exists()
-    assert set(json.loads(content)) == set(_SPLITS)
+    assert set(json.loads(content)) == {*_SPLITS, "made"}
+
+
+def test_a_split_remembers_what_it_was_made_from(tmp_path, quiet):
+    "As when a few of DTD's class folders were there, and the others arrive, and when one picture goes."
+    record = find_dataset("dtd")
+    folder = make_tree("dtd", tmp_path) / "images"
+    whole = _read_rows(record, tmp_path)
+    own = tmp_path / "dtd" / "split_npt_DescribableTextures.json"
+    own.unlink()
+    for name in "bubbly", "bumpy":
+        (folder / name).rename(tmp_path / name)
+    few = _read_rows(record, tmp_path)
+    kept = own.read_bytes()
+    for name in "bubbly", "bumpy":
+        (tmp_path / name).rename(folder / name)
+    with pytest.warns(UserWarning, match="split_npt_.*2 classes are new, such as 'bubbly'. It was made again") as caught:
+        assert _read_rows(record, tmp_path) == whole
+    assert len(caught) == 1 and len({row.label for row in few["train"]}) == 3
+    (folder / "banded" / "image_0001.jpg").unlink()
+    with pytest.warns(UserWarning, match="one image is gone, such as 'banded/image_0001.jpg'. It was"):
+        _read_rows(record, tmp_path)
+    own.write_bytes(kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in "bubbly", "bumpy":
+            (folder / name).rename(tmp_path / name)
+        write_pictures(folder / "banded", 0)
+        assert _read_rows(record, tmp_path) == few, "what it was made from is there again"
+    shutil.rmtree(folder / "banded")  # the labels of all others move, which is not said of each
+    with pytest.warns(UserWarning, match="has now: one class is gone, such as 'banded'. It was"):
+        _read_rows(record, tmp_path)
+
+
+@pytest.mark.parametrize("by", ["hand", "an earlier version"])
+def test_a_split_that_somebody_else_wrote_is_not_made_again(by, tmp_path, quiet):
+    folder, record = make_tree("dtd", tmp_path), find_dataset("dtd")
+    rows = _read_rows(record, tmp_path)
+    own = folder / "split_npt_DescribableTextures.json"
+    content = json.loads(own.read_text())
+    if by == "hand":
+        content["train"], content["val"] = content["train"] + content["val"][:1], content["val"][1:]
+    else:
+        del content["made"]
+    own.write_text(json.dumps(content))
+    assert len(_read_rows(record, tmp_path)["train"]) == len(rows["train"]) + (by == "hand")
+    write_pictures(folder / "images" / "zigzagged", 5)
+    with pytest.raises(ValueError, match="one class is new, such as 'zigzagged'. It was not written by this version.*move it away"):
+        _read_rows(record, tmp_path)
+    assert json.loads(own.read_text()) == content
 
 
 def test_a_split_does_not_depend_on_where_or_when_it_is_made(tmp_path, quiet):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -11,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
-from archives import SPLIT, in_a_process, left_behind, one_file, tar, tree
-from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree, miniature_record
+from archives import SPLIT, in_a_process, left_behind, one_file, tar, tree, zipped
+from miniature import CLASSES, CLASSNAMES, PUBLISHED, make_mirror, make_tree, miniature_record, pack_whole
 from server import Server, serve
 
 import npt.data.download
 import npt.data.prepare
 import npt.data.unpack
+from npt.data.datasets import DATASETS, DatasetRecord
 from npt.data.formats import _SPLITS, _image_folder, _read_rows
 from npt.data.prepare import _DOWNLOADS, _PREPARED, dataset_state, prepare
 from npt.data.unpack import _unpack
@@ -124,20 +127,26 @@ def test_a_file_put_there_by_hand_needs_no_network(server: Server, mirrored: Cal
     assert not server.log and dataset_state(record, root).word == "ready" and not left_behind(root)
 
 
-def test_a_file_without_an_address_is_asked_for(mirrored: Callable, root: Path):
-    "Stanford's label lists, which only a missing split file makes necessary."
-    record = mirrored("stanford_cars")
+def test_lists_that_the_split_file_makes_superfluous_are_asked_for_without_it(mirrored: Callable, root: Path):
+    "Stanford's label lists have no address: the images alone are no dataset, and with the split file the lists are not needed."
+    record = mirrored("stanford_cars", whole=None)
+    by_hand = root / _DOWNLOADS / "stanford_cars"
+    by_hand.mkdir(parents=True)
     for name in ("cars_train.tgz", "cars_test.tgz"):
-        (root / _DOWNLOADS / "stanford_cars").mkdir(parents=True, exist_ok=True)
-        shutil.copy(root.parent / "served" / "stanford_cars" / name, root / _DOWNLOADS / "stanford_cars")
-    with serve(root.parent) as server:  # without the split file
-        gone = [replace(download, url=download.url and f"{server.url}/gone") for download in record.downloads]
-        _PREPARED["stanford_cars"] = replace(record, downloads=tuple(gone))
-        with pytest.warns(UserWarning) as caught:
+        shutil.copy(root.parent / "served" / "stanford_cars" / name, by_hand)
+    with serve(root.parent) as server:
+        gone = tuple(replace(download, url=download.url and f"{server.url}/gone", sha256=None) for download in record.downloads)
+        _PREPARED["stanford_cars"] = replace(record, downloads=gone)
+        with warnings.catch_warnings(), pytest.raises(ConnectionError) as caught:
+            warnings.simplefilter("error")  # that a file can be done without is not said
             prepare("stanford_cars", root)
-    messages = [str(warning.message) for warning in caught]
-    assert any("car_devkit.tgz" in m and "save a copy as" in m and "no open address" in m for m in messages), messages
-    assert len(messages) == 3 and dataset_state(record, root).word == "ready"
+        message = str(caught.value)
+        assert "cannot be read without its labels: split_zhou_StanfordCars.json, or car_devkit.tgz and cars_test" in message
+        assert f"save a copy\n  as   {by_hand / 'car_devkit.tgz'}" in message and "can do without" not in message
+        (by_hand / "split_zhou_StanfordCars.json").write_text(SPLIT)
+        with pytest.warns(UserWarning, match="is left out: the dataset can do without it") as warned:
+            prepare("stanford_cars", root)
+    assert len(warned) == 2 and dataset_state(record, root).word == "ready"
 
 
 def test_a_wrong_file_put_there_by_hand_is_left_there(mirrored: Callable, root: Path):
@@ -166,12 +175,13 @@ def test_what_is_needed_is_fetched_first(server: Server, mirrored: Callable, roo
     assert server.counts() == {"eurosat/EuroSAT.zip": 1}
 
 
-@pytest.mark.parametrize("name", ["imagenet", "stanford_cars", "sun397"])
-def test_steps_by_hand_are_said_where_nothing_can_be_fetched(name: str, root: Path):
-    state = dataset_state(_PREPARED[name], root)
-    assert state.word == "missing" and state.by_hand and str(root) in state.by_hand
+def test_steps_by_hand_are_said_where_nothing_can_be_fetched(root: Path):
+    "Which is only so of ImageNet."
+    by_hand = {name: state.by_hand for name, record in _PREPARED.items() if (state := dataset_state(record, root)).by_hand}
+    assert list(by_hand) == ["imagenet"] and str(root) in by_hand["imagenet"]
+    state = dataset_state(_PREPARED["imagenet"], root)
     with pytest.raises(FileNotFoundError) as caught:
-        prepare(name, root)
+        prepare("imagenet", root)
     assert state.by_hand in str(caught.value) and not root.exists()
 
 
@@ -302,14 +312,14 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_half_done(server, m
 
 
 def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Path):
-    "UCF101's files have no checksum, so the miniature passes for the dataset in processes that know nothing of miniatures."
-    make_mirror("ucf101", server.folder)
-    (server.folder / "ucf101" / "split_zhou_UCF101.json").write_text(SPLIT)
-    processes = [in_a_process("ucf101", "--root", root, "--mirror", server.url) for _ in range(2)]
+    "ImageNet-A has no checksum, so its miniature comes into place in processes that know nothing of miniatures, and is counted."
+    make_mirror("imagenet_a", server.folder)
+    processes = [in_a_process("imagenet_a", "--root", root, "--mirror", server.url) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert set(server.counts().values()) == {1} and len(server.counts()) == 3
-    assert all("ucf101: 2 classes" in out for out, _ in outputs) and not left_behind(root)
+    assert server.counts() == {"imagenet_a/imagenet-a.tar": 1} and not left_behind(root), outputs
+    assert all("imagenet_a: 4 classes; 0 train, 0 val, 12 test images" in out for out, _ in outputs)
+    assert all("it has 4 classes, and should have 200" in err for _, err in outputs)
+    assert [process.returncode for process in processes] == [1, 1]
 
 
 def test_a_waiting_process_is_told_so(server: Server, mirrored: Callable, root: Path, capsys):
@@ -339,7 +349,7 @@ def test_imagenet_is_linked(whole: bool, monkeypatch, root: Path, tmp_path: Path
     rows = _read_rows(record, root)
     assert {row.classname for row in rows["test"]} == set(CLASSNAMES["imagenet"])
     assert dataset_state(record, root).word == "ready"
-    assert (root / "imagenet" / "images").is_symlink() and not (root / "imagenet").is_symlink()
+    assert (root / "imagenet" / "images" / "val").is_symlink() and not (root / "imagenet" / "images").is_symlink()
     (root / "imagenet" / "new.txt").write_text("a file of ours")
     assert tree(tmp_path / "elsewhere") == before
 
@@ -358,15 +368,13 @@ def test_a_copy_that_is_none_is_refused(root: Path, tmp_path: Path, mirrored: Ca
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "imagenet"])
-def test_a_whole_copy_of_any_dataset_is_linked(name: str, mirrored: Callable, root: Path, tmp_path: Path):
-    record = mirrored(name, manual="")
-    record = replace(record, downloads=tuple(download for download in record.downloads if download.needed))
-    _PREPARED[name] = record
-    prepare(name, root, link=make_tree(name, tmp_path / "elsewhere"))
-    assert dataset_state(record, root).word == "ready"
+def test_a_whole_copy_of_any_dataset_is_linked(name: str, server: Server, mirrored: Callable, root: Path, tmp_path: Path):
+    record = mirrored(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of the split file, which the copy lacks and the mirror too
+        prepare(name, root, mirror=server.url, link=make_tree(name, tmp_path / "elsewhere"))
         rows = _read_rows(record, root)
+    assert dataset_state(record, root).word == "ready" and not [name for name in server.counts() if "split_" not in name]
     assert {row.classname for row in rows["test"]} == set(CLASSNAMES[name])
     assert not list((tmp_path / "elsewhere").rglob("split_npt*")), "a split is not written into the copy"
 
@@ -390,3 +398,207 @@ def test_every_file_has_its_place():
             assert download.md5 is None or len(bytes.fromhex(download.md5)) == 16
             same = [name for name in names if name.startswith(download.name)]
             assert same == [download.name], "partial files would be mixed up"
+
+
+# more than one source
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DatasetRecord]:
+    "Serves a dataset's miniature as an archive on a hub, and makes its publishers' addresses lead nowhere."
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/")
+
+    def serve_whole(name: str, below: str = "", **changes: object) -> DatasetRecord:
+        whole = DATASETS[name].whole
+        archive = server.folder / whole.url.removeprefix("https://huggingface.co/")
+        pack_whole(name, archive, below)
+        gone = dict(size=1000, md5=None, sha256=None)
+        downloads = [replace(download, url=download.url and f"{server.url}/gone/{download.name}", **gone)
+                     for download in miniature_record(name).downloads]
+        record = replace(miniature_record(name), downloads=tuple(downloads),
+                         whole=replace(whole, size=archive.stat().st_size, sha256=None))
+        monkeypatch.setitem(_PREPARED, name, replace(record, **changes))
+        return _PREPARED[name]
+
+    return serve_whole
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "imagenet"])
+def test_every_dataset_but_imagenet_comes_from_the_hub(name, server, hub, root, tmp_path, capsys):
+    record = hub(name, below="" if name < "m" else "data/prompt learning/")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the split file
+        folder = prepare(name, root)
+        rows = _read_rows(record, root)
+    names = {row.label: row.classname for split in _SPLITS for row in rows[split]}
+    assert [names[label] for label in range(len(names))] == CLASSNAMES[name] and not left_behind(root)
+    true = tree(make_tree(name, tmp_path / "true"))
+    made = {path: content for path, content in tree(folder).items() if not path.startswith("split_")}
+    listed = [path for path in true if not path.startswith(("README", ".")) and "/." not in path and not path.endswith(".mat")]
+    assert {path: made.get(path) for path in listed} == {path: true[path] for path in listed} and not [p for p in made if "._" in p]
+    assert f"next is {record.whole.url}" in capsys.readouterr().err
+    asked = [path for path in server.counts() if "zhengli97" in path]
+    assert asked == ["api/models/zhengli97/prompt_learning_dataset/paths-info/main",
+                     record.whole.url.removeprefix("https://huggingface.co/")]
+
+
+def test_sources_are_tried_in_turn_and_each_failure_is_a_line(server: Server, mirrored: Callable, root: Path, capsys):
+    record = mirrored("dtd")
+    good = [f"{server.url}/dtd/{download.name}" for download in record.downloads]
+    (server.folder / "wrong").write_bytes(b"something else")
+    (server.folder / "dtd" / record.downloads[1].name).write_text(SPLIT)
+    first = replace(record.downloads[0], url=f"{server.url}/gone", also=(f"{server.url}/wrong", good[0], f"{server.url}/never"))
+    split = replace(record.downloads[1], url=f"{server.url}/wrong", also=(good[1],),
+                    sha256=hashlib.sha256(SPLIT.encode()).hexdigest())
+    _PREPARED["dtd"] = replace(record, downloads=(first, split))
+    prepare("dtd", root)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("; next is ")[2] for line in lines] == [first.also[0], good[0], good[1]]
+    assert "/gone could not be fetched: 404" in lines[0] and "MD5 sum" in lines[1] and "SHA-256" in lines[2]
+    assert list(server.counts()) == ["gone", "wrong", "dtd/dtd-r1.0.1.tar.gz", "dtd/split_zhou_DescribableTextures.json"]
+    assert not left_behind(root) and dataset_state(record, root).missing == ()
+
+
+def test_if_all_sources_fail_one_message_has_all_addresses_and_places(server: Server, hub: Callable, root: Path):
+    record = hub("oxford_pets")
+    server.sums["zhengli97/prompt_learning_dataset/resolve/main/oxford_pets.zip"] = "0" * 64
+    _PREPARED["oxford_pets"] = replace(record, downloads=(
+        replace(record.downloads[0], also=(f"{server.url}/also gone",)), *record.downloads[1:]))
+    with pytest.raises(ValueError) as caught:
+        prepare("oxford_pets", root)
+    message, folder = str(caught.value), root / _DOWNLOADS / "oxford_pets"
+    for url in record.downloads[0].url, f"{server.url}/also gone", record.whole.url:
+        assert message.count(url) >= 2, "what failed, and where to look"
+    assert f"{'0' * 64} was published" in message and message.count("To go on without this connection") == 1
+    for name in (*(download.name for download in record.downloads), record.whole.name):
+        assert str(folder / name) in message
+    assert "python data_prep/prepare.py oxford_pets" in message and not left_behind(root)
+    (server.folder / "zhengli97/prompt_learning_dataset/resolve/main/oxford_pets.zip").rename(folder / record.whole.name)
+    server.log.clear()
+    with pytest.warns(UserWarning, match="split_zhou_OxfordPets.json"):
+        prepare("oxford_pets", root)
+    assert "gone/images.tar.gz" not in server.counts() and dataset_state(record, root).word == "ready" and not left_behind(root)
+
+
+def test_the_archive_of_a_whole_dataset_says_what_it_lacks(server: Server, hub: Callable, root: Path, capsys):
+    record = hub("oxford_flowers")
+    path = server.folder / record.whole.url.removeprefix("https://huggingface.co/")
+    path.write_bytes(zipped(*[(f"oxford_flowers/jpg/image_{n:05d}.jpg", b"1") for n in range(40)]))
+    with pytest.raises(ConnectionError, match="oxford_flowers cannot be read without its labels"):
+        prepare("oxford_flowers", root)
+    assert "hub-oxford_flowers.zip does not hold imagelabels.mat, cat_to_name.json, split_zhou" in capsys.readouterr().err
+    path.write_bytes(zipped(("oxford_flowers/imagelabels.mat", b"1")))
+    with pytest.raises(ValueError, match="hub-oxford_flowers.zip does not hold jpg, cat_to_name.json"):
+        prepare("oxford_flowers", root / "other")
+
+
+@pytest.mark.parametrize("endpoint", ["nothing there", "no hub", "offline"])
+def test_a_hub_that_does_not_answer_is_one_more_source_that_failed(endpoint, server, hub, root, monkeypatch):
+    hub("imagenet_a")
+    if endpoint == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        huggingface_hub.utils.close_session()
+    elif endpoint == "no hub":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    else:
+        (server.folder / "zhengli97/prompt_learning_dataset/resolve/main/imagenet-adversarial.zip").unlink()
+    with pytest.raises(ConnectionError, match="imagenet-adversarial.zip could not be fetched") as caught:
+        prepare("imagenet_a", root)
+    huggingface_hub.utils.close_session()
+    assert f"{server.url}/gone/imagenet-a.tar could not be fetched: 404" in str(caught.value) and not left_behind(root)
+
+
+def test_datasets_of_the_hub_are_asked_for_as_such(server: Server, monkeypatch: pytest.MonkeyPatch, root: Path):
+    "EuroSAT's publisher is a data set of the hub, at a revision of its own."
+    record = miniature_record("eurosat")
+    [archive] = [download for download in record.downloads if download.needed]
+    monkeypatch.setitem(_PREPARED, "eurosat", replace(record, downloads=(replace(archive, md5=None),)))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    place = server.folder / archive.url.removeprefix("https://huggingface.co/")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(zipped(*[(f"2750/{name}/1.jpg", b"1") for name in CLASSES["eurosat"]]))
+    prepare("eurosat", root)
+    assert [path.partition("/")[0] for path in server.counts()] == ["api", "datasets"]
+    assert "c877bcd43f099cd0196738f714544e355477f3fd" in next(iter(server.counts()))
+
+
+# what is linked
+
+
+def test_flowers_as_torchvision_keeps_them_are_no_dataset_without_names(hub: Callable, root: Path, tmp_path: Path):
+    "No network: what is missing is said once, with all of its addresses, and not that it can be done without."
+    record = hub("oxford_flowers", whole=None)
+    copy = make_tree("oxford_flowers", tmp_path / "elsewhere").rename(tmp_path / "flowers-102")
+    (copy / "cat_to_name.json").unlink()
+    with warnings.catch_warnings(), pytest.raises(ConnectionError) as caught:
+        warnings.simplefilter("error")
+        prepare("oxford_flowers", root, link=tmp_path)
+    message = str(caught.value)
+    assert "cannot be read without its labels: split_zhou_OxfordFlowers.json, or cat_to_name.json in its place" in message
+    assert "can do without" not in message and str(root / _DOWNLOADS / "oxford_flowers" / "cat_to_name.json") in message
+    names = json.dumps(CLASSES["oxford_flowers"])
+    (root / _DOWNLOADS / "oxford_flowers" / "cat_to_name.json").write_text(names)
+    with pytest.warns(UserWarning, match="split_zhou_OxfordFlowers.json.*differ slightly"):
+        prepare("oxford_flowers", root, link=tmp_path)
+    assert set(os.listdir(root / record.folder)) == {"jpg", "imagelabels.mat", "cat_to_name.json"}
+
+
+LAYOUTS = {  # where a copy's own folder lies below the one that is named: torchvision's, and the archives' own
+    "caltech101": "caltech101", "oxford_pets": "oxford-iiit-pet", "stanford_cars": "stanford_cars",
+    "oxford_flowers": "flowers-102", "food101": "food-101", "fgvc_aircraft": "fgvc-aircraft-2013b/data", "dtd": "dtd/dtd",
+    "eurosat": "eurosat", "ucf101": "UCF101", "imagenet_v2": "", "imagenet_sketch": "", "sun397": "SUN397",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, below", LAYOUTS.items())
+def test_layouts_of_others_are_linked_and_no_neighbour(name, below, server, mirrored, root, tmp_path):
+    record = mirrored(name)
+    folder, copy = make_tree(name, tmp_path / "elsewhere"), tmp_path / "copy" / below
+    if name == "imagenet_sketch":  # as its archive has it
+        (folder / "images").rename(folder / "sketch")
+    if name == "sun397":  # letters at the top, and the lists among them
+        for path in (folder / "SUN397").iterdir():
+            path.rename(folder / path.name)
+        (folder / "SUN397").rmdir()
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(copy, ignore_errors=True)
+    folder.rename(copy)
+    neighbour = make_tree("food101" if name != "food101" else "dtd", tmp_path / "more")
+    for few in sorted(os.listdir(neighbour / "images"))[-2:]:
+        shutil.rmtree(neighbour / "images" / few)
+    neighbour.rename(tmp_path / "copy" / "0 neighbour")
+    (tmp_path / "copy" / "annotations").mkdir()
+    (tmp_path / "copy" / "annotations" / "of another dataset.txt").write_text("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepare(name, root, mirror=server.url, link=tmp_path / "copy")
+        rows = _read_rows(record, root)
+    assert {row.classname for row in rows["test"]} == set(CLASSNAMES[name])
+    assert sum(map(len, rows.values())) == record.num_images
+    links = {path.name: path.readlink() for path in (root / record.folder).iterdir() if path.is_symlink()}
+    assert links and all(path.is_relative_to(copy.resolve()) and "neighbour" not in str(path) for path in links.values())
+    assert links.get("annotations") in (None, copy / "annotations")
+    wanted = {Path(each.makes).name for each in record.downloads} | set(record.lists)
+    assert set(links) <= wanted, "nothing that is not the dataset's"
+    if name == "sun397":
+        with pytest.warns(UserWarning, match="split_zhou_SUN397"):
+            prepare(name, root / "again", mirror=server.url, link=copy)
+        assert (root / "again" / "sun397" / "SUN397" / "a" / "abbey").is_dir()
+
+
+@pytest.mark.parametrize("name, other", [("ucf101", "food101"), ("imagenet_sketch", "imagenet_r"), ("dtd", "oxford_pets"),
+                                         ("oxford_pets", "fgvc_aircraft")])
+def test_another_dataset_with_the_same_names_is_not_linked(name, other, mirrored, root, tmp_path):
+    record = mirrored(name)
+    _PREPARED[name] = replace(record, num_images=record.num_images + 1)  # in miniature the numbers are the same
+    with pytest.raises(ValueError, match=f"is no copy of {name}: it must hold "):
+        prepare(name, root, link=make_tree(other, tmp_path / "elsewhere"))
+    assert not root.exists()
+
+
+def test_a_part_of_a_dataset_is_told_from_the_whole(mirrored: Callable, root: Path, tmp_path: Path):
+    mirrored("dtd")
+    copy = make_tree("dtd", tmp_path / "elsewhere")
+    shutil.rmtree(copy / "images" / "banded")
+    with pytest.raises(ValueError, match="images/ with 5 class folders, 50 images in all; .*images has 4 folders with images, 40 in all"):
+        prepare("dtd", root, link=copy)

@@ -367,6 +367,7 @@ def test_a_run_fetches_nothing_when_told_so(published):
 def test_without_network_a_run_says_what_to_do(tmp_path, monkeypatch):
     record = find_dataset("dtd")
     nowhere = tuple(replace(download, url="http://127.0.0.1:9/" + download.name) for download in record.downloads)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(npt.data.prepare._PREPARED, "dtd", replace(record, downloads=nowhere))
     monkeypatch.setitem(DATASETS, "dtd", replace(record, downloads=nowhere))
     with pytest.raises(ConnectionError) as caught:
