@@ -14,24 +14,26 @@ from contextlib import closing
 from pathlib import Path
 
 import PIL
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .._files import cache_folder
+from .opening import _open_in_rgb
 
 # %% ../../nbs/data/check_images.ipynb #7d5b3428
 def _decoding_error(path: Path) -> Exception | None:
     "Decode an image completely, turned upright and in RGB; gives what went wrong."
     try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image).convert("RGB")
+        _open_in_rgb(path, upright=True)
     except Exception as error:
         return error
 
 # %% ../../nbs/data/check_images.ipynb #e5eea0c7
+_RULES = 2  # one more whenever what `_open_in_rgb` refuses changes
+
+
 def _verdicts_file() -> Path:
     "The database of the verdicts."
-    return cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3"
+    return cache_folder() / f"images-{_RULES}-pillow-{PIL.__version__}.sqlite3"
 
 # %% ../../nbs/data/check_images.ipynb #65ed535a
 _TABLE = "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, size INT, mtime_ns INT, reason TEXT)"
@@ -56,7 +58,7 @@ def _verdicts(database: sqlite3.Connection, versions: Iterable[_Version | None])
 # %% ../../nbs/data/check_images.ipynb #2c6b1755
 def _is_lasting(error: Exception | None) -> bool:
     "Whether an image will be judged the same the next time."
-    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+    return not isinstance(error, MemoryError | ImportError) and getattr(error, "errno", None) is None
 
 # %% ../../nbs/data/check_images.ipynb #ef4dc46e
 _PORTION = 500  # images of one query
