@@ -6,6 +6,7 @@ import pytest
 
 from npt.data.datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
 from npt.data.formats import FORMATS
+from npt.data.load import DATA_ROOT
 from npt.world.label_sets import LABEL_SETS
 
 PUBLISHED = [record for record in DATASETS.values() if record.folder]
