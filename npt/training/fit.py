@@ -77,6 +77,9 @@ def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
         _check_classes(learner, split)
     if test is not None and 0 in test.counts:
         raise ValueError(f"class {test.classnames[test.counts.index(0)]!r} has no image in the test split: add one, or leave the class out")
+    if not len(train) and any(True for _ in learner.parameters()):
+        raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
+                         "use zero_shot")
 
 # %% ../../nbs/training/fit.ipynb #9300c15e
 @dataclass(frozen=True)
@@ -244,8 +247,8 @@ def _train_epoch(
 
 # %% ../../nbs/training/fit.ipynb #aeb4fa80
 def _measured_row(learner: nn.Module, **splits: Split | None) -> dict[str, float]:
-    "The collapse metrics of each split that is there, under its name."
-    return {f"{name}_{metric}": value for name, split in splits.items() if split
+    "The collapse metrics of each split that is there and has an image of each class, under its name."
+    return {f"{name}_{metric}": value for name, split in splits.items() if split and min(split.counts)
             for metric, value in measure_collapse(learner, split).items()}
 
 # %% ../../nbs/training/fit.ipynb #c026f895

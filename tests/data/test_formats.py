@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
+from miniature import CLASSNAMES, PUBLISHED, make_tree
 
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.formats import _SPLITS, FORMATS, _image_folder, _read_rows, register_format

@@ -22,6 +22,9 @@ BAD = {
     "own settings": (dict(learner_settings="n_ctx=8"), "is no JSON text"),
     "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
+    "class_split": (dict(class_split="first"), "class_split"),
+    "class_split below 0": (dict(class_split=-1), "greater than or equal to 0"),
+    "class_split of all": (dict(class_split=1, classes="all"), "with classes='all' there are none"),
     "misspelt setting": (dict(epoch=3), "epoch"),
 }
 
@@ -44,7 +47,7 @@ def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="maple"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
-              dict(classes="all"), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
+              dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
     folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
     assert all(one != other for one, other in combinations(folders, 2))
 
