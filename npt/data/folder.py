@@ -93,14 +93,14 @@ def _tell_of_loose(root: Path, found: _Found, rows: Sequence[_Labelled]) -> None
     "Warn of photographs that have no label."
     labelled = {row.path for row in rows}
     if loose := [path for path in found.photographs if path not in labelled]:
-        warnings.warn(f"{str(root)!r}: {len(loose)} photographs have no label and are left out, such as {loose[0]!r}", stacklevel=6)
+        warnings.warn(f"{str(root)!r}: photographs without a label are left out, {len(loose)} in all, such as {loose[0]!r}", stacklevel=6)
 
 # %% ../../nbs/data/folder.ipynb #d6854311
 def _tell_of_empty(root: Path, found: _Found) -> None:
     "Warn of folders that hold no photograph, the topmost of each."
     filled = {path[:place] for path in found.photographs for place, letter in enumerate(path) if letter == "/"} | {""}
     if empty := [path for path in found.folders if path not in filled and path.rpartition("/")[0] in filled]:
-        warnings.warn(f"{str(root)!r}: {len(empty)} folders hold no photograph and are left out, such as {empty[0]!r}", stacklevel=6)
+        warnings.warn(f"{str(root)!r}: folders without a photograph are left out, {len(empty)} in all, such as {empty[0]!r}", stacklevel=6)
 
 # %% ../../nbs/data/folder.ipynb #424c2977
 def _way_down(photographs: Sequence[str]) -> list[str]:
@@ -172,7 +172,7 @@ def _check_classes(root: Path, rows: ImageRows, names: Sequence[str]) -> None:
         raise ValueError(f"data_root {str(root)!r} holds {held}: it needs at least two, each a folder of photographs or a label in "
                          f"{_TABLE}; four for base and novel classes")
     if untested := sorted(set(range(len(names))) - {row.label for row in rows["test"]}):
-        raise ValueError(f"{str(root)!r}: class {names[untested[0]]!r} has no test picture, nor have {len(untested) - 1} others: put "
+        raise ValueError(f"{str(root)!r}: class {names[untested[0]]!r} has no test picture{f', nor have {len(untested) - 1} others' if untested[1:] else ''}: put "
                          "one among those that are tested, or take the class away")
 
 # %% ../../nbs/data/folder.ipynb #6a261e23

@@ -45,7 +45,7 @@ def _halves(
     if type(class_split) is not int or class_split < 0:
         raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
                          "a whole number from 0")
-    drawn = set(random.Random(class_split).sample(range(num_classes), base))
+    drawn = set(random.Random(f"class split {class_split}").sample(range(num_classes), base))
     return sorted(drawn), [label for label in range(num_classes) if label not in drawn]
 
 # %% ../../nbs/data/load.ipynb #47097a08

@@ -92,8 +92,8 @@ def test_an_empty_folder_and_loose_photographs_are_told_of(tmp_path):
     with pytest.warns(UserWarning) as said:
         assert counts(tmp_path, "test") == dict(cat=1, dog=1)
     assert [str(each.message).partition(": ")[2] for each in said] == [
-        "1 folders hold no photograph and are left out, such as 'ox'",
-        "1 photographs have no label and are left out, such as 'loose.jpg'"]
+        "folders without a photograph are left out, 1 in all, such as 'ox'",
+        "photographs without a label are left out, 1 in all, such as 'loose.jpg'"]
 
 
 def test_checkpoints_and_sidecars_are_no_photographs(tmp_path):
@@ -181,7 +181,7 @@ def test_a_table_may_cut_and_what_it_leaves_out_is_told_of(tmp_path):
     draw(tmp_path, images=7)
     write_text("path,label,split\n" + "".join(f"{number}.jpg,{'ab'[number % 2]},{split}\n" for number, split in
                                               enumerate(["train", "train", "val", "val", "test", "test"])), tmp_path / "labels.csv")
-    with pytest.warns(UserWarning, match="1 photographs have no label.*'images/6.jpg'"):
+    with pytest.warns(UserWarning, match="photographs without a label.*'images/6.jpg'"):
         assert paths(tmp_path)["test"] == {"images/4.jpg", "images/5.jpg"}
 
 

@@ -228,7 +228,7 @@ def test_few_classes_and_few_photographs(photographs, tmp_path):
     for path in [*(photographs / "bird").iterdir()][1:]:
         path.unlink()  # a class that is tested only
     (photographs / "horse").mkdir()
-    with pytest.warns(UserWarning, match="no photograph.*'horse'"):
+    with pytest.warns(UserWarning, match="without a photograph.*'horse'"):
         metrics = folder_run(photographs, tmp_path, **SMALL)
     assert metrics["train_counts"] == {"bird": 0, "cat": 2} and 0 <= metrics["base"] <= 100
     with pytest.raises(ValueError, match="base class 'bird' has no val image"):
