@@ -114,6 +114,7 @@ _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]
 _Device = Annotated[str, AfterValidator(_device_name)]
+_ClassSplit = Literal["half"] | Annotated[int, Field(ge=0)]
 
 # %% ../../nbs/study/settings.ipynb #62ee3567
 class RunSettings(BaseModel):
@@ -132,7 +133,7 @@ class RunSettings(BaseModel):
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: int = Field(16, ge=1)  # training images of the largest class
     classes: Literal["base", "all"] = "base"  # trained on: "base", one half, to be tried on the others too, or "all"
-    class_split: Literal["half"] | Annotated[int, Field(ge=0)] = "half"  # which half: "half", the first, as published, or the seed of a random one
+    class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or the seed of a random one
     seed: int = Field(1, ge=0)  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone = "world"  # the small offline CLIP, or any open_clip model such as "ViT-B-16-quickgelu"
     pretrained: str | None = None  # an open_clip tag such as "openai", or a file of weights; None: the world's own, else random
