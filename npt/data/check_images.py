@@ -10,17 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import PIL
-from PIL import Image, ImageOps
 
 from .._files import cache_folder
+from .opening import _open_in_rgb
 from .remembered import _Answer, _remembered
 
 # %% ../../nbs/data/check_images.ipynb #7d5b3428
 def _decoding_error(path: Path) -> Exception | None:
     "Decode an image completely, turned upright and in RGB; gives what went wrong."
     try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image).convert("RGB")
+        _open_in_rgb(path, upright=True)
     except Exception as error:
         return error
 
@@ -28,14 +27,17 @@ def _decoding_error(path: Path) -> Exception | None:
 def _judge(path: Path) -> _Answer:
     "Why an image cannot be opened, if it cannot."
     error = _decoding_error(path)
-    passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+    passing = isinstance(error, MemoryError | ImportError) or getattr(error, "errno", None) is not None
     return _Answer(f"{type(error).__name__}: {error}" if error else None, lasting=not passing)
 
 # %% ../../nbs/data/check_images.ipynb #65ed535a
+_RULES = 2  # one more whenever what `_open_in_rgb` refuses changes
+
+
 def _broken_images(paths: Iterable[str | Path]) -> dict[Path, str]:  # the broken ones, with the reason
     """Open every image completely, once; a later call opens only what has changed since.
 
     Raises OSError, naming the file, where the verdicts cannot be kept.
     """
-    verdicts = _remembered(paths, _judge, cache_folder() / f"images-pillow-{PIL.__version__}.sqlite3", "opening")
+    verdicts = _remembered(paths, _judge, cache_folder() / f"images-{_RULES}-pillow-{PIL.__version__}.sqlite3", "opening")
     return {path: reason for path, reason in verdicts.items() if reason}

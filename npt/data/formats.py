@@ -156,38 +156,6 @@ def _class_folders(record: DatasetRecord, root: Path) -> ImageRows:
     classes = [name for name in _names_in(folder, record.ignored) if (folder / name).is_dir()]
     return _split_three_ways(_rows_of_folders(folder, {name: record.renames.get(name, name) for name in classes}))
 
-# %% ../../nbs/data/formats.ipynb #5b61f7a5
-def _own_classes(root: Path) -> list[str]:
-    "The folders of one's own photographs. Raises FileNotFoundError without any data_root, ValueError with too few folders."
-    if not root.is_dir():
-        raise FileNotFoundError(f"data_root {str(root)!r} is not a folder: give the folder that holds one folder a class")
-    classes = [name for name in _names_in(root) if (root / name).is_dir()]
-    if len(classes) < 4:
-        raise ValueError(f"data_root {str(root)!r} holds {len(classes)} folders: it needs one for each class, with the "
-                         "class's images in it, and at least four classes, two base and two novel")
-    return classes
-
-# %% ../../nbs/data/formats.ipynb #ccc24d06
-def _own_parts(folder: Path, label: int) -> tuple[list[Path], ...]:
-    "The files of one's own class to train, validate and test. Raises ValueError for fewer than three images."
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    if len(files) < len(_SPLITS):
-        raise ValueError(f"class {folder.name!r} has {len(files)} images in {str(folder)!r}: it needs at least three, "
-                         "one each to train, validate and test")
-    random.Random(f"{label}/{folder.name}").shuffle(files)
-    train, val = max(1, round(len(files) * 0.5)), max(1, round(len(files) * 0.2))
-    return files[:train], files[train:train + val], files[train + val:]
-
-# %% ../../nbs/data/formats.ipynb #3c0c77bb
-@register_format("folder")
-def _photographs(record: DatasetRecord, root: Path) -> ImageRows:
-    "A folder of photographs, one folder a class; a class needs three images, and there must be four classes."
-    splits: ImageRows = {split: [] for split in _SPLITS}
-    for label, name in enumerate(_own_classes(root)):
-        for split, part in zip(_SPLITS, _own_parts(root / name, label)):
-            splits[split] += [ImageRow(path.relative_to(root).as_posix(), label, name) for path in part]
-    return splits
-
 # %% ../../nbs/data/formats.ipynb #ae5a2e8a
 @register_format("flowers")
 def _flowers(record: DatasetRecord, root: Path) -> ImageRows:

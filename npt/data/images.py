@@ -10,44 +10,21 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms.functional import normalize
 
 from .datasets import DatasetRecord
+from .opening import _open_image
 from .split import Item, Split
 from ..world.label_sets import WorldImage, draw_images
 from ..world.pictures import IMAGE_SIZE
-
-# %% ../../nbs/data/images.ipynb #778fd0ea
-def _in_rgb(
-    image: Image.Image,
-    upright: bool,  # turn by the EXIF tag
-) -> Image.Image:  # 16-bit grey is scaled to 8 bits
-    "Turn and convert an image."
-    image = ImageOps.exif_transpose(image) if upright else image
-    if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    return image.convert("RGB")
-
-# %% ../../nbs/data/images.ipynb #fcdbb08f
-def _open_image(
-    path: str | Path,
-    upright: bool,  # turn by the EXIF tag
-) -> Image.Image:  # in RGB, see `_in_rgb`
-    "Open an image file. Raises OSError that names it where it cannot be read."
-    try:
-        with Image.open(path) as image:
-            return _in_rgb(image, upright)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{str(path)!r} can no longer be read, and could when the dataset was loaded ({error})") from error
 
 # %% ../../nbs/data/images.ipynb #f2f03e5b
 def _training_transform(

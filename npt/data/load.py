@@ -6,13 +6,15 @@
 __all__ = ['DATA_ROOT', 'FewShotData', 'load_dataset']
 
 # %% ../../nbs/data/load.ipynb #e3c08807
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .check_images import _broken_images
 from .datasets import DatasetRecord, find_dataset
 from .few_shot import _pick_shots
+from .folder import _photographs  # noqa: F401, which registers its format
 from .formats import _SPLITS, _read_rows
 from .imbalance import long_tail_counts, take_first
 from .split import Part, Split, _as_splits
@@ -31,6 +33,21 @@ def _refuse_broken(splits: Iterable[Split]) -> None:
         raise ValueError(f"{len(broken)} of {len(paths)} images cannot be read: {', '.join(named + more)}. "
                          "Put whole files in their place; in a folder of your own you may also remove them")
 
+# %% ../../nbs/data/load.ipynb #1efecda7
+def _halves(
+    num_classes: int,
+    class_split: str | int,  # "half", the first of the labels; or the seed of a random half
+) -> tuple[Sequence[int], Sequence[int]]:
+    "The labels of the base and the novel classes. Raises ValueError for another word."
+    base = (num_classes + 1) // 2
+    if class_split == "half":
+        return range(base), range(base, num_classes)
+    if type(class_split) is not int or class_split < 0:
+        raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
+                         "a whole number from 0")
+    drawn = set(random.Random(f"class split {class_split}").sample(range(num_classes), base))
+    return sorted(drawn), [label for label in range(num_classes) if label not in drawn]
+
 # %% ../../nbs/data/load.ipynb #47097a08
 @dataclass(frozen=True)
 class FewShotData:
@@ -44,14 +61,13 @@ class FewShotData:
 # %% ../../nbs/data/load.ipynb #63976303
 def _part(
     splits: Mapping[str, Split],
-    start: int,  # the first class
-    stop: int,  # and the one after the last
+    labels: Sequence[int],  # of the part's classes
     shots: int,
     **tail: object,  # tau, profile, order and seed, as in `long_tail_counts`
 ) -> Part:
     "Some classes of a dataset, with a long tail cut from their shots."
-    train, val, test = (splits[split].of_classes(start, stop) for split in _SPLITS)
-    counts = long_tail_counts(stop - start, max_shots=shots, **tail)
+    train, val, test = (splits[split].of_labels(labels) for split in _SPLITS)
+    counts = long_tail_counts(len(labels), max_shots=shots, **tail)
     kept = take_first(train.labels, [min(pair) for pair in zip(counts, train.counts)])
     return Part(train.take(kept.tolist()), val, test)
 
@@ -68,6 +84,7 @@ def load_dataset(
     seed: int = 1,  # of the few-shot picks, and of a random order
     profile: str = "exp",  # how the counts fall from class to class: "exp" or "step"
     order: str = "label",  # which class is the largest: "label", the first one; "random", by the seed
+    class_split: str | int = "half",  # which classes are base: "half", the first, as published, or the seed of a random half
 ) -> FewShotData:  # with .base, .novel and .all, each with .train, .val, .test and .classnames
     """Load a dataset's items, pick the shots and cut base from novel classes.
 
@@ -80,8 +97,8 @@ def load_dataset(
     root = Path(root or DATA_ROOT).expanduser()
     splits = _as_splits(_pick_shots(_read_rows(record, root), shots, seed), record, root)
     num_classes = len(splits["test"].classnames)
-    ranges = (0, (num_classes + 1) // 2), ((num_classes + 1) // 2, num_classes), (0, num_classes)
-    parts = [_part(splits, *each, shots, tau=tau, profile=profile, order=order, seed=seed) for each in ranges]
+    labels = *_halves(num_classes, class_split), range(num_classes)
+    parts = [_part(splits, each, shots, tau=tau, profile=profile, order=order, seed=seed) for each in labels]
     if not record.drawn:
         _refuse_broken(splits.values())
     return FewShotData(record, *parts)

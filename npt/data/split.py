@@ -57,10 +57,15 @@ class Split:
         "The split of some of the items."
         return replace(self, items=tuple(self.items[i] for i in indices))
 
+    def of_labels(self, labels: Sequence[int]) -> "Split":
+        "The split of some classes, relabelled from 0 in the order given."
+        new = {label: place for place, label in enumerate(labels)}
+        items = tuple(Item(item.image, new[item.label]) for item in self.items if item.label in new)
+        return replace(self, items=items, classnames=tuple(self.classnames[label] for label in labels))
+
     def of_classes(self, start: int, stop: int) -> "Split":
         "The split of the classes start to stop - 1, relabelled from 0."
-        items = tuple(Item(item.image, item.label - start) for item in self.items if start <= item.label < stop)
-        return replace(self, items=items, classnames=self.classnames[start:stop])
+        return self.of_labels(range(start, stop))
 
 # %% ../../nbs/data/split.ipynb #cbe85ae2
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Part:
 # %% ../../nbs/data/split.ipynb #addd192e
 def _class_names(rows: ImageRows) -> tuple[str, ...]:
     "The K class names in label order."
-    named = {row.label: row.classname for row in rows["train"] or rows["test"]}
+    named = {row.label: row.classname for split in ("train", "test") for row in rows[split]}
     return tuple(named[label] for label in range(len(named)))
 
 # %% ../../nbs/data/split.ipynb #ec93d7bf

@@ -75,7 +75,7 @@ class _Look:
         return _short_hash([asdict(self.source), [run.model_dump() for run in self.runs], self.whole])
 
 # %% ../../nbs/study/plan.ipynb #5434b122
-_IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "views", "measured_on"}
+_IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "class_split", "views", "measured_on"}
 
 # %% ../../nbs/study/plan.ipynb #2238b7a6
 def _image_choices(tasks: Sequence[Task]) -> dict[_ImageSource, tuple[RunSettings, ...]]:

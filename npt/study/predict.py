@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.images import _in_rgb, _open_image
+from ..data.opening import _in_rgb, _open_image
 from ..learners.base import Learner, _as_tested, _has_own_logits, _pixel_features
 from ..training.evaluation import _LOGITS_BATCH
 

@@ -68,6 +68,18 @@ def _fetch_missing(settings: RunSettings) -> None:
             print(_announce(record, root))
         prepare(record.name, root)
 
+# %% ../../nbs/study/runs.ipynb #fold0001c
+def _check_measurable(settings: RunSettings, data: FewShotData) -> None:
+    "Raise ValueError for a part with one class, or a class without an image to be measured on."
+    for name in ("base", "novel") if settings.classes == "base" else ("all",):
+        split, on = getattr(getattr(data, name), settings.measured_on), settings.measured_on
+        if len(split.classnames) < 2:
+            raise ValueError(f"{settings.dataset!r} has {len(data.all.classnames)} classes, too few for two base and two novel ones: "
+                             "give classes='all', or add classes until there are four")
+        if not min(split.counts):
+            raise ValueError(f"the {name} class {split.classnames[split.counts.index(0)]!r} has no {on} image, so that nothing could be "
+                             f"measured on it: add one, or measure on the {'val' if on == 'test' else 'test'} images")
+
 # %% ../../nbs/study/runs.ipynb #227f9d98
 def _load_run_data(settings: RunSettings) -> FewShotData:
     "Load the dataset of a run. Raises ValueError for a test set that prompts should be learned on."
@@ -75,8 +87,10 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
         raise ValueError(f"{settings.dataset!r} is a test set without training images: use learner='zero_shot', or train on "
                          "imagenet")
     _fetch_missing(settings)
-    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order")}
-    return load_dataset(settings.dataset, root=settings.data_root, **picks)
+    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+    data = load_dataset(settings.dataset, root=settings.data_root, **picks)
+    _check_measurable(settings, data)
+    return data
 
 # %% ../../nbs/study/runs.ipynb #67ccb37c
 def _run_recipe(settings: RunSettings) -> Recipe:

@@ -81,6 +81,8 @@ def _check_together(settings: "RunSettings") -> None:
     "Raise ValueError where values do not fit each other, whatever machine this is."
     for setting in settings.learner_settings:
         known(f"setting of the learner {settings.learner!r} called", setting, learner_settings(settings.learner))
+    if settings.classes == "all" and settings.class_split != "half":
+        raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone not in BACKBONES and open_clip.is_pretrained_cfg(settings.backbone, settings.pretrained or ""):
         _check_tag(settings.backbone, settings.pretrained)
@@ -147,6 +149,7 @@ def _data_name(settings: "RunSettings") -> str:
     "The part of a folder's name that tells what is trained on: imbalance ratio, shots, and what is unusual about them."
     tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "measured_on")
                    if settings.is_unusual(name))
+    tail += f"-half{settings.class_split}" if settings.is_unusual("class_split") else ""
     tail += f"-views{settings.views}" if settings.views else ""
     tail += f"-clusters{settings.num_clusters}" if settings.num_clusters else ""
     return f"tau{settings.tau:g}-shots{settings.shots}{tail}"
@@ -161,6 +164,7 @@ _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]
 _Device = Annotated[str, AfterValidator(_device_name)]
+_ClassSplit = Literal["half"] | Annotated[int, Field(ge=0)]
 
 # %% ../../nbs/study/settings.ipynb #62ee3567
 class RunSettings(BaseModel):
@@ -178,7 +182,8 @@ class RunSettings(BaseModel):
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: "label", the first, or "random", as the seed says
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: int = Field(16, ge=1)  # training images of the largest class
-    classes: Literal["base", "all"] = "base"  # trained on: "base", the first half, to be tried on the others too, or "all"
+    classes: Literal["base", "all"] = "base"  # trained on: "base", one half, to be tried on the others too, or "all"
+    class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or the seed of a random one
     seed: int = Field(1, ge=0)  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
     pretrained: str | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's

@@ -9,6 +9,7 @@ __all__ = ['outputs', 'evaluate', 'harmonic_mean', 'base_to_novel']
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,21 @@ class _Outputs:
     labels: Tensor  # (N,)
     logits: Tensor  # (N, K)
 
+# %% ../../nbs/training/evaluation.ipynb #fold0002c
+def _check_classes(learner: nn.Module, split: Split) -> None:
+    "Raise ValueError where a split's classes are not the learner's, in order."
+    pairs = list(zip_longest(learner.classnames, split.classnames))
+    if apart := [label for label, (ours, theirs) in enumerate(pairs) if ours != theirs]:
+        ours, theirs = pairs[apart[0]]
+        raise ValueError(f"the learner has {len(learner.classnames)} classes and the split {len(split.classnames)}, and label {apart[0]} "
+                         f"is {ours!r} for the learner and {theirs!r} for the split: use learner.for_classes(split.classnames)")
+
 # %% ../../nbs/training/evaluation.ipynb #908ca39b
 def _check_split(learner: nn.Module, split: Split) -> None:
     "Raise ValueError for an empty split or one with other classes than the learner's."
     if not len(split):
         raise ValueError("the split has no images, so there is nothing to measure")
-    if tuple(learner.classnames) != tuple(split.classnames):
-        raise ValueError(f"the learner has {len(learner.classnames)} classes ({learner.classnames[0]!r}, ...) and the split "
-                         f"{len(split.classnames)} ({split.classnames[0]!r}, ...): use learner.for_classes(split.classnames)")
+    _check_classes(learner, split)
 
 # %% ../../nbs/training/evaluation.ipynb #15e984b1
 _LOGITS_BATCH = 256  # images; a learner may compare each with all its training images

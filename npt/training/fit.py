@@ -31,6 +31,7 @@ from ..objectives.terms import StepFeatures
 from .anchors import _frozen_anchors
 from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
+from .evaluation import _check_classes
 from .measure import _measured_epochs, measure_collapse
 from .samplers import SAMPLERS
 
@@ -68,6 +69,17 @@ def _check_above_zero(**numbers: float | None) -> None:  # None where it is not 
     for name, number in numbers.items():
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number} must be above 0: leave it out for the recipe's value")
+
+# %% ../../nbs/training/fit.ipynb #fold0003c
+def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
+    "Raise ValueError for a split with other classes than the learner's, or a class without test images."
+    for split in (train, test) if test is not None else (train,):
+        _check_classes(learner, split)
+    if test is not None and 0 in test.counts:
+        raise ValueError(f"class {test.classnames[test.counts.index(0)]!r} has no image in the test split: add one, or leave the class out")
+    if not len(train) and any(True for _ in learner.parameters()):
+        raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
+                         "use zero_shot")
 
 # %% ../../nbs/training/fit.ipynb #9300c15e
 @dataclass(frozen=True)
@@ -235,8 +247,8 @@ def _train_epoch(
 
 # %% ../../nbs/training/fit.ipynb #aeb4fa80
 def _measured_row(learner: nn.Module, **splits: Split | None) -> dict[str, float]:
-    "The collapse metrics of each split that is there, under its name."
-    return {f"{name}_{metric}": value for name, split in splits.items() if split
+    "The collapse metrics of each split that is there and has an image of each class, under its name."
+    return {f"{name}_{metric}": value for name, split in splits.items() if split and min(split.counts)
             for metric, value in measure_collapse(learner, split).items()}
 
 # %% ../../nbs/training/fit.ipynb #c026f895
@@ -340,14 +352,15 @@ def fit(
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
     epochs after which they were not measured. What a learner draws at random follows from `seed`, and PyTorch's generators are
     left as they were. With `views` and a frozen image tower the crops' features are computed once.
-    Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, a
-    learner without a recipe where epochs, batch_size or lr is left out, a learner that holds what no optimiser would find,
-    features of a wrong shape or length, an objective that the learner cannot change, and a foreign or damaged checkpoint in
-    `run_dir`.
+    Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, splits
+    whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs,
+    batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, an
+    objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
     _check_above_zero(**given)
+    _check_fits(learner, train, test)
     _check_views(views, train.record)
     _check_usable(learner)
     if learner.remembers:

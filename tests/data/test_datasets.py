@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from npt.data.datasets import DATASETS, TEMPLATE_ENSEMBLE, find_dataset
+from npt.data.folder import _photographs
 from npt.data.formats import FORMATS
 from npt.world.label_sets import LABEL_SETS
 
@@ -13,7 +14,7 @@ PUBLISHED = [record for record in DATASETS.values() if record.folder]
 
 def test_fifteen_are_published_six_are_drawn_and_one_is_yours():
     assert len(PUBLISHED) == 15 and sum(record.drawn for record in DATASETS.values()) == len(LABEL_SETS) == 6
-    assert len(DATASETS) == 22 and sum(record.test_only for record in PUBLISHED) == 4
+    assert FORMATS["folder"] is _photographs and len(DATASETS) == 22 and sum(record.test_only for record in PUBLISHED) == 4
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -172,17 +172,6 @@ def test_an_empty_class_folder_is_named_and_a_loose_file_passed_over(tmp_path, q
         _read_rows(find_dataset("eurosat"), tmp_path)
 
 
-def test_photographs_are_split_as_ever(tmp_path):
-    for label, name in enumerate(["ash", "beech", "cedar", "oak tree"]):
-        write_pictures(tmp_path / name, label, "photo {}.jpg", count=5)
-    rows = _read_rows(find_dataset("folder"), tmp_path)
-    assert {split: [row.path for row in rows[split] if row.label == 3] for split in _SPLITS} == {
-        "train": ["oak tree/photo 5.jpg", "oak tree/photo 1.jpg"],
-        "val": ["oak tree/photo 3.jpg"],
-        "test": ["oak tree/photo 4.jpg", "oak tree/photo 2.jpg"],
-    }
-
-
 GOOD = dict(train=[["a.jpg", 0, "a"], ["b.jpg", 1, "b"]], val=[["c.jpg", 0, "a"]], test=[["d.jpg", 1, "b"]])
 BAD = {
     "a path that leaves the folder": dict(train=[["../../etc/passwd", 0, "a"]]),

@@ -153,6 +153,27 @@ def test_more_shots_than_photographs_warns_and_goes_on(photographs):
     assert data.base.train.counts == [3, 3]
 
 
+# ---- halves
+
+@pytest.mark.filterwarnings("ignore:.*fewer than")
+def test_a_seed_draws_the_base_classes_and_leaves_their_images(root):
+    published, *drawn = (load_dataset("dtd", root=root, shots=2, class_split=split) for split in ("half", 0, 1, 0))
+    assert drawn[0] == drawn[2] and len({data.base.classnames for data in (published, *drawn)}) == 3
+    for data in drawn:
+        assert data.all == published.all and (len(data.base.classnames), len(data.novel.classnames)) == (7, 6)
+        assert sorted(data.base.classnames + data.novel.classnames) == sorted(data.all.classnames)
+        for split in _SPLITS:
+            rows = [sorted(listed(getattr(part, split), root)[place][::2] for part in parts for place in range(len(getattr(part, split))))
+                    for parts in ([data.base, data.novel], [data.all])]
+            assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("wrong", ["first", "1", -1, 1.0, True, None])
+def test_another_half_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"class_split={wrong!r} must be 'half'.*or the seed"):
+        load_dataset("world/textures", class_split=wrong)
+
+
 # ---- roots and broken files
 
 @pytest.mark.filterwarnings("ignore:.*fewer than")

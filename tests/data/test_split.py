@@ -27,6 +27,9 @@ def test_some_classes_are_counted_from_zero():
     part = SPLIT.of_classes(1, 3)
     assert [(item.image, item.label) for item in part.items] == [("0.jpg", 1), ("2.jpg", 0), ("3.jpg", 0)]
     assert part.classnames == ("b", "c") and Part(part, SPLIT, SPLIT).classnames == ("b", "c")
+    assert SPLIT.of_labels([1, 2]) == part and SPLIT.of_labels(range(4)) == SPLIT
+    turned = SPLIT.of_labels([2, 1])
+    assert [(item.image, item.label) for item in turned.items] == [("0.jpg", 0), ("2.jpg", 1), ("3.jpg", 1)] and turned.classnames == ("c", "b")
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -41,6 +44,8 @@ def test_rows_become_items_with_whole_paths():
     assert {split.classnames for split in splits.values()} == {("ash", "oak")}
     only_tested = _as_splits(rows | {"train": []}, find_dataset("imagenet_a"), Path("data"))
     assert only_tested["train"].classnames == ("ash",)
+    one_untrained = _as_splits(rows | {"test": [ImageRow("c/1.jpg", 2, "elm")]}, find_dataset("folder"), Path("data"))
+    assert one_untrained["train"].classnames == ("ash", "oak", "elm")
 
 
 def test_drawn_pictures_keep_their_names():

@@ -226,14 +226,32 @@ def test_missing_root(tmp_path):
 
 def test_empty_root(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds 0 folders"):
+    with pytest.raises(ValueError, match="holds no class"):
         folder_run(tmp_path / "empty", tmp_path)
 
 
-def test_class_without_images(photographs, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*(fewer|few photographs)")
+def test_few_classes_and_few_photographs(photographs, tmp_path):
+    for path in [*(photographs / "bird").iterdir()][1:]:
+        path.unlink()  # a class that is tested only
     (photographs / "horse").mkdir()
-    with pytest.raises(ValueError, match="'horse' has 0 images"):
-        folder_run(photographs, tmp_path)
+    with pytest.warns(UserWarning, match="without a photograph.*'horse'"):
+        metrics = folder_run(photographs, tmp_path, **SMALL)
+    assert metrics["train_counts"] == {"bird": 0, "cat": 2} and 0 <= metrics["base"] <= 100
+    with pytest.raises(ValueError, match="base class 'bird' has no val image"):
+        folder_run(photographs, tmp_path, **SMALL | dict(measured_on="val"))
+    for name in "bird", "dog":
+        shutil.rmtree(photographs / name)
+    metrics = folder_run(photographs, tmp_path / "two", **SMALL, classes="all")
+    assert metrics["train_counts"] == {"cat": 2, "frog": 2}
+    with pytest.raises(ValueError, match="has 2 classes, too few for two base and two novel ones: give classes='all'"):
+        folder_run(photographs, tmp_path / "base", **SMALL)
+
+
+def test_a_random_half_is_a_run_of_its_own(tmp_path):
+    runs = [RunSettings(dataset="world/textures", runs_dir=str(tmp_path), class_split=split, **SMALL) for split in ("half", 3)]
+    counts = [do_run(settings)["train_counts"].keys() for settings in runs]
+    assert counts[0] != counts[1] and runs[1].folder != runs[0].folder and "half3" in str(runs[1].folder)
 
 
 def test_file_that_is_no_image(photographs, tmp_path):

@@ -27,6 +27,9 @@ BAD = {
     "misspelt setting": (dict(epoch=3), "no setting is called 'epoch'; did you mean 'epochs'?"),
     "swapped letters": (dict(learner="copo"), "Did you mean 'coop'"),
     "doubled letter": (dict(dataset="dtdd"), "Did you mean 'dtd'"),
+    "class_split": (dict(class_split="first"), "class_split"),
+    "class_split below 0": (dict(class_split=-1), "greater than or equal to 0"),
+    "class_split of all": (dict(class_split=1, classes="all"), "with classes='all' there are none"),
 }
 
 
@@ -48,7 +51,7 @@ def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="maple"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
-              dict(classes="all"), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
+              dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
     folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
     assert all(one != other for one, other in combinations(folders, 2))
 

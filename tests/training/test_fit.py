@@ -69,6 +69,21 @@ def test_zero_is_a_number_and_never_means_not_given(name, number, drawn, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_splits_that_are_not_the_learners_are_refused(drawn, tmp_path):
+    names, test = drawn.classnames, drawn.test
+    for others, label in (names[::-1], 0), (names[:-1], len(names) - 1), ([*names[:2], "fox", *names[3:]], 2):
+        with pytest.raises(ValueError, match=f"label {label} is .* for the learner and '{names[label]}' for the split"):
+            fit(in_world("coop", LOADED, others), drawn.train, run_dir=tmp_path)
+    learner, turned = in_world("coop", LOADED, names), test.of_labels(range(len(names))[::-1])
+    lacking = test.take([index for index, item in enumerate(test.items) if item.label != 1])
+    for split, said in (turned, "label 0 is"), (lacking, f"class '{names[1]}' has no image in the test split"):
+        with pytest.raises(ValueError, match=said):
+            fit(learner, drawn.train, test=split, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="no training images"):
+        fit(learner, drawn.train.take([]), run_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("settings, said", [
     (dict(objective="ntp"), "Did you mean 'npt'"),
     (dict(sampler="class-balanced"), "Did you mean 'class_balanced'"),

@@ -1,0 +1,73 @@
+"What a picture file holds becomes eight-bit RGB, or is refused with the reason; never a blank."
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npt.data.opening
+from npt.data.check_images import _broken_images
+from npt.data.opening import _in_rgb, _open_image
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+EIGHT = np.uint8(RAMP * 255).astype(int)
+
+
+@pytest.mark.parametrize("kind, values", {
+    "16 bits": np.uint16(RAMP * 65535), "12 bits in 16": np.uint16(RAMP * 4095), "8 bits in 16": np.uint16(RAMP * 255),
+    "32 bits to 255": np.int32(RAMP * 255), "32 bits to 65535": np.int32(RAMP * 65535), "floats to 1": np.float32(RAMP),
+    "floats to 255": np.float32(RAMP * 255), "floats to 65535": np.float32(RAMP * 65535),
+}.items())
+def test_greys_of_every_depth_are_scaled(kind, values, tmp_path):
+    Image.fromarray(values).save(tmp_path / "grey.tiff")
+    seen = np.asarray(_open_image(tmp_path / "grey.tiff", upright=True)).astype(int)
+    assert seen.shape == (8, 8, 3) and abs(seen - EIGHT[..., None]).max() <= 1, kind
+
+
+def test_a_pgm_of_sixteen_bits_is_scaled(tmp_path):
+    path = tmp_path / "grey.pgm"
+    path.write_bytes(b"P5 8 8 65535\n" + np.uint16(RAMP * 65535).astype(">u2").tobytes())
+    assert abs(np.asarray(_open_image(path, upright=False))[..., 0].astype(int) - EIGHT).max() <= 1
+
+
+@pytest.mark.parametrize("values", [RAMP * 2**24, RAMP * 3, RAMP - 0.5, RAMP * np.nan, RAMP * 0.01, RAMP * 1e6, RAMP * 0])
+def test_greys_whose_white_nobody_knows_are_named(values, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    Image.fromarray(np.float32(values)).save(path := tmp_path / "grey.tiff")
+    assert "save it with 8 or 16 bits" in _broken_images([path])[path]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_other_pictures_are_converted_by_pillow_as_ever(mode):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).convert(mode)
+    assert _in_rgb(image, upright=False).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_heic_is_named_where_its_package_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    (path := tmp_path / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setattr(npt.data.opening, "_READS_HEIC", False)
+    assert "pip install pillow-heif" in _broken_images([path])[path]
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    path.write_bytes((tmp_path / "a.png").read_bytes())
+    monkeypatch.setattr(npt.data.opening, "_READS_HEIC", True)  # the package has come, and nothing old is remembered
+    assert not _broken_images([path])
+
+
+def test_heic_is_registered_where_its_package_is(monkeypatch):
+    registered = []
+    fake = type(sys)("pillow_heif")
+    fake.__spec__, fake.register_heif_opener = object(), lambda: registered.append(True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", fake)
+    assert npt.data.opening._reads_heic() and registered == [True]
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(npt.data.opening, "find_spec", lambda name: None)
+    assert not npt.data.opening._reads_heic()
+
+
+def test_heic_is_read(tmp_path):
+    pytest.importorskip("pillow_heif")
+    red = Image.new("RGB", (64, 64), (200, 20, 20))
+    red.save(tmp_path / "red.heic")
+    assert np.abs(np.asarray(_open_image(tmp_path / "red.heic", upright=True)).astype(int) - (200, 20, 20)).max() < 12
