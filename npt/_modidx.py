@@ -562,6 +562,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'npt.figures.style._over_decades': ('figures/style.html#_over_decades', 'npt/figures/style.py'),
                                    'npt.figures.style._panel_side': ('figures/style.html#_panel_side', 'npt/figures/style.py'),
                                    'npt.figures.style._place': ('figures/style.html#_place', 'npt/figures/style.py'),
+                                   'npt.figures.style._room_for': ('figures/style.html#_room_for', 'npt/figures/style.py'),
                                    'npt.figures.style._rows_for': ('figures/style.html#_rows_for', 'npt/figures/style.py'),
                                    'npt.figures.style._shortened': ('figures/style.html#_shortened', 'npt/figures/style.py'),
                                    'npt.figures.style._signed': ('figures/style.html#_signed', 'npt/figures/style.py'),

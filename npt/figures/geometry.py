@@ -28,6 +28,7 @@ from npt.figures.style import (
     _name_once,
     _panel_side,
     _place,
+    _room_for,
     _rows_for,
     _shortened,
     _signed,
@@ -180,7 +181,8 @@ def cosine_matrices(
     others = torch.stack(cosines)[:, ~torch.eye(count, dtype=torch.bool)]
     low, high = _cosine_range(others, target)
     subtitles = [f"{name}<br>mean cosine {_signed(mean, '.3f')}" for name, mean in zip(features, others.mean(1))]
-    shown, side = _evenly(count, 200), _panel_side(panels, 250, 400)
+    shown, room = _evenly(count, 200), _room_for(classnames)
+    side = _panel_side(panels, room + 100, 400)
     across = panels * side + _BETWEEN * (panels - 1)
     fig = make_subplots(1, panels, subplot_titles=subtitles, horizontal_spacing=_BETWEEN / across)
     for column, matrix in enumerate(cosines, start=1):
@@ -189,7 +191,7 @@ def cosine_matrices(
     fig.update_annotations(font_size=12)
     which = f"{count} classes" + (f", {len(shown)} of them drawn" if len(shown) < count else "")
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, width=250 + across, height=260 + side, margin=dict(l=150, r=100, t=110, b=150),
+        template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
         title=f"Cosines of the text features of {which}<br><sup>colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}</sup>",
         coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB",
     )  # fmt: skip
@@ -338,6 +340,6 @@ def feature_projection(
     _name_once(fig)
     reach = _reach(planes, members.sum(1) > 0)
     return _square_panels(fig, panels, reach).update_layout(
-        template=PLOTLY_TEMPLATE, width=80 + across, height=190 + side, margin=dict(l=48, r=32, t=90, b=100), legend=_LEGEND_AT_BOTTOM,
+        template=PLOTLY_TEMPLATE, width=80 + across, height=176 + side, margin=dict(l=48, r=32, t=76, b=100), legend=_LEGEND_AT_BOTTOM,
         title=_projection_title(len(chosen), len(classnames)),
     )  # fmt: skip

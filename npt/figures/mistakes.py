@@ -12,7 +12,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from .run import image_sheet
-from .style import _BETWEEN, PLOTLY_TEMPLATE, _check_named, _matrix_axes, _panel_side
+from .style import _BETWEEN, PLOTLY_TEMPLATE, _check_named, _matrix_axes, _panel_side, _room_for
 
 # %% ../../nbs/figures/mistakes.ipynb #2661d29f
 def _confusion(
@@ -33,10 +33,10 @@ def _row_shares(counts: torch.Tensor) -> np.ndarray:  # (K, K) -> (K, K) percent
     return (100 * counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
 
 # %% ../../nbs/figures/mistakes.ipynb #b8e55ec5
-_MOST_CLASSES = 60
+_MOST_CLASSES = 50
 
 
-def _most_confused(counts: list[torch.Tensor]) -> list[int]:  # of (K, K) matrices -> at most 60 classes, in their order
+def _most_confused(counts: list[torch.Tensor]) -> list[int]:  # of (K, K) matrices -> at most 50 classes, in their order
     wrong = sum(each - torch.diag(each.diag()) for each in counts)
     order = (wrong.sum(0) + wrong.sum(1)).argsort(descending=True, stable=True)
     return order[:_MOST_CLASSES].sort().values.tolist()
@@ -84,13 +84,14 @@ def confusion_matrix(
 ) -> go.Figure:
     """How many test pictures of each class (rows) are taken for each class (columns), one matrix a name.
 
-    Of more than 60 classes, the 60 with the most mistakes are drawn. Raises `ValueError` on other shapes, for logits that are not
+    Of more than 50 classes, the 50 with the most mistakes are drawn. Raises `ValueError` on other shapes, for logits that are not
     numbers, and where there are not from 1 to 4 names."""
     _check_named(logits, "logits")
     counts = [_confusion(each, labels) for each in logits.values()]
     if {len(each) for each in counts} != {len(classnames)}:
         raise ValueError(f"Logits of {[len(each) for each in counts]} classes do not go with {len(classnames)} class names.")
-    shown, panels, side = _most_confused(counts), len(counts), _panel_side(len(counts), 250, 420)
+    shown, panels, room = _most_confused(counts), len(counts), _room_for(classnames)
+    side = _panel_side(panels, room + 100, 420)
     across = panels * side + _BETWEEN * (panels - 1)
     titles = [f"{name}<br>{int(each.sum() - each.trace())} of {len(labels)} pictures wrong" for name, each in zip(logits, counts)]
     fig = make_subplots(1, panels, subplot_titles=titles, horizontal_spacing=_BETWEEN / across)
@@ -100,7 +101,7 @@ def confusion_matrix(
     fig.update_annotations(font_size=12)
     which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} most confused of {len(classnames)} classes"
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, width=250 + across, height=260 + side, margin=dict(l=150, r=100, t=110, b=150),
+        template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
         title=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",
         coloraxis=_mistakes_bar(counts),
     )  # fmt: skip

@@ -174,7 +174,7 @@ def training_curves(
     fig.update_yaxes(title="loss (log scale)" if axis["type"] == "log" else "loss", **axis, col=1)
     fig.update_yaxes(title="accuracy (%)", col=2)
     return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=860, height=400, margin_b=92,
-                             legend=_legend_below(-0.2) | dict(entrywidth=0), legend2=_legend_below(-0.2) | dict(x=0.56))
+                             legend=_legend_below(-0.2), legend2=_legend_below(-0.2) | dict(x=0.56, font_size=11))
 
 # %% ../../nbs/figures/run.ipynb #5ea9db93
 def _check_lengths(*lists: list) -> None:

@@ -92,6 +92,11 @@ def _shortened(name: str, most: int = 22) -> str:
     "The name, or its beginning and an ellipsis."
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
+# %% ../../nbs/figures/style.ipynb #e25ab17d
+def _room_for(classnames: list[str]) -> int:
+    "Pixels beside an axis that hold its class names."
+    return 16 + 6 * max(len(_shortened(name)) for name in classnames)
+
 # %% ../../nbs/figures/style.ipynb #195f73dc
 def _matrix_axes(
     fig: go.Figure,  # one row of matrices
@@ -111,9 +116,9 @@ def _matrix_axes(
 _PAGE, _BETWEEN = 1000, 28  # pixels: the widest a figure may be, and the space between two panels
 
 
-def _panel_side(panels: int, margins: float, most: float) -> float:
+def _panel_side(panels: int, margins: int, most: int) -> int:
     "Pixels of one panel's width, where some stand beside each other on a page."
-    return min(most, (_PAGE - margins - _BETWEEN * (panels - 1)) / panels)
+    return min(most, (_PAGE - margins - _BETWEEN * (panels - 1)) // panels)
 
 # %% ../../nbs/figures/style.ipynb #f9f327c1
 def _over_decades(values: np.ndarray) -> bool:
