@@ -364,6 +364,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'npt.figures.captions._beside_spread': ( 'figures/captions.html#_beside_spread',
                                                                                'npt/figures/captions.py'),
                                       'npt.figures.captions._bias': ('figures/captions.html#_bias', 'npt/figures/captions.py'),
+                                      'npt.figures.captions._both_ways': ('figures/captions.html#_both_ways', 'npt/figures/captions.py'),
                                       'npt.figures.captions._by_class': ('figures/captions.html#_by_class', 'npt/figures/captions.py'),
                                       'npt.figures.captions._change': ('figures/captions.html#_change', 'npt/figures/captions.py'),
                                       'npt.figures.captions._counted': ('figures/captions.html#_counted', 'npt/figures/captions.py'),

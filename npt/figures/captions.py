@@ -93,15 +93,22 @@ def _short_title(metric: str) -> str:
 
 # %% ../../nbs/figures/captions.ipynb #68735cf5
 def _moved(factors: dict[str, float], nearer: bool) -> str:
-    "Such as: nearer on 5 (most NC1, by a factor of 3.2)."
+    "Such as: 3 (most NC1, by a factor of 3.2); none, where no metric took this way."
     toward = {metric: factor if nearer else 1 / factor if factor else math.inf for metric, factor in factors.items()}
     moved = {metric: factor for metric, factor in toward.items() if factor > _UNMOVED}
-    word = "nearer" if nearer else "farther"
     if not moved:
-        return f"{word} on none"
+        return "none"
     most = max(moved, key=moved.get)
     by = f"by a factor of {moved[most]:.2g}" if moved[most] < 100 else "by a factor of more than 100"
-    return f"{word} on {len(moved)} ({'most ' if len(moved) > 1 else ''}{_short_title(most)}, {by})"
+    return f"{len(moved)} ({'most ' if len(moved) > 1 else ''}{_short_title(most)}, {by})"
+
+# %% ../../nbs/figures/captions.ipynb #964e6be6
+def _both_ways(after: str, factors: dict[str, float]) -> str:
+    "Such as: NPT is nearer to the ideal on 3 (...) of 5 metrics and farther on none."
+    of = _counted(len(factors), "metric")
+    if all(1 / _UNMOVED <= factor <= _UNMOVED for factor in factors.values()):
+        return f"{after} is as near to the ideal, within a hundredth, on {'its' if len(factors) == 1 else 'each of'} {of}"
+    return f"{after} is nearer to the ideal on {_moved(factors, True)} of {of} and farther on {_moved(factors, False)}"
 
 # %% ../../nbs/figures/captions.ipynb #d8673e25
 def _part_in_words(collapse: dict, part: str, before: str, after: str) -> str:
@@ -112,8 +119,7 @@ def _part_in_words(collapse: dict, part: str, before: str, after: str) -> str:
         return f"no metric of {before} and {after} can be compared on {part} classes"
     lost = len(ends[0].keys() ^ ends[1].keys())
     missing = f", and {_counted(lost, 'metric')} could be measured for one of the two alone" if lost else ""
-    return (f"on {part} classes {after} is {_moved(factors, True)} and {_moved(factors, False)} "
-            f"of {_counted(len(factors), 'metric')}{missing}")
+    return f"on {part} classes {_both_ways(after, factors)}{missing}"
 
 # %% ../../nbs/figures/captions.ipynb #720f8a12
 def collapse_in_words(
@@ -194,13 +200,12 @@ def features_in_words(
 
 # %% ../../nbs/figures/captions.ipynb #d6910bfe
 def _farthest(differences: np.ndarray, classnames: list[str], better: bool) -> str:  # (K,)
-    "Such as: better on 3 (most on 'red disc', +20.0 points)."
+    "Such as: 3 (most 'red disc', +20.0 points); none, where there is no such class."
     some = differences > 0 if better else differences < 0
-    word = "better" if better else "worse"
     if not some.any():
-        return f"{word} on none"
+        return "none"
     place = np.nanargmax(differences) if better else np.nanargmin(differences)
-    return f"{word} on {some.sum()} ({'most on ' if some.sum() > 1 else ''}{classnames[place]!r}, {_signed(differences[place], '+.1f')} points)"
+    return f"{some.sum()} ({'most ' if some.sum() > 1 else ''}{classnames[place]!r}, {_signed(differences[place], '+.1f')} points)"
 
 # %% ../../nbs/figures/captions.ipynb #67454b11
 def _by_class(before: str, after: str, per_class: dict[str, np.ndarray], classnames: list[str]) -> str:
@@ -210,8 +215,8 @@ def _by_class(before: str, after: str, per_class: dict[str, np.ndarray], classna
         return f"no class can be compared with {before}"
     if not np.nan_to_num(differences).any():
         return f"compared with {before}, {after} has the same accuracy on {'the class' if known == 1 else f'each of {known} classes'}"
-    told = f"{_farthest(differences, classnames, True)} and {_farthest(differences, classnames, False)} of {known} classes"
-    return f"compared with {before}, {after} is {told}"
+    better, worse = (_farthest(differences, classnames, sign) for sign in (True, False))
+    return f"compared with {before}, {after} is better on {better} of {_counted(known, 'class', 'classes')} and worse on {worse}"
 
 # %% ../../nbs/figures/captions.ipynb #dad0a571
 def accuracy_in_words(
@@ -310,7 +315,7 @@ def _verdict(name: str, than: str, key: str, change: float) -> str:
     measure = "H" if key == "h" else f"{_RESULTS[key]} accuracy".replace("accuracy accuracy", "accuracy")
     if abs(change) < 0.05:
         return f"{name} makes no difference to {than} in {measure}"
-    return f"{name} ends above {than} in {measure}" if change > 0 else f"{name} ends below {than} in {measure}: it did not help in this run"
+    return f"{name} ends above {than} in {measure}" if change > 0 else f"{name} ends below {than} in {measure}, so it did not help in this run"
 
 # %% ../../nbs/figures/captions.ipynb #b2333b31
 def _beside_spread(change: float, spread: float) -> str:

@@ -44,7 +44,7 @@ def test_nothing_is_said_of_a_spread_that_is_not_known(spread):
 
 def test_a_result_that_is_worse_or_equal_is_called_so():
     worse = results_in_words(dict(zip(THREE, (ZERO, NPT, OWN))), spread=0.0)
-    assert "NPT ends below own loss in H: it did not help in this run." in worse and "more than twice the spread of 0.0" in worse
+    assert "NPT ends below own loss in H, so it did not help in this run." in worse and "more than twice the spread of 0.0" in worse
     equal = results_in_words(dict(zip(THREE, (ZERO, NPT, NPT))), spread=0.0)
     assert "NPT makes no difference to own loss in H." in equal and "one run cannot tell" in equal
     assert "NPT ends below zero-shot in accuracy" in results_in_words({"zero-shot": dict(accuracy=50.0), "NPT": dict(accuracy=49.0)})
@@ -70,10 +70,10 @@ def test_one_learner_alone_is_compared_with_nothing():
 def test_accuracy_counts_classes_that_gain_and_lose():
     said = accuracy_in_words({"zero-shot": [50, 60, 70, math.nan], "own loss": [70, 60, 65, math.nan], "NPT": [70, 60, 65, math.nan]}, list("abcd"))
     assert "mean over 4 classes is 60.0 % (zero-shot), 65.0 % (own loss) and 65.0 % (NPT)." in said
-    assert "Compared with zero-shot, NPT is better on 1 ('a', +20.0 points) and worse on 1 ('c', −5.0 points) of 3 classes." in said
+    assert "Compared with zero-shot, NPT is better on 1 ('a', +20.0 points) of 3 classes and worse on 1 ('c', −5.0 points)." in said
     assert "Compared with own loss, NPT has the same accuracy on each of 3 classes." in said
     worse = accuracy_in_words({"zero-shot": [50.0] * 300, "NPT": [40.0] * 299 + [30.0]}, [f"class {i}" for i in range(300)])
-    assert "better on none and worse on 300 (most on 'class 299', −20.0 points) of 300 classes" in worse
+    assert "better on none of 300 classes and worse on 300 (most 'class 299', −20.0 points)" in worse
     assert "No class can be compared" in accuracy_in_words({"zero-shot": [math.nan, 1.0], "NPT": [1.0, math.nan]}, ["a", "b"])
     with pytest.raises(ValueError, match="'NPT': 1"):
         accuracy_in_words({"zero-shot": [1.0, 2.0], "NPT": [1.0]}, ["a", "b"])
@@ -83,14 +83,14 @@ def test_collapse_tells_what_came_nearer_and_what_went_away():
     before = {"base": dict(nc1=2.0, nc3=0.8, nc4=0.5, cdnv=0.2), "novel": dict(nc1=2.0)}
     after = {"base": dict(nc1=0.5, nc3=0.9, nc4=0.75, cdnv=0.2), "novel": dict(nc1=4.0, nc3=1.0)}
     said = collapse_in_words({"zero-shot": before, "own loss": after, "NPT": after})
-    assert "on base classes NPT is nearer on 2 (most NC1, by a factor of 4) and farther on 1 (NC3, by a factor of 1.1) of 4 metrics" in said
-    assert "on novel classes NPT is nearer on none and farther on 1 (NC1, by a factor of 2) of 1 metric, and 1 metric could be" in said
-    assert "Compared with own loss, on base classes NPT is nearer on none and farther on none of 4 metrics" in said
+    assert "on base classes NPT is nearer to the ideal on 2 (most NC1, by a factor of 4) of 4 metrics and farther on 1 (NC3, by a factor of 1.1)" in said
+    assert "on novel classes NPT is nearer to the ideal on none of 1 metric and farther on 1 (NC1, by a factor of 2), and 1 metric could be" in said
+    assert "Compared with own loss, on base classes NPT is as near to the ideal, within a hundredth, on each of 4 metrics" in said
 
 
 def test_collapse_that_is_perfect_or_not_measured():
     said = collapse_in_words({"zero-shot": {"base": dict(nc1=1.0, nc4=1.0)}, "NPT": {"base": dict(nc1=0.0, nc4=1.0)}})
-    assert "nearer on 1 (NC1, by a factor of more than 100) and farther on none of 2 metrics" in said
+    assert "nearer to the ideal on 1 (NC1, by a factor of more than 100) of 2 metrics and farther on none" in said
     assert "farther on 1 (NC1, by a factor of more than 100)" in collapse_in_words({"a": {"base": dict(nc1=0.0)}, "b": {"base": dict(nc1=1.0)}})
     none = collapse_in_words({"zero-shot": {"base": dict(nc1=math.inf)}, "NPT": {"base": dict(nc1=None)}})
     assert none == "Compared with zero-shot, no metric of zero-shot and NPT can be compared on base classes."
