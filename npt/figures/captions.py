@@ -27,7 +27,8 @@ def _listed(parts: list[str]) -> str:
 # %% ../../nbs/figures/captions.ipynb #80c6501a
 def _of_names(values: dict[str, float], form: str, unit: str = "") -> str:
     "Such as: 57.0 % (zero-shot) and 66.1 % (NPT). What is not a number is said to be not known."
-    return _listed([f"{'not known' if math.isnan(value) else _signed(value, form) + unit} ({name})" for name, value in values.items()])
+    said = {name: "not known" if math.isnan(value) else _signed(value, form) + unit for name, value in values.items()}
+    return _listed([f"{value} ({name})" for name, value in said.items()])
 
 # %% ../../nbs/figures/captions.ipynb #1425e7a3
 def _counted(number: int, thing: str, plural: str | None = None) -> str:
@@ -99,8 +100,8 @@ def _moved(factors: dict[str, float], nearer: bool) -> str:
     if not moved:
         return "none"
     most = max(moved, key=moved.get)
-    by = f"by a factor of {moved[most]:.2g}" if moved[most] < 100 else "by a factor of more than 100"
-    return f"{len(moved)} ({'most ' if len(moved) > 1 else ''}{_short_title(most)}, {by})"
+    by = "more than 100" if moved[most] > 100 else f"{moved[most]:.2f}" if moved[most] < 1.095 else f"{moved[most]:.2g}"
+    return f"{len(moved)} ({'most ' if len(moved) > 1 else ''}{_short_title(most)}, by a factor of {by})"
 
 # %% ../../nbs/figures/captions.ipynb #964e6be6
 def _both_ways(after: str, factors: dict[str, float]) -> str:
@@ -214,7 +215,7 @@ def _by_class(before: str, after: str, per_class: dict[str, np.ndarray], classna
     if not known:
         return f"no class can be compared with {before}"
     if not np.nan_to_num(differences).any():
-        return f"compared with {before}, {after} has the same accuracy on {'the class' if known == 1 else f'each of {known} classes'}"
+        return f"compared with {before}, {after} has the same accuracy on each of {_counted(known, 'class', 'classes')}"
     better, worse = (_farthest(differences, classnames, sign) for sign in (True, False))
     return f"compared with {before}, {after} is better on {better} of {_counted(known, 'class', 'classes')} and worse on {worse}"
 
@@ -285,13 +286,14 @@ def confusion_in_words(
     counts = {name: _confusion(each, labels) for name, each in logits.items()}
     wrong = {name: float(each.sum() - each.trace()) for name, each in counts.items()}
     last, of_last = list(counts.items())[-1]
-    told = _sentence(f"of {_counted(len(labels), 'test picture')} {_of_names(wrong, '.0f')} {'is' if set(wrong.values()) == {1} else 'are'} named wrongly")
+    told = _sentence(f"of {_counted(len(labels), 'test picture')}, named wrongly: {_of_names(wrong, '.0f')}")
     if not wrong[last]:
         return f"{told} {last} makes no mistake."
     first, second = _worst_pair(of_last)
     back = int(of_last[second, first])
     return (f"{told} {last} confuses {classnames[first]!r} and {classnames[second]!r} most: it takes {of_last[first, second]} of "
-            f"{of_last[first].sum()} pictures of the first for the second, and {back or 'none'} of {of_last[second].sum()} the other way round.")
+            f"{of_last[first].sum()} pictures of the first for the second, and {back or 'none'} of {of_last[second].sum()} the other "
+            "way round.")
 
 # %% ../../nbs/figures/captions.ipynb #42c06895
 _RESULTS = dict(h="H", base="base", novel="novel", accuracy="accuracy")
@@ -315,7 +317,9 @@ def _verdict(name: str, than: str, key: str, change: float) -> str:
     measure = "H" if key == "h" else f"{_RESULTS[key]} accuracy".replace("accuracy accuracy", "accuracy")
     if abs(change) < 0.05:
         return f"{name} makes no difference to {than} in {measure}"
-    return f"{name} ends above {than} in {measure}" if change > 0 else f"{name} ends below {than} in {measure}, so it did not help in this run"
+    if change > 0:
+        return f"{name} ends above {than} in {measure}"
+    return f"{name} ends below {than} in {measure}, so it did not help in this run"
 
 # %% ../../nbs/figures/captions.ipynb #b2333b31
 def _beside_spread(change: float, spread: float) -> str:
@@ -343,7 +347,7 @@ def _without_novel(metrics: dict[str, dict]) -> list[str]:
 # %% ../../nbs/figures/captions.ipynb #d85faa68
 def results_in_words(
     metrics: dict[str, dict],  # by name, in percent: base, novel and h, or accuracy
-    spread: float | None = None,  # standard deviation over seeds of the measure that counts (H, else accuracy), in points; None: not known
+    spread: float | None = None,  # standard deviation over seeds of H, or of accuracy, in points; None: not known
 ) -> str:
     """What a run changed, by how much, and what that is worth beside the spread over seeds.
 

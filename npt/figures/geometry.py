@@ -88,8 +88,8 @@ def collapse_dots(
     are more than 4 names."""
     _check_named(collapse, "collapse metrics")
     parts = [part for part in _PART_COLORS if any(part in measured for measured in collapse.values())]
-    values = {metric: np.stack([_of_each(collapse, part, metric) for part in parts]) for metric in COLLAPSE_TITLES if parts}
-    values = {metric: each for metric, each in values.items() if np.isfinite(each).any()}
+    every = {metric: np.array([_of_each(collapse, part, metric) for part in parts]) for metric in COLLAPSE_TITLES}
+    values = {metric: each for metric, each in every.items() if np.isfinite(each).any()}
     if not values:
         raise ValueError(f"None of {', '.join(collapse)} has a metric of collapse under base, novel or all.")
     rows = _rows_for(len(values))
@@ -181,19 +181,21 @@ def cosine_matrices(
     others = torch.stack(cosines)[:, ~torch.eye(count, dtype=torch.bool)]
     low, high = _cosine_range(others, target)
     subtitles = [f"{name}<br>mean cosine {_signed(mean, '.3f')}" for name, mean in zip(features, others.mean(1))]
-    shown, room = _evenly(count, 200), _room_for(classnames)
+    shown = _evenly(count, 200)
+    names = [classnames[i] for i in shown]
+    room = _room_for(names, _panel_side(panels, 250, 400))
     side = _panel_side(panels, room + 100, 400)
     across = panels * side + _BETWEEN * (panels - 1)
     fig = make_subplots(1, panels, subplot_titles=subtitles, horizontal_spacing=_BETWEEN / across)
     for column, matrix in enumerate(cosines, start=1):
         fig.add_trace(_heatmap(matrix, shown), 1, column)
-    _matrix_axes(fig, [classnames[i] for i in shown], panels, side)
+    _matrix_axes(fig, names, panels, side)
     fig.update_annotations(font_size=12)
     which = f"{count} classes" + (f", {len(shown)} of them drawn" if len(shown) < count else "")
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
-        title=f"Cosines of the text features of {which}<br><sup>colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}</sup>",
-        coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB",
+        coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB", title_y=0.95,
+        title_text=f"Cosines of the text features of {which}<br><sup>colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}</sup>",
     )  # fmt: skip
 
 # %% ../../nbs/figures/geometry.ipynb #14db0bbc
@@ -340,6 +342,6 @@ def feature_projection(
     _name_once(fig)
     reach = _reach(planes, members.sum(1) > 0)
     return _square_panels(fig, panels, reach).update_layout(
-        template=PLOTLY_TEMPLATE, width=80 + across, height=176 + side, margin=dict(l=48, r=32, t=76, b=100), legend=_LEGEND_AT_BOTTOM,
-        title=_projection_title(len(chosen), len(classnames)),
+        template=PLOTLY_TEMPLATE, width=80 + across, height=176 + side, margin=dict(l=48, r=32, t=76, b=100),
+        legend=_LEGEND_AT_BOTTOM, title=dict(text=_projection_title(len(chosen), len(classnames)), y=0.95),
     )  # fmt: skip

@@ -90,19 +90,22 @@ def confusion_matrix(
     counts = [_confusion(each, labels) for each in logits.values()]
     if {len(each) for each in counts} != {len(classnames)}:
         raise ValueError(f"Logits of {[len(each) for each in counts]} classes do not go with {len(classnames)} class names.")
-    shown, panels, room = _most_confused(counts), len(counts), _room_for(classnames)
+    shown, panels = _most_confused(counts), len(counts)
+    names = [classnames[i] for i in shown]
+    room = _room_for(names, _panel_side(panels, 250, 420))
     side = _panel_side(panels, room + 100, 420)
     across = panels * side + _BETWEEN * (panels - 1)
     titles = [f"{name}<br>{int(each.sum() - each.trace())} of {len(labels)} pictures wrong" for name, each in zip(logits, counts)]
     fig = make_subplots(1, panels, subplot_titles=titles, horizontal_spacing=_BETWEEN / across)
     for column, each in enumerate(counts, start=1):
         fig.add_traces(_confusion_traces(each, shown, side), 1, column)
-    _matrix_axes(fig, [classnames[i] for i in shown], panels, side)
+    _matrix_axes(fig, names, panels, side)
     fig.update_annotations(font_size=12)
-    which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} most confused of {len(classnames)} classes"
+    which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} most confused of {len(classnames)}"
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
-        title=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",
+        title_text=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",
+        title_y=0.95,
         coloraxis=_mistakes_bar(counts),
     )  # fmt: skip
 

@@ -170,7 +170,7 @@ def training_curves(
     fig.add_traces(_loss_lines(history, terms), 1, 1)
     fig.add_traces([_epoch_lines(each, "accuracy", name, colors[name], legend="legend2") for name, each in histories.items()], 1, 2)
     axis = _value_axis(history[["loss", *terms]].to_numpy(float))
-    fig.update_xaxes(title="epoch")
+    fig.update_xaxes(title="epoch", dtick=max(1, len(history) // 8))
     fig.update_yaxes(title="loss (log scale)" if axis["type"] == "log" else "loss", **axis, col=1)
     fig.update_yaxes(title="accuracy (%)", col=2)
     return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=860, height=400, margin_b=92,

@@ -36,7 +36,8 @@ def _check_named(named: dict, what: str) -> None:
 def _name_colors(names: list[str]) -> dict[str, str]:
     "A colour for each of the names that one run compares."
     learned = [name for name in names if name != "zero-shot"]
-    return {"zero-shot": COLORS["zero_shot"]} | dict(zip(reversed(learned), (COLORS["learned"], "#222222", "#009E73", "#0072B2")))
+    colors = [_OBJECTIVE_COLORS[objective] for objective in ("npt", "own", "npt_anchored", "cpt")]
+    return {"zero-shot": COLORS["zero_shot"]} | dict(zip(reversed(learned), colors))
 
 # %% ../../nbs/figures/style.ipynb #dfccf92f
 _CLASS_COLORS = "#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#17BECF"
@@ -88,14 +89,18 @@ def _class_axis(
     return dict(tickvals=ticks, ticktext=names, tickfont_size=size, showgrid=False, zeroline=False)
 
 # %% ../../nbs/figures/style.ipynb #78b152e7
-def _shortened(name: str, most: int = 22) -> str:
+def _shortened(name: str, most: int = 24) -> str:
     "The name, or its beginning and an ellipsis."
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 # %% ../../nbs/figures/style.ipynb #e25ab17d
-def _room_for(classnames: list[str]) -> int:
+def _room_for(
+    classnames: list[str],
+    pixels: float,  # length of their axis in the picture, about
+) -> int:
     "Pixels beside an axis that hold its class names."
-    return 16 + 6 * max(len(_shortened(name)) for name in classnames)
+    size = _class_axis(classnames, pixels)["tickfont_size"]
+    return 14 + round(0.56 * size * max(len(_shortened(name)) for name in classnames))
 
 # %% ../../nbs/figures/style.ipynb #195f73dc
 def _matrix_axes(
