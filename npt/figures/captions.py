@@ -126,7 +126,7 @@ def _part_in_words(collapse: dict, part: str, before: str, after: str) -> str:
 def collapse_in_words(
     collapse: dict[str, dict[str, dict[str, float]]],  # as `npt.figures.geometry.collapse_dots` takes it
 ) -> str:
-    "Which metrics came nearer to their ideal values and which went away. Raises `ValueError` where there are not from 1 to 4 names."
+    "Which metrics came nearer to their ideals and which went away. Raises `ValueError` where there are not from 1 to 4 names."
     _check_named(collapse, "collapse metrics")
     names = list(collapse)
     parts = [part for part in ("base", "novel", "all") if any(part in each for each in collapse.values())]
@@ -134,8 +134,8 @@ def collapse_in_words(
     if not pairs:
         near = [f"{_counted(len(_distances(collapse[names[0]], part)), 'metric')} on {part} classes" for part in parts]
         return _sentence(f"{names[0]} stands alone, with {_listed(near or ['no metric'])}: there is nothing to compare it with")
-    return " ".join(_sentence(f"compared with {before}, " + "; ".join(_part_in_words(collapse, part, before, after) for part in parts))
-                    for before, after in pairs)
+    told = {pair: "; ".join(_part_in_words(collapse, part, *pair) for part in parts) for pair in pairs}
+    return " ".join(_sentence(f"compared with {before}, {clauses}") for (before, _), clauses in told.items())
 
 # %% ../../nbs/figures/captions.ipynb #392a7bc5
 def _off_simplex(features: torch.Tensor) -> float:  # (K, d)
@@ -291,9 +291,9 @@ def confusion_in_words(
         return f"{told} {last} makes no mistake."
     first, second = _worst_pair(of_last)
     back = int(of_last[second, first])
+    of_first, of_second = of_last.sum(1)[[first, second]].tolist()
     return (f"{told} {last} confuses {classnames[first]!r} and {classnames[second]!r} most: it takes {of_last[first, second]} of "
-            f"{of_last[first].sum()} pictures of the first for the second, and {back or 'none'} of {of_last[second].sum()} the other "
-            "way round.")
+            f"{of_first} pictures of the first for the second, and {back or 'none'} of {of_second} the other way round.")
 
 # %% ../../nbs/figures/captions.ipynb #42c06895
 _RESULTS = dict(h="H", base="base", novel="novel", accuracy="accuracy")
@@ -335,7 +335,7 @@ def _beside_spread(change: float, spread: float) -> str:
 def _against_first(metrics: dict[str, dict]) -> str:
     first, *learned = metrics
     changes = {name: _points(metrics, first, name) for name in learned}
-    told = [f"{name} changes {_change(points)}" if points else f"{name} has no number to compare" for name, points in changes.items()]
+    told = [f"{name} {f'changes {_change(points)}' if points else 'has no number to compare'}" for name, points in changes.items()]
     return f"against {first}, {_listed(told)}"
 
 # %% ../../nbs/figures/captions.ipynb #1833d187

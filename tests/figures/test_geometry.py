@@ -23,7 +23,7 @@ def test_a_figure_of_any_number_of_names_fits_the_page(count):
 
 
 def test_a_metric_that_nobody_has_has_no_panel_and_one_that_is_not_finite_no_dot():
-    collapse = {"zero-shot": {"base": dict(nc1=np.inf, nc3=0.5, nc4=np.nan)}, "NPT": {"base": dict(nc1=0.5, nc3=None, head_angle=8.0)}}
+    collapse = {"zero-shot": {"base": dict(nc1=np.inf, nc3=0.5, nc4=np.nan)}, "NPT": {"base": dict(nc1=0.5, nc3=None, angle=8)}}
     fig = collapse_dots(collapse)
     assert [tuple(trace.text) for trace in fig.data] == [("", "0.5"), ("0.5", "")]
     with pytest.raises(ValueError, match="None of zero-shot has a metric"):
