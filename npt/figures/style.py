@@ -23,6 +23,22 @@ TERM_COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", 
 # %% ../../nbs/figures/style.ipynb #28db9c89
 _OBJECTIVE_COLORS = dict(own="#222222", npt=COLORS["learned"], npt_anchored="#009E73", cpt="#0072B2")
 
+# %% ../../nbs/figures/style.ipynb #f6e873fb
+_MOST_NAMES = 4
+
+
+def _check_named(named: dict, what: str) -> None:
+    "Raise ValueError unless there are from 1 to 4 names, as many as have colours and room."
+    if not 1 <= len(named) <= _MOST_NAMES:
+        raise ValueError(f"Give {what} of 1 to {_MOST_NAMES} names, such as zero-shot, own loss and NPT, not of {list(named)}.")
+
+# %% ../../nbs/figures/style.ipynb #47fb7ac8
+def _name_colors(names: list[str]) -> dict[str, str]:
+    "A colour for each of the names that one run compares."
+    learned = [name for name in names if name != "zero-shot"]
+    colors = [_OBJECTIVE_COLORS[objective] for objective in ("npt", "own", "npt_anchored", "cpt")]
+    return {"zero-shot": COLORS["zero_shot"]} | dict(zip(reversed(learned), colors))
+
 # %% ../../nbs/figures/style.ipynb #dfccf92f
 _CLASS_COLORS = "#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#17BECF"
 
@@ -71,6 +87,43 @@ def _class_axis(
     size = max(7, min(11, int(room * 0.9)))
     names = [classnames[i] for i in ticks]
     return dict(tickvals=ticks, ticktext=names, tickfont_size=size, showgrid=False, zeroline=False)
+
+# %% ../../nbs/figures/style.ipynb #78b152e7
+def _shortened(name: str, most: int = 24) -> str:
+    "The name, or its beginning and an ellipsis."
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+# %% ../../nbs/figures/style.ipynb #e25ab17d
+def _room_for(
+    classnames: list[str],
+    pixels: float,  # length of their axis in the picture, about
+) -> int:
+    "Pixels beside an axis that hold its class names."
+    size = _class_axis(classnames, pixels)["tickfont_size"]
+    return 14 + round(0.56 * size * max(len(_shortened(name)) for name in classnames))
+
+# %% ../../nbs/figures/style.ipynb #195f73dc
+def _matrix_axes(
+    fig: go.Figure,  # one row of matrices
+    classnames: list[str],
+    panels: int,
+    pixels: float,  # length of a side in the picture
+) -> None:
+    "Square panels whose rows and columns are classes, the first one at the top."
+    names = _class_axis([_shortened(name) for name in classnames], pixels)
+    fig.update_xaxes(**names, tickangle=-90, constrain="domain")
+    fig.update_yaxes(**names, autorange="reversed", constrain="domain", showticklabels=False)
+    fig.update_yaxes(showticklabels=True, col=1)
+    for column in range(1, panels + 1):
+        fig.update_yaxes(scaleanchor="x" if column == 1 else f"x{column}", col=column)
+
+# %% ../../nbs/figures/style.ipynb #07577ae6
+_PAGE, _BETWEEN = 1000, 28  # pixels: the widest a figure may be, and the space between two panels
+
+
+def _panel_side(panels: int, margins: int, most: int) -> int:
+    "Pixels of one panel's width, where some stand beside each other on a page."
+    return min(most, (_PAGE - margins - _BETWEEN * (panels - 1)) // panels)
 
 # %% ../../nbs/figures/style.ipynb #f9f327c1
 def _over_decades(values: np.ndarray) -> bool:
