@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..learners.build import _learner_class
-from .folder import RunFolder, _open_run, _read_json
+from .folder import RunFolder, _read_json, find_run, read_metrics
 from .runs import do_run
 from .settings import RunSettings
 
@@ -24,7 +24,7 @@ def _run_row(
     folder: RunFolder,  # of a finished run
 ) -> dict:  # its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
     "One run as a row of a table. Raises ValueError naming a damaged file."
-    metrics = _read_json(folder.metrics)
+    metrics = read_metrics(folder)
     row = {**_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
            "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"])}
@@ -83,4 +83,4 @@ def do_runs(
     failed = [problem for problem in tqdm(results, "runs", total=len(missing), disable=not missing) if problem]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the others are kept:\n" + "\n".join(failed))
-    return pd.DataFrame([_run_row(_open_run(one)) for one in settings])
+    return pd.DataFrame([_run_row(find_run(one)) for one in settings])

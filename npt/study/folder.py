@@ -97,10 +97,10 @@ def _differing_settings(
     settings: RunSettings,
     kept: dict,  # what a config.json holds
 ) -> list[str]:  # a sentence each
-    "The settings in which a run that is there is not the one that is asked for."
+    "The settings in which a run that is there is not the one that is asked for; any precision will do where none is asked for."
     there = {key: field.get_default(call_default_factory=True) for key, field in RunSettings.model_fields.items()} | kept
     return [f"{key}: {there[key]!r} there, {value!r} asked for" for key, value in settings.model_dump().items()
-            if key not in _NOT_COMPARED and there[key] != value]
+            if key not in _NOT_COMPARED and there[key] != value and (key, value) != ("precision", None)]
 
 # %% ../../nbs/study/folder.ipynb #897f3d19
 def find_run(

@@ -7,6 +7,7 @@ __all__ = ['save_pretrained', 'from_pretrained']
 
 # %% ../../nbs/study/hub.ipynb #b23e642a
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import open_clip
@@ -114,7 +115,7 @@ def _origin_of(
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
     precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
     return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
-                   dataset=dataset, weights=clip.fingerprint)
+                   dataset=dataset, weights=clip.fingerprint, preprocess=json.loads(json.dumps(asdict(clip.preprocess_cfg))))
 
 # %% ../../nbs/study/hub.ipynb #c22fc9bd
 def save_pretrained(

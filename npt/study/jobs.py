@@ -27,6 +27,7 @@ from ..data.split import Split
 from .grid import Task
 from .plan import _Look, _short_hash
 from .runs import _load_run_data, do_run
+from .machine import usual_precision
 from .settings import RunSettings
 from .transfer import transfer
 
@@ -57,7 +58,7 @@ def _cache_run(clip: FrozenCLIP, settings: RunSettings) -> None:
 def _cache_features(look: _Look, data_root: str | None, device: str) -> None:  # data_root: of a dataset that has no runs
     "Put into the cache what runs will look up there."
     source = look.source
-    clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision)
+    clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision or usual_precision(device))
     for settings in look.runs:
         _cache_run(clip, settings)
     if look.whole:
@@ -74,7 +75,7 @@ def _run_lock(settings: RunSettings) -> FileLock:
 def _papermill_command(settings: RunSettings, notebook: str) -> list[str]:
     "What executes a copy of a notebook in the folder of a run."
     return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar",
-            "-k", "python3", "-y", json.dumps(settings.model_dump())]
+            "-k", "python3", "-y", json.dumps(settings.model_dump() | dict(baseline=False))]  # it is a run of its own in the grid
 
 # %% ../../nbs/study/jobs.ipynb #cd73ef24
 def _do_in_notebook(settings: RunSettings, notebook: str) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from .._files import write_text
 from ..data.datasets import find_dataset
-from .folder import _open_run
+from .folder import find_run
 from .grid import Grid, Task, expand
 from .settings import RunSettings
 
@@ -30,7 +30,7 @@ class _ImageSource:
     dataset: str
     backbone: str
     pretrained: str | None
-    precision: str
+    precision: str | None  # None: as the machine chooses
 
 # %% ../../nbs/study/plan.ipynb #97251bf7
 def _source_of(settings: RunSettings) -> _ImageSource:
@@ -136,8 +136,7 @@ class Plan:
 def _refuse_other_runs(tasks: Sequence[Task]) -> None:
     "Raise ValueError where a run folder holds a run of other settings, naming them."
     for task in tasks:
-        if task.folder.config.exists():
-            _open_run(task.settings)
+        find_run(task.settings)
 
 # %% ../../nbs/study/plan.ipynb #f829624b
 def make_plan(grid: Grid) -> Plan:

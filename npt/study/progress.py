@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .._files import write_text
-from .folder import _read_json
+from .folder import read_metrics
 from .grid import _FAILED, Task
 from .plan import Plan
 from .settings import RunSettings
@@ -27,7 +27,7 @@ def _mean_seconds(tasks: Sequence[Task]) -> dict[tuple[str, str], float]:  # (le
     taken = defaultdict(list)
     for task in tasks:
         if task.folder.finished:
-            taken[_method(task)].append(_read_json(task.folder.metrics)["seconds"])
+            taken[_method(task)].append(read_metrics(task.folder)["seconds"])
     return {method: sum(seconds) / len(seconds) for method, seconds in taken.items()}
 
 # %% ../../nbs/study/progress.ipynb #0fb2624f

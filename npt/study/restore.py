@@ -7,18 +7,22 @@ __all__ = ['load_run']
 
 # %% ../../nbs/study/restore.ipynb #c5f8ddf0
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..clip.frozen import FrozenCLIP
-from ..clip.load import _PRECISIONS, load_clip
+from ..clip.load import load_clip
+from ..clip.pretraining import _PREPARATION
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..learners.base import Learner
 from ..learners.build import build_learner
 from ..learners.saving import _read_prompts, load_prompts
 from .folder import RunFolder
+from .inputs import read_inputs
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
 class _Origin(BaseModel):
@@ -31,7 +35,8 @@ class _Origin(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     template: str | tuple[str, ...] | None = None  # of hand-written prompts; "ensemble": CLIP's 80; None: the dataset's own
     dataset: str | None = None  # a name in `npt.data.datasets.DATASETS`, or any where there is a template
-    weights: str | None = None  # `FrozenCLIP.image_fingerprint`, to tell weights of the same backbone apart; None: not known
+    weights: str | None = None  # `FrozenCLIP.fingerprint`, to tell weights of the same backbone apart; None: not known
+    preprocess: dict | None = None  # how images are prepared for them; None: as the backbone says
 
     @model_validator(mode="after")
     def has_template(self) -> "_Origin":
@@ -55,24 +60,45 @@ def _read_origin(path: Path) -> _Origin:  # from .../config.json
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing: give the folder of a run, or one that save_pretrained wrote.")
     try:
-        return _Origin.model_validate_json(path.read_bytes())
+        origin = _Origin.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{str(path)!r} is damaged, or neither a run nor save_pretrained wrote it "
                          f"({'; '.join(_problems_of(error))}).") from error
+    inputs = RunFolder(path.parent).inputs  # a run says there what it was made from
+    return origin.model_copy(update=read_inputs(inputs).model_dump(include={"weights", "preprocess"})) if inputs.exists() else origin
 
 # %% ../../nbs/study/restore.ipynb #ca3cd70f
-def _load_origin_clip(origin: _Origin, device: str) -> FrozenCLIP:
-    "Load the backbone; half precision only where there is a CUDA GPU."
-    precision = origin.precision if str(device).startswith("cuda") else "fp32"
-    return load_clip(origin.backbone, origin.pretrained, device=device, precision=precision)
+def _given_preprocess(
+    origin: _Origin,
+    weights: str | None,  # a tag, or a file or folder
+) -> dict | None:  # as `load_clip` takes it
+    "How images are prepared for weights that are no tag's."
+    own = weights is not None and os.path.exists(os.path.expanduser(weights))
+    return {key: origin.preprocess[key] for key in _PREPARATION if key in origin.preprocess} if own and origin.preprocess else None
+
+# %% ../../nbs/study/restore.ipynb #3f13046a
+def _load_origin_clip(
+    origin: _Origin,
+    device: str,
+    pretrained: str | None,  # where the weights are now; None: where they were
+) -> FrozenCLIP:
+    "Load the backbone; half precision only where there is a CUDA GPU. Raises FileNotFoundError for weights that were moved."
+    precision, weights = origin.precision if str(device).startswith("cuda") else "fp32", pretrained or origin.pretrained
+    try:
+        return load_clip(origin.backbone, weights, preprocess=_given_preprocess(origin, weights), device=device, precision=precision)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Where they were moved, give their place: load_run(folder, pretrained=PATH).") from error
 
 # %% ../../nbs/study/restore.ipynb #855c7026
 def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
     "Raise ValueError where the weights are known to be others than those that prompts were learned on."
-    comparable = origin.weights and _PRECISIONS[origin.precision] == clip.dtype
-    if comparable and clip.fingerprint != origin.weights:
-        raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the "
-                         "right ones: clip=load_clip(backbone, pretrained=TAG OR FILE).")
+    if origin.weights and clip.fingerprint != origin.weights:
+        raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the right ones: "
+                         "load_run(folder, pretrained=TAG OR FILE), or from_pretrained(folder, clip=load_clip(...)).")
+    prepared = json.loads(json.dumps(asdict(clip.preprocess_cfg)))
+    if origin.preprocess and prepared != origin.preprocess:
+        raise ValueError(f"These prompts were learned on images prepared with {origin.preprocess}, and this backbone prepares them with "
+                         f"{prepared}: give load_clip the same mean, std and interpolation as preprocess.")
 
 # %% ../../nbs/study/restore.ipynb #1de47fc2
 def _read_header(path: Path) -> tuple[str, list[str], dict]:  # the learner's name, class names, settings
@@ -107,11 +133,12 @@ def _load_folder(
     folder: Path,  # with config.json and prompts.safetensors
     clip: FrozenCLIP | None,  # None: loaded as config.json says
     device: str,  # of a clip that is loaded
+    pretrained: str | None = None,  # where its weights are, if not where config.json says
 ) -> Learner:
     "Build the learner of a folder. Raises FileNotFoundError or ValueError that names what is wrong."
     path, origin = RunFolder(folder).prompts, _read_origin(RunFolder(folder).config)
     header = _read_header(path)
-    clip = clip or _load_origin_clip(origin, device)
+    clip = clip or _load_origin_clip(origin, device, pretrained)
     _check_fingerprint(origin, clip)
     return _rebuild(path, header, clip, origin.prompts)
 
@@ -119,12 +146,13 @@ def _load_folder(
 def load_run(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
     *,
+    pretrained: str | Path | None = None,  # its weights, where they were moved: a tag, a file or a folder
     device: str = "cpu",
 ) -> Learner:  # with its prompts, its backbone as .clip and its class names as .classnames
     """Load what a run has learned; its dataset need not be there.
 
-    Raises FileNotFoundError where a folder or file is missing, ValueError where the run is not finished or a file is
-    damaged or from elsewhere, and what `load_clip` raises.
+    The folder may have been moved, and so may the weights. Raises FileNotFoundError where a folder or file is missing, ValueError
+    where the run is not finished, a file is damaged or from elsewhere or the weights are others, and what `load_clip` raises.
     """
     folder = RunFolder(Path(run_dir).expanduser())
     if not folder.path.is_dir():
@@ -132,4 +160,4 @@ def load_run(
     if folder.config.exists() and not folder.finished:
         raise ValueError(f"The run in {str(run_dir)!r} is not finished. Start it again with the same settings, and it goes "
                          "on from its last epoch.")
-    return _load_folder(folder.path, None, device)
+    return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained))

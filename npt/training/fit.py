@@ -6,10 +6,12 @@
 __all__ = ['learning_rate', 'fit']
 
 # %% ../../nbs/training/fit.ipynb #044e1326
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._names import known
+from ..data.contents import split_contents
 from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
@@ -105,12 +108,19 @@ class _Plan:
 # %% ../../nbs/training/fit.ipynb #bdd4eb55
 _NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objective", "kind", "average")]
 
+# %% ../../nbs/training/fit.ipynb #8ef42b62
+def _made_from(learner: nn.Module, train: Split) -> str:  # 12 hexadecimal digits
+    "What tells images, class names, template, weights and the learner's settings from any others."
+    clip = learner.clip
+    parts = [split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
+    return hashlib.sha256(json.dumps(parts, default=lambda other: type(other).__name__).encode()).hexdigest()[:12]
+
 # %% ../../nbs/training/fit.ipynb #ba680dda
 def _in_a_line(plan: _Plan, learner: nn.Module, train: Split) -> str:
     "The plan, with what it is for."
     numbers = " ".join(f"{name}={getattr(plan, name)!r}" for name in _NUMBERS)
-    return (f"{learner.name} by {plan.objective} with {plan.kind} on {len(train)} images of {len(train.classnames)} classes, "
-            f"{numbers}")
+    return (f"{learner.name} by {plan.objective} with {plan.kind} on {len(train)} images of {len(train.classnames)} classes "
+            f"({_made_from(learner, train)}), {numbers}")
 
 # %% ../../nbs/training/fit.ipynb #8854847e
 @dataclass
@@ -371,7 +381,8 @@ def fit(
     own = recipe(learner.name, learner.clip.name, **given)
     plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                  seed, sampler, num_clusters, measure_every, views)
-    path, fitted = Path(run_dir) / _CHECKPOINT if run_dir else None, _in_a_line(plan, learner, train)
+    path = Path(run_dir) / _CHECKPOINT if run_dir else None
+    fitted = _in_a_line(plan, learner, train) if path else ""
     state = _start(learner, plan)
     _resume(state, path, learner, fitted)
     _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
