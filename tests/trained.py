@@ -19,7 +19,7 @@ NAMES = ["red striped pattern", "blue dotted pattern", "green solid pattern"]
 
 def train_a_little(folder: Path, **settings) -> tuple[Path, Learner]:
     "Leave a run's folder behind, without the time that measuring takes; give it and the learner that was trained."
-    run = set_up(RunSettings(**{**dict(dataset="world/textures", shots=1, runs_dir=str(folder)), **settings}))
+    run = set_up(RunSettings(**{**dict(dataset="world/textures", learner="coop", shots=1, runs_dir=str(folder)), **settings}))
     fit(run.learner, run.data.base.train, objective=run.settings.objective, epochs=1)
     save_prompts(run.learner, run.folder.prompts)
     write_text(json.dumps(MEASURED), run.folder.metrics)

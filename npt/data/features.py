@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .._files import cache_folder, write_tensors
 from ..clip.frozen import FrozenCLIP
-from .contents import content_hashes
+from .contents import _content_hashes
 from .datasets import DatasetRecord
 from .images import Draw, _worker_count, make_loader
 from .split import Split
@@ -46,7 +46,7 @@ def _code_fingerprint() -> str:
 def _contents_of(split: Split) -> list[str]:  # N
     "What tells each image of a split from any other."
     images = [item.image for item in split.items]
-    hashes = content_hashes(images)
+    hashes = _content_hashes(images)
     return [hashes[image] for image in images]
 
 # %% ../../nbs/data/features.ipynb #b190fc0c

@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..learners.build import _learner_class
-from .folder import RunFolder, _read_json, find_run, read_metrics
+from .folder import RunFolder, _find_run, _read_json, read_metrics
 from .runs import do_run
 from .settings import RunSettings
 
@@ -83,4 +83,4 @@ def do_runs(
     failed = [problem for problem in tqdm(results, "runs", total=len(missing), disable=not missing) if problem]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the others are kept:\n" + "\n".join(failed))
-    return pd.DataFrame([_run_row(find_run(one)) for one in settings])
+    return pd.DataFrame([_run_row(_find_run(one)) for one in settings])

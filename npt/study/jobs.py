@@ -25,7 +25,7 @@ from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import dataset_state, prepare
 from ..data.split import Split
 from .grid import Task
-from .machine import usual_precision
+from .machine import _usual_precision
 from .plan import _Look, _short_hash
 from .runs import _load_run_data, do_run
 from .settings import RunSettings
@@ -58,7 +58,7 @@ def _cache_run(clip: FrozenCLIP, settings: RunSettings) -> None:
 def _cache_features(look: _Look, data_root: str | None, device: str) -> None:  # data_root: of a dataset that has no runs
     "Put into the cache what runs will look up there."
     source = look.source
-    clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision or usual_precision(device))
+    clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision or _usual_precision(device))
     for settings in look.runs:
         _cache_run(clip, settings)
     if look.whole:

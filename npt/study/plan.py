@@ -18,7 +18,7 @@ import yaml
 
 from .._files import write_text
 from ..data.datasets import find_dataset
-from .folder import find_run
+from .folder import _find_run
 from .grid import Grid, Task, expand
 from .settings import RunSettings
 
@@ -136,7 +136,7 @@ class Plan:
 def _refuse_other_runs(tasks: Sequence[Task]) -> None:
     "Raise ValueError where a run folder holds a run of other settings, naming them."
     for task in tasks:
-        find_run(task.settings)
+        _find_run(task.settings)
 
 # %% ../../nbs/study/plan.ipynb #f829624b
 def make_plan(grid: Grid) -> Plan:

@@ -22,7 +22,7 @@ from ..learners.base import Learner
 from ..learners.build import build_learner
 from ..learners.saving import _read_prompts, load_prompts
 from .folder import RunFolder
-from .inputs import read_inputs
+from .inputs import _read_inputs
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
 class _Origin(BaseModel):
@@ -65,7 +65,7 @@ def _read_origin(path: Path) -> _Origin:  # from .../config.json
         raise ValueError(f"{str(path)!r} is damaged, or neither a run nor save_pretrained wrote it "
                          f"({'; '.join(_problems_of(error))}).") from error
     inputs = RunFolder(path.parent).inputs  # a run says there what it was made from
-    return origin.model_copy(update=read_inputs(inputs).model_dump(include={"weights", "preprocess"})) if inputs.exists() else origin
+    return origin.model_copy(update=_read_inputs(inputs).model_dump(include={"weights", "preprocess"})) if inputs.exists() else origin
 
 # %% ../../nbs/study/restore.ipynb #ca3cd70f
 def _given_preprocess(

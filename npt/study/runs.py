@@ -33,8 +33,8 @@ from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
 from ..learners.saving import load_prompts, save_prompts
 from .folder import RunFolder, _open_run, _read_json, _write_json, read_metrics
-from .inputs import run_inputs
-from .machine import choices_said, on_this_machine
+from .inputs import _run_inputs
+from .machine import _choices_said, _on_this_machine
 from .settings import RunSettings
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
@@ -150,7 +150,7 @@ def set_up(
     Every bad setting raises here, before anything is trained or written: ValueError, FileNotFoundError or, where a dataset or
     weights cannot be fetched, ConnectionError, each with what to do.
     """
-    given, settings = settings, on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
+    given, settings = settings, _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
     with _threads_of(settings):
         data = _load_run_data(settings)
         clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision,
@@ -159,8 +159,8 @@ def set_up(
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
         _try_novel(settings, learner, data)
-    folder = _open_run(settings, run_inputs(settings, data, clip, template), overwrite=overwrite)
-    return Run(settings, choices_said(given, settings, _run_recipe(settings)), folder, data, clip, zero_shot, learner)
+    folder = _open_run(settings, _run_inputs(settings, data, clip, template), overwrite=overwrite)
+    return Run(settings, _choices_said(given, settings, _run_recipe(settings)), folder, data, clip, zero_shot, learner)
 
 # %% ../../nbs/study/runs.ipynb #808804dc
 def set_up_baseline(
@@ -174,7 +174,7 @@ def set_up_baseline(
     settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
     with _threads_of(settings):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
-    folder = _open_run(settings, run_inputs(settings, run.data, run.clip, zero_shot.template), overwrite=overwrite)
+    folder = _open_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), overwrite=overwrite)
     return replace(run, settings=settings, folder=folder, learner=learner)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2

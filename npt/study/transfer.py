@@ -28,6 +28,7 @@ from ..learners.base import Learner, _with_template
 from ..learners.build import build_learner
 from .collect import _run_row
 from .folder import RunFolder
+from .machine import _usual_device
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
 from ..training.evaluation import _measures, _Outputs, outputs
@@ -352,7 +353,7 @@ def transfer(
     *,
     targets: Sequence[str] | None = None,  # names in `npt.data.datasets.DATASETS`; None: all that fit, see `default_targets`
     data_root: str | Path | None = None,  # where the targets are; None: where the run had its data
-    device: str = "cpu",
+    device: str | None = None,  # None: the quickest here
 ) -> Transfer:  # of these targets, the source first; the file holds those of earlier calls too
     """Evaluate the prompts of a run on its source and on other datasets, or find it done, and write transfer.json.
 
@@ -364,7 +365,7 @@ def transfer(
     kept = _kept_results(source.folder, source.record.name)
     unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
     if unmeasured:
-        kept = _measure_targets(source, unmeasured, kept, data_root, device)
+        kept = _measure_targets(source, unmeasured, kept, data_root, device or _usual_device())
     if targets is not None:
         _refuse_missing(kept, list(records))
     return kept.only(list(records))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._names import known
-from ..data.contents import split_contents
+from ..data.contents import _split_contents
 from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
@@ -112,7 +112,7 @@ _NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objecti
 def _made_from(learner: nn.Module, train: Split) -> str:  # 12 hexadecimal digits
     "What tells images, class names, template, weights and the learner's settings from any others."
     clip = learner.clip
-    parts = [split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
+    parts = [_split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
     return hashlib.sha256(json.dumps(parts, default=lambda other: type(other).__name__).encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/fit.ipynb #ba680dda

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from npt.data.contents import content_hashes, split_contents
+from npt.data.contents import _content_hashes, _split_contents
 from npt.data.datasets import find_dataset
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
@@ -26,7 +26,7 @@ def two_folders(tmp_path: Path, folder) -> tuple[Split, Split]:
 
 
 def test_a_moved_folder_has_the_same_contents(two_folders):
-    one, other = map(split_contents, two_folders)
+    one, other = map(_split_contents, two_folders)
     assert one == other and {name: count for name, (count, _) in one.items()} == dict(cat=2, dog=3)
 
 
@@ -44,17 +44,17 @@ def test_the_class_that_differs_is_known(two_folders, change):
         other = other.take([0, 1, 2, 3])
     if change == "label":
         other = replace(other, items=(*other.items[:4], Item(str(place), 0)))
-    one, changed = split_contents(split), split_contents(other)
+    one, changed = _split_contents(split), _split_contents(other)
     assert one["dog"] != changed["dog"] and (one["cat"] == changed["cat"]) == (change != "label")
 
 
 def test_a_missing_file_is_named(two_folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="gone"):
-        content_hashes([str(tmp_path / "gone.png")])
+        _content_hashes([str(tmp_path / "gone.png")])
 
 
 def test_pictures_of_the_offline_world_are_told_by_their_names(folder):
     data = load_dataset("world/shapes", shots=2)
-    hashes = content_hashes([item.image for item in data.all.test.items])
+    hashes = _content_hashes([item.image for item in data.all.test.items])
     assert len(set(hashes.values())) == len(data.all.test)
-    assert split_contents(data.base.test) != split_contents(data.base.val) and not split_contents(data.base.test.take([]))
+    assert _split_contents(data.base.test) != _split_contents(data.base.val) and not _split_contents(data.base.test.take([]))

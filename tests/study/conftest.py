@@ -35,7 +35,7 @@ def trained_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> tuple[RunSettings, dict]:
     "A whole run: its settings and its metrics."
-    settings = RunSettings(dataset="world/textures", runs_dir=str(tmp_path_factory.mktemp("runs")), **SMALL)
+    settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path_factory.mktemp("runs")), **SMALL)
     return settings, do_run(settings)
 
 

@@ -39,7 +39,7 @@ def test_a_learner_of_a_notebook_is_refused_before_any_run_starts(of_a_module, t
 def test_a_failed_run_stops_no_other(of_a_module, tmp_path):
     common = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
     bad = RunSettings(learner="maple", learner_settings=dict(depth=99), **common)
-    good = [RunSettings(seed=seed, **common) for seed in (1, 2)]
+    good = [RunSettings(learner="coop", seed=seed, **common) for seed in (1, 2)]
     good[0] = RunSettings(learner=of_a_module, **common | dict(batch_size=8, lr=0.1))
     with pytest.raises(RuntimeError, match="1 of 3 runs failed[\\s\\S]*maple.*ValueError"):
         do_runs([good[0], bad, good[1]], jobs=2)

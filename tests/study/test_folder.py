@@ -1,13 +1,18 @@
 "The folder of a run: never that of another, and named where it is damaged."
 
 import json
+import math
 import shutil
 
 import pytest
 
-from npt.study.folder import _open_run
+from npt.study.folder import RunFolder, _find_run, _open_run, _write_json, read_metrics
+from npt.study.inputs import RunInputs
 from npt.study.runs import do_run, set_up
 from npt.study.settings import RunSettings
+
+INPUTS = RunInputs(weights="0" * 64, preprocess={}, template="a photo of a {}.", classnames={"base": ("cat", "dog")},
+                   images={"base train": {"cat": (2, "f3"), "dog": (2, "a0")}})
 
 
 def test_folder_of_other_settings_is_not_trained_into(finished):
@@ -26,9 +31,37 @@ def test_damaged_metrics(finished, tmp_path):
 
 def test_a_setting_that_an_older_folder_does_not_know_had_its_default(tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path))
-    path = _open_run(settings).config
+    path = _open_run(settings, INPUTS).config
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "views"}))
-    assert _open_run(settings.model_copy(update=dict(device="cuda", data_root="elsewhere"))).config == path
+    assert _open_run(settings.model_copy(update=dict(device="cuda", data_root="elsewhere")), INPUTS).config == path
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(lr=0.5)))
     with pytest.raises(ValueError, match="lr: 0.5 there, None asked for"):
-        _open_run(settings)
+        _open_run(settings, INPUTS)
+
+
+def test_another_precision_is_another_run_where_one_is_asked_for(tmp_path):
+    settings = RunSettings(runs_dir=str(tmp_path), precision="bf16")
+    folder = _open_run(settings, INPUTS)
+    assert _find_run(settings.model_copy(update=dict(precision=None))) == folder
+    with pytest.raises(ValueError, match="precision: 'bf16' there, 'fp32' asked for"):
+        _find_run(settings.model_copy(update=dict(precision="fp32")))
+
+
+def test_a_run_on_other_things_is_refused_and_may_be_overwritten(tmp_path):
+    settings = RunSettings(runs_dir=str(tmp_path))
+    folder, other = _open_run(settings, INPUTS), INPUTS.model_copy(update=dict(weights="1" * 64))
+    folder.metrics.write_text("{}")
+    with pytest.raises(ValueError, match="the weights are others .*overwrite=True"):
+        _open_run(settings, other)
+    assert not _open_run(settings, other, overwrite=True).finished and _open_run(settings, other) == folder
+    folder.inputs.unlink()
+    with pytest.raises(ValueError, match="inputs.json.*is missing"):
+        _open_run(settings, other)
+
+
+def test_every_file_is_strict_json_and_comes_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    _write_json(dict(novel=math.nan, collapse=dict(nc1=math.inf, nc2=1.5), per_class=[math.nan, 50.0]), folder.metrics)
+    assert "NaN" not in folder.metrics.read_text() and "Infinity" not in folder.metrics.read_text()
+    read = read_metrics(folder)
+    assert math.isnan(read["novel"]) and math.isnan(read["per_class"][0]) and read["collapse"]["nc2"] == 1.5

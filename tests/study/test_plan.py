@@ -5,7 +5,8 @@ import json
 import pytest
 from workflows import small_grid
 
-from npt.study.folder import _open_run
+from npt._files import write_text
+from npt.study.folder import RunFolder
 from npt.study.grid import expand, read_grid
 from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
 
@@ -20,7 +21,8 @@ def test_a_changed_grid_leaves_finished_groups_alone():
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(small_grid())
-    _open_run(expand(grid)[0].settings.model_copy(update=dict(epochs=7)))
+    settings = expand(grid)[0].settings.model_copy(update=dict(epochs=7))
+    write_text(settings.model_dump_json(), RunFolder(settings.folder).config)
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 

@@ -96,7 +96,7 @@ def test_finished_run_is_found_and_overwritten_only_when_asked(finished):
 
 
 def test_killed_run_resumes_to_the_same_numbers(tmp_path):
-    settings = RunSettings(dataset="world/textures", runs_dir=str(tmp_path / "killed"), shots=2, epochs=30)
+    settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "killed"), shots=2, epochs=30)
     code = ("from npt.study.runs import do_run; from npt.study.settings import RunSettings; "
             f"do_run(RunSettings(**{settings.model_dump()!r}))")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -135,7 +135,7 @@ def test_a_sum_of_all_terms_runs(learner, few_pictures, tmp_path):
 
 
 def test_own_settings_change_the_learner_and_the_folder(tmp_path):
-    common = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    common = dict(dataset="world/textures", learner="coop", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
     usual, own = RunSettings(**common), RunSettings(learner_settings='{"n_ctx": 3, "class_specific": true}', **common)
     assert usual.folder != own.folder and own.learner_settings == dict(n_ctx=3, class_specific=True)
     metrics = do_run(own)
@@ -169,7 +169,7 @@ def test_threads_are_those_of_before(two_threads, tmp_path, monkeypatch):
         step = getattr(npt.study.runs, name)
         monkeypatch.setattr(npt.study.runs, name, lambda *args, step=step, **settings:
                             at_work.append(torch.get_num_threads()) or step(*args, **settings))
-    run = set_up(RunSettings(dataset="world/textures", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path)))
+    run = set_up(RunSettings(dataset="world/textures", learner="coop", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path)))
     assert torch.get_num_threads() == 2
     fit_run(run)
     assert torch.get_num_threads() == 2
@@ -211,7 +211,7 @@ def test_the_hash_of_the_source_covers_sub_packages(tmp_path, monkeypatch):
 
 
 def folder_run(root, tmp_path, **settings):
-    return do_run(RunSettings(dataset="folder", data_root=str(root), runs_dir=str(tmp_path / "runs"), **settings))
+    return do_run(RunSettings(dataset="folder", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), **settings))
 
 
 def test_photographs_of_every_kind(photographs, tmp_path):
@@ -249,7 +249,7 @@ def test_few_classes_and_few_photographs(photographs, tmp_path):
 
 
 def test_a_random_half_is_a_run_of_its_own(tmp_path):
-    runs = [RunSettings(dataset="world/textures", runs_dir=str(tmp_path), class_split=split, **SMALL) for split in ("half", 3)]
+    runs = [RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path), class_split=split, **SMALL) for split in ("half", 3)]
     counts = [do_run(settings)["train_counts"].keys() for settings in runs]
     assert counts[0] != counts[1] and runs[1].folder != runs[0].folder and "half3" in str(runs[1].folder)
 
@@ -277,7 +277,7 @@ def test_truncated_prompts(finished, tmp_path):
 
 
 def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(few_pictures, tmp_path):
-    settings = RunSettings(runs_dir=str(tmp_path), shots=2, epochs=6, lr=1e30)
+    settings = RunSettings(learner="coop", runs_dir=str(tmp_path), shots=2, epochs=6, lr=1e30)
     with pytest.raises(FloatingPointError, match=r"at step \d+ of epoch \d+"):
         do_run(settings)
     assert (settings.folder / "checkpoint.safetensors").exists() and not (settings.folder / "metrics.json").exists()
@@ -287,7 +287,7 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(few_pictures, 
 
 @pytest.fixture
 def of_crops(noise_folder, tmp_path):
-    return RunSettings(dataset="folder", data_root=str(noise_folder), runs_dir=str(tmp_path / "runs"), shots=2, epochs=3,
+    return RunSettings(dataset="folder", learner="coop", backbone="world", data_root=str(noise_folder), runs_dir=str(tmp_path / "runs"), shots=2, epochs=3,
                        views=2)
 
 
@@ -365,12 +365,12 @@ def test_a_run_fetches_what_is_missing_and_says_so(published, capsys):
     publish("dtd")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        set_up(RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
+        set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
     said = capsys.readouterr().out
     assert "dtd-r1.0.1.tar.gz" in said and "research" in said
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        set_up(RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
+        set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
     assert "dtd-r1.0.1.tar.gz" not in capsys.readouterr().out
 
 
@@ -378,7 +378,7 @@ def test_a_run_fetches_nothing_when_told_so(published):
     publish, root = published
     publish("dtd")
     with pytest.raises(FileNotFoundError, match="prepare.py dtd"):
-        set_up(RunSettings(dataset="dtd", data_root=str(root), prepare=False))
+        set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), prepare=False))
     assert not root.exists()
 
 
@@ -389,19 +389,19 @@ def test_without_network_a_run_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(npt.data.prepare._PREPARED, "dtd", replace(record, downloads=nowhere))
     monkeypatch.setitem(DATASETS, "dtd", replace(record, downloads=nowhere))
     with pytest.raises(ConnectionError) as caught:
-        set_up(RunSettings(dataset="dtd", data_root=str(tmp_path / "data")))
+        set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(tmp_path / "data")))
     for part in "http://127.0.0.1:9/dtd-r1.0.1.tar.gz", str(tmp_path / "data"), "prepare.py dtd":
         assert part in str(caught.value)
 
 
 def test_imagenet_is_asked_for_with_its_steps(tmp_path):
     with pytest.raises(FileNotFoundError, match="image-net.org"):
-        set_up(RunSettings(dataset="imagenet", data_root=str(tmp_path)))
+        set_up(RunSettings(dataset="imagenet", learner="coop", backbone="world", data_root=str(tmp_path)))
 
 
 def test_a_test_set_trains_nothing(tmp_path):
     with pytest.raises(ValueError, match="zero_shot"):
-        set_up(RunSettings(dataset="imagenet_a", data_root=str(tmp_path)))
+        set_up(RunSettings(dataset="imagenet_a", learner="coop", backbone="world", data_root=str(tmp_path)))
 
 
 @FEW_IMAGES
@@ -409,7 +409,7 @@ def test_a_test_set_trains_nothing(tmp_path):
 def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp_path):
     publish, root = published
     publish("dtd")
-    settings = RunSettings(dataset="dtd", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
+    settings = RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
                            epochs=1)  # fmt: skip
     counts = do_run(settings)["train_counts"]
     assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)

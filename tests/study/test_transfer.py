@@ -26,7 +26,7 @@ from npt.world.label_sets import _PER_CLASS
 
 MEASURE, BIND = npt.study.transfer._measure, npt.study.transfer._bind
 pytestmark = pytest.mark.filterwarnings("ignore:.*split_zhou.*so a split was made")
-COMMON = dict(dataset="world/textures", shots=1, epochs=1, measured_on="val")
+COMMON = dict(dataset="world/textures", learner="coop", backbone="world", shots=1, epochs=1, measured_on="val")
 
 
 @pytest.fixture(scope="module", autouse=True)
