@@ -25,7 +25,7 @@ def snakemake(folder: Path, grid: Path, *options: str) -> subprocess.Popen:
 
 def small_grid(group: int = 2, **axes) -> dict:
     "A grid over a few runs of a second or two each."
-    common = dict(dataset="world/textures", shots=2, epochs=2, measure_every=0, learner="coop", objective="own")
+    common = dict(dataset="world/textures", backbone="world", shots=2, epochs=2, measure_every=0, learner="coop", objective="own")
     return dict(runs_dir="runs", group=group, experiments=dict(small=common | axes))
 
 

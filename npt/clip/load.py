@@ -198,12 +198,22 @@ def _fetch_text_tower(backbone: str, borrowed: str) -> None:  # an open_clip nam
         AutoConfig.from_pretrained(borrowed)
 
 # %% ../../nbs/clip/load.ipynb #7f721628
+def _by_hand(backbone: str, tag: str) -> str:  # continues a sentence
+    "Say what to do where a tag's weights cannot be fetched from here."
+    record = open_clip.get_pretrained_cfg(backbone, tag)
+    hub = f"https://huggingface.co/{record.get('hf_hub', '').strip('/')}/resolve/main/open_clip_model.safetensors"
+    address = record.get("url") or hub
+    name = address.rpartition("/")[2]
+    return (f". Or fetch {address} on another machine, put the file {name} into this folder or any other, and give its path "
+            f"as pretrained (-p pretrained {name}). The offline world's small CLIP needs no file: -p backbone world")
+
+
 def _fetch_weights(
     backbone: str,  # an open_clip name
     pretrained: str | None,  # a tag, a file, or None
 ):  # the backbone's tokenizer
     "Bring a tag's weights and the tokenizer to this machine, where they stay. Raises ConnectionError or ImportError."
-    with _fetching(f"The file of the weights {pretrained!r} of {backbone}", ", or give your own weights file as pretrained"):
+    with _fetching(f"The file of the weights {pretrained!r} of {backbone}", _by_hand(backbone, pretrained) if pretrained else ""):
         open_clip.download_pretrained(open_clip.get_pretrained_cfg(backbone, pretrained) if pretrained else {})
     if borrowed := open_clip.get_model_config(backbone)["text_cfg"].get("hf_model_name"):
         _fetch_text_tower(backbone, borrowed)

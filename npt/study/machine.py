@@ -60,6 +60,11 @@ def _backbone_said(settings: RunSettings) -> str:
     return f"backbone {settings.backbone} with {weights.get(settings.pretrained, f'the weights {settings.pretrained}')} ({why})"
 
 # %% ../../nbs/study/machine.ipynb #37321db8
+def _why_precision(settings: RunSettings) -> str:
+    "Why a precision was chosen."
+    return "the quickest here" if settings.precision == _usual_precision(settings.device) else "in which it was begun"
+
+
 def _device_said(
     given: RunSettings,  # as they were before `_on_this_machine`
     settings: RunSettings,
@@ -67,8 +72,7 @@ def _device_said(
     "Device and precision, and why these."
     gpu = dict(cpu="no GPU was found", cuda="a GPU was found", mps="Apple's GPU was found")
     device = "as given" if given.device else gpu[torch.device(settings.device).type]
-    usual = settings.precision == _usual_precision(settings.device)
-    precision = "as given" if given.precision else "the quickest here" if usual else "in which it was begun"
+    precision = "as given" if given.precision else _why_precision(settings)
     return f"on {settings.device} ({device}) in {settings.precision} ({precision})"
 
 # %% ../../nbs/study/machine.ipynb #7539dae9

@@ -31,7 +31,7 @@ from npt.learners.build import learner_names
 from npt.learners.recipes import recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
-from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up
+from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
@@ -350,7 +350,7 @@ def test_from_the_archives_to_a_run(name, published, tmp_path):
     publish, root = published
     record = publish(name)
     learner = "zero_shot" if record.test_only else "coop"
-    settings = RunSettings(dataset=name, learner=learner, data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=2, epochs=1)
+    settings = RunSettings(dataset=name, learner=learner, backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=2, epochs=1)
     metrics = do_run(settings)
     names, base = CLASSNAMES[name], (len(CLASSNAMES[name]) + 1) // 2
     assert metrics["train_counts"] == dict.fromkeys(names[:base], 0 if record.test_only else 2)
@@ -414,3 +414,34 @@ def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp
     counts = do_run(settings)["train_counts"]
     assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)
     assert json.loads((settings.folder / "config.json").read_text())["tau"] == 0.25
+
+
+def test_a_published_dataset_means_the_published_experiment(published, tmp_path, monkeypatch):
+    "Of which only the weights cannot be had here; with random ones the short command goes on."
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    publish, root = published
+    publish("dtd")
+    short = dict(dataset="dtd", data_root=str(root), runs_dir=str(tmp_path / "runs"), device="cpu")
+    with monkeypatch.context() as offline, pytest.raises(ConnectionError) as caught:
+        offline.setattr("open_clip.download_pretrained", unreachable)
+        set_up(RunSettings(**short))
+    said = str(caught.value)
+    assert all(part in said for part in ("https://openaipublic", "ViT-B-16.pt into this folder", "-p pretrained ViT-B-16.pt",
+                                         "-p backbone world"))
+    assert not (tmp_path / "runs").exists()
+    run = set_up(RunSettings(**short, pretrained="none"))
+    assert run.clip.name == "ViT-B-16-quickgelu" and run.learner.name == "maple" and "random weights" in run.choices
+    assert "5 epochs, batches of 4, lr 0.0035" in run.choices
+
+
+def test_the_baseline_is_the_same_run_with_the_learners_own_loss(few_pictures, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    run = set_up(settings)
+    own = set_up_baseline(run)
+    assert own.settings == run.settings.model_copy(update=dict(objective="own")) and own.data is run.data and own.clip is run.clip
+    assert all(torch.equal(one, other) for one, other in zip(own.learner.parameters(), run.learner.parameters()))
+    fit_run(own, progress=False)
+    assert measure_run(own, 0.0) == do_run(settings.model_copy(update=dict(objective="own"))), "it is found as a run of its own"
+    assert set_up_baseline(own) is None and set_up_baseline(set_up(settings.model_copy(update=dict(learner="zero_shot")))) is None

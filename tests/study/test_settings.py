@@ -49,9 +49,10 @@ def test_what_another_machine_may_have_is_no_matter_of_the_settings(settings):
 
 def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
-    others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="maple"),
+    others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="coop"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
-              dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2), dict(backbone="RN50")]
+              dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
+              dict(backbone="RN50", pretrained="none")]
     folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
     assert all(one != other for one, other in combinations(folders, 2))
 

@@ -1,0 +1,89 @@
+"What a run was made from is told class by class, and a run on anything else is refused with what differs."
+
+import shutil
+from pathlib import Path
+
+import pytest
+from miniature import write_pictures
+
+from npt._files import write_text
+from npt.clip.frozen import FrozenCLIP
+from npt.data.load import load_dataset
+from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _run_inputs
+from npt.study.runs import do_run, set_up
+from npt.study.settings import RunSettings
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    "A folder of four classes of six photographs."
+    for label, name in enumerate(["bird", "cat", "dog", "frog"]):
+        write_pictures(tmp_path / "one" / name, label, "{}.jpg", 6)
+    return tmp_path / "one"
+
+
+def made_from(root: Path, clip: FrozenCLIP, template: str = "a photo of a {}.", **settings):
+    settings = RunSettings(dataset="folder", data_root=str(root), backbone="world", shots=2, **settings)
+    return _run_inputs(settings, load_dataset("folder", root=root, shots=2), clip, template)
+
+
+def test_a_moved_folder_is_the_same_and_comes_back_from_a_file(one, clip, tmp_path):
+    here, moved = made_from(one, clip), made_from(Path(shutil.copytree(one, tmp_path / "deep" / "moved")), clip)
+    write_text(here.model_dump_json(), tmp_path / "inputs.json")
+    assert here == moved == _read_inputs(tmp_path / "inputs.json")
+    _check_inputs(tmp_path / "inputs.json", moved)
+
+
+def replaced(root: Path) -> None:
+    content = (root / "cat" / "0.jpg").read_bytes()
+    for path in (root / "dog").iterdir():
+        path.write_bytes(content + path.name.encode())
+
+
+def renamed(root: Path) -> None:
+    (root / "frog").rename(root / "toad")
+
+
+def one_more(root: Path) -> None:
+    write_pictures(root / "dog", 2, "x{}.jpg", 6)
+
+
+@pytest.mark.parametrize("change, said", [
+    (replaced, "'dog' has other images than before"),
+    (renamed, "novel class 'toad' is new"),
+    (one_more, "'dog' has 6 images, and had 3"),
+], ids=lambda one: getattr(one, "__name__", ""))
+def test_what_differs_is_named(change, said, one, clip, tmp_path):
+    before = made_from(one, clip)
+    change(one)
+    assert any(said in phrase for phrase in _differing_inputs(before, made_from(one, clip)))
+
+
+def test_template_weights_and_pixels_count(one, clip):
+    inputs = made_from(one, clip)
+    others = [made_from(one, clip, "a {}."), inputs.model_copy(update=dict(weights="1" * 64)),
+              inputs.model_copy(update=dict(preprocess=inputs.preprocess | dict(mean=[0, 0, 0])))]
+    assert [len(_differing_inputs(inputs, other)) for other in others] == [1, 1, 1]
+    assert made_from(one, clip, classes="all").images.keys() == {"all train", "all test"}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    write_text("{}", tmp_path / "inputs.json")
+    with pytest.raises(ValueError, match="inputs.json.*damaged"):
+        _read_inputs(tmp_path / "inputs.json")
+
+
+def test_another_folder_of_photographs_never_gets_the_first_ones_numbers(one, tmp_path):
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    replaced(other)
+    settings = [RunSettings(dataset="folder", data_root=str(root), backbone="world", learner="coop", shots=1, epochs=1,
+                            measure_every=0, runs_dir=str(tmp_path / "runs")) for root in (one, other)]
+    do_run(settings[0], progress=False)
+    for _ in "finished", "interrupted":
+        with pytest.raises(ValueError, match="made from other things .*'dog' has other images"):
+            set_up(settings[1])
+        (settings[0].folder / "metrics.json").unlink(missing_ok=True)
+    write_pictures(one / "cat", 1, "new{}.jpg", 1)
+    with pytest.raises(ValueError, match="'cat' has"):
+        set_up(settings[0])
+    assert set_up(settings[1], overwrite=True).folder.path == settings[0].folder
