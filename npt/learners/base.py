@@ -75,6 +75,17 @@ def seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+# %% ../../nbs/learners/base.ipynb #m0de2
+@contextmanager
+def _as_tested(learner: nn.Module) -> Iterator[None]:
+    "Use a learner in evaluation mode; afterwards it is in the mode that it was in."
+    was_training = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(was_training)
+
 # %% ../../nbs/learners/base.ipynb #483db0c3
 _WHOLE = nn.Module, Tensor, FrozenCLIP, ModuleType, type  # what is not looked into here
 
@@ -718,14 +729,3 @@ def register_learner(
         return cls
 
     return register
-
-# %% ../../nbs/learners/base.ipynb #m0de2
-@contextmanager
-def _as_tested(learner: nn.Module) -> Iterator[None]:
-    "Use a learner in evaluation mode; afterwards it is in the mode that it was in."
-    was_training = learner.training
-    learner.eval()
-    try:
-        yield
-    finally:
-        learner.train(was_training)
