@@ -562,8 +562,8 @@ def _never_learned(learner: nn.Module) -> str | None:  # the name of the first, 
 
 # %% ../../nbs/learners/base.ipynb #77b3a194
 def _never_told(learner: nn.Module) -> str | None:  # the name of the first, or None
-    "Which module in a learner is in training mode, and out of the reach of `train` and `eval`."
-    reached = {id(module) for module in learner.modules()}
+    "Which module in a learner, CLIP's own aside, is in training mode and out of the reach of `train` and `eval`."
+    reached = {id(module) for one in (learner, *(clip.model for clip in _frozen_clips(learner))) for module in one.modules()}
     return next((name for name, value in _held(learner) if isinstance(value, nn.Module)
                  for module in value.modules() if module.training and id(module) not in reached), None)
 
