@@ -71,12 +71,12 @@ def _fingerprint(model: nn.Module) -> str:
 
 # %% ../../nbs/clip/frozen.ipynb #697e5745
 def _texts_fit(
-    tokenizer,  # of open_clip
+    clip: "FrozenCLIP",
     texts: Sequence[str],  # K texts
-    length: int,  # L, tokens of a row
 ) -> Tensor:  # (K,) bool
-    "Say which texts a row holds: giving them one token more must change nothing."
-    return (tokenizer(texts, length) == tokenizer(texts, length + 1)[:, :length]).all(dim=-1)
+    "Say which texts the context length holds: giving them one token more must change nothing."
+    length = clip.context_length
+    return (clip.tokenizer(texts, length) == clip.tokenizer(texts, length + 1)[:, :length]).all(dim=-1)
 
 # %% ../../nbs/clip/frozen.ipynb #64eee098
 def _count_tokens(
@@ -95,9 +95,10 @@ def _preprocessing(model: nn.Module) -> tuple[PreprocessCfg, Callable]:
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3b
 def _tokenize(
     clip: "FrozenCLIP",
-    texts: list[str],  # K texts
+    texts: str | Sequence[str],  # K texts, or one
 ) -> Tensor:  # (K, L) int64, L the context length
     "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if too_long := [text for text, fits in zip(texts, clip.fits(texts)) if not fits]:
         raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {too_long[0]!r}.")
     return clip.tokenizer(texts).to(clip.device)
@@ -130,6 +131,8 @@ def _prompt_features(
 # %% ../../nbs/clip/frozen.ipynb #534ab8dc
 class FrozenCLIP:
     "An open_clip model in evaluation mode with all parameters frozen."
+
+    fits, tokenize, text_features_from = _texts_fit, _tokenize, _prompt_features
 
     def __init__(
         self,
@@ -168,14 +171,6 @@ class FrozenCLIP:
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
         return _prompted_image_features(self.model, self.as_input(pixels), prompts)
 
-    def fits(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) bool
-        "Say which texts the context length holds."
-        return _texts_fit(self.tokenizer, texts, self.context_length)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:  # K texts to (K, L) int64, L the context length
-        "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
-        return _tokenize(self, [texts] if isinstance(texts, str) else list(texts))
-
     def text_lengths(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) int64, SOT and EOT included
         "Count tokens, whatever number the tokenizer pads with. Raises ValueError naming the first text that is too long."
         return _count_tokens(self.tokenize(["", *texts]))
@@ -187,10 +182,6 @@ class FrozenCLIP:
     def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
         return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit)
-
-    def text_features_from(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True) -> Tensor:
-        "Text features of prompts given as vectors, see `_prompt_features`; differentiable."
-        return _prompt_features(self, prefix, suffix, tokens, deep, unit)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], unit: bool = True) -> Tensor:  # K texts to (K, d), at least float32

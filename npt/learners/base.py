@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import chain
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -74,15 +75,31 @@ def seeded(seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         yield
 
+# %% ../../nbs/learners/base.ipynb #m0de2
+@contextmanager
+def _as_tested(learner: nn.Module) -> Iterator[None]:
+    "Use a learner in evaluation mode; afterwards it is in the mode that it was in."
+    was_training = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(was_training)
+
 # %% ../../nbs/learners/base.ipynb #483db0c3
+_WHOLE = nn.Module, Tensor, FrozenCLIP, ModuleType, type  # what is not looked into here
+
+
 def _parts(value: object) -> dict[str, object]:
-    "What a list, a table or a dataclass holds, by the way to it."
+    "What a list, a table, a dataclass or any other plain object holds, by the way to it."
     if isinstance(value, Mapping):
         return {f"[{key!r}]": part for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset | deque):
         return {f"[{place}]": part for place, part in enumerate(value)}
-    whole = is_dataclass(value) and not isinstance(value, type)
-    return {f".{field.name}": getattr(value, field.name, None) for field in fields(value)} if whole else {}
+    if isinstance(value, _WHOLE):
+        return {}
+    own = [field.name for field in fields(value)] if is_dataclass(value) else []
+    return {f".{name}": getattr(value, name, None) for name in dict.fromkeys([*own, *getattr(value, "__dict__", {})])}
 
 # %% ../../nbs/learners/base.ipynb #68190d91
 def _reached(name: str, value: object) -> Iterator[tuple[str, object]]:
@@ -142,22 +159,51 @@ def _check_no_new_parameters(before: nn.Module, after: nn.Module) -> None:
         raise ValueError(f"The learner {before.name!r} makes parameters in prepare: make them in __init__, and set "
                          "transfers = False where a parameter belongs to a class.")
 
+# %% ../../nbs/learners/base.ipynb #1ed0d2a7
+@torch.no_grad()
+def _put_back(
+    learner: nn.Module,
+    before: dict[str, Tensor],  # parameter to the values that it should have
+) -> list[str]:  # the parameters that had others
+    "Give parameters the values that they had."
+    parameters = dict(learner.named_parameters())
+    changed = [name for name, old in before.items() if old.shape != parameters[name].shape
+               or not torch.isclose(old, parameters[name], rtol=0, atol=0, equal_nan=True).all()]
+    for name in changed:
+        parameters[name].data = before[name]
+    return changed
+
+# %% ../../nbs/learners/base.ipynb #ae0e2cae
+@contextmanager
+def _keeping_values(learner: nn.Module) -> Iterator[None]:
+    "Raise ValueError where a parameter is overwritten meanwhile; it gets its values back."
+    before = {name: parameter.detach().clone() for name, parameter in learner.named_parameters()}
+    try:
+        yield
+    finally:
+        changed = _put_back(learner, before)
+    if changed:
+        raise ValueError(f"The learner {learner.name!r} overwrites its parameter {changed[0]!r} in prepare, and would lose what it learned: "
+                         "give it its first values in __init__.")
+
 # %% ../../nbs/learners/base.ipynb #b22329e9
 _FAILURES = RuntimeError, ValueError, IndexError, TypeError, AttributeError  # of tensors whose shapes do not fit, and the like
 
 
-def _check_binds(learner: nn.Module) -> None:
-    "Raise ValueError where a learner that should meet other classes could not be prepared for them."
-    if not learner.transfers:
-        return
+def _try_names(
+    learner: nn.Module,
+    names: Sequence[str],
+) -> nn.Module:  # a copy that is prepared for them
+    "Prepare a copy of a learner on trial. Raises ValueError where that fails."
     probe = _own_copy(learner)
-    try:
-        with seeded(0):
-            probe.prepare(learner.classnames[:2])
-    except _FAILURES as error:
-        raise ValueError(f"The learner {learner.name!r} cannot be prepared for other classes: set transfers = False where what it "
-                         f"learns belongs to its own. ({type(error).__name__}: {error})") from error
-    _check_no_new_parameters(learner, probe)
+    with _keeping_values(learner), seeded(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that stands twice
+        try:
+            probe.prepare(names)
+        except _FAILURES as error:
+            raise ValueError(f"The learner {learner.name!r} cannot be prepared for other classes: set transfers = False where what it "
+                             f"learns belongs to its own. ({type(error).__name__}: {error})") from error
+    return probe
 
 # %% ../../nbs/learners/base.ipynb #pr0be002
 def _logits_of_one(
@@ -168,46 +214,56 @@ def _logits_of_one(
     if _has_own_logits(learner):
         size = learner.clip.preprocess_cfg.size
         return learner.logits(torch.zeros(1, 3, *((size, size) if isinstance(size, int) else size), device=learner.clip.device))
-    return learner.class_logits(text[:1], text)[1]
+    return _class_logits(learner, text[:1], text)[1]
 
 # %% ../../nbs/learners/base.ipynb #pr0be004
 @torch.no_grad()
 def _shapes_for(
-    learner: nn.Module,  # a learner that is prepared for K classes
+    learner: nn.Module,  # prepared for K classes
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:  # of its class vectors and of one picture's logits; None where it fails
     "What a learner gives for its classes."
-    text = None
+    vectors = None
     try:
-        with seeded(0):
+        with seeded(0), _as_tested(learner):
             text = learner.text_features()
-            return tuple(text.shape), tuple(_logits_of_one(learner, text).shape)
+            vectors = tuple(text.shape)
+            return vectors, tuple(_logits_of_one(learner, text).shape)
     except _FAILURES:
-        return None if text is None else tuple(text.shape), None
+        return vectors, None
+
+# %% ../../nbs/learners/base.ipynb #4970f3cf
+def _gives_one_each(learner: nn.Module) -> tuple[bool, bool]:  # of vectors, of logits
+    "Whether a learner gives a vector and a logit for each of its classes."
+    (vectors, logits), classes = _shapes_for(learner), len(learner.classnames)
+    return vectors is not None and vectors[:1] == (classes,), logits == (1, classes)
 
 # %% ../../nbs/learners/base.ipynb #pr0be006
-def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
-    "Class names of another number than the two learners have: at least two, so that classes can be compared."
-    names = list(dict.fromkeys([*other.classnames, *learner.classnames]))
-    return names[:2] if len(other.classnames) > 2 else names[: len(other.classnames) + 1]
+def _check_follows(
+    learner: nn.Module,
+    probe: nn.Module,  # the same, prepared for another number of classes
+) -> None:
+    "Raise ValueError where what a learner gives cannot follow from its class names."
+    there = _gives_one_each(probe)
+    if all(there) or all(then or not now for then, now in zip(there, _gives_one_each(_own_copy(learner)))):
+        return
+    raise ValueError(f"What {learner.name!r} gives does not follow from the class names: something belongs to the classes "
+                     "that it was made for. Set transfers = False where a parameter does, and renew all else "
+                     "(buffers, a learner inside) in prepare.")
 
 # %% ../../nbs/learners/base.ipynb #0f3c4be1
-def _check_follows(learner: nn.Module, other: nn.Module) -> None:
-    "Raise ValueError where what a learner's other binding gives cannot follow from its class names."
-    if len(learner.classnames) != len(other.classnames) or learner.classnames == other.classnames:
-        return
-    few, probe = _few_names(learner, other), _own_copy(other)
-    try:
-        probe.prepare(few)
-        vectors, logits = _shapes_for(probe)
-    except _FAILURES:
-        vectors, logits = None, None
-    wrong = vectors is None or vectors[0] != len(few)
-    if not wrong and logits != (1, len(few)):
-        wrong = _shapes_for(other)[1] is not None  # it can tell for its own number of classes, and not for another
-    if wrong:
-        raise ValueError(f"What {learner.name!r} gives does not follow from the class names: something belongs to the classes "
-                         "that it was made for. Set transfers = False where a parameter does, and renew all else "
-                         "(buffers, a learner inside) in prepare.")
+def _check_binds(learner: nn.Module) -> None:
+    "Raise ValueError where a learner that should meet other classes could not be prepared for them."
+    if learner.transfers:
+        names = learner.classnames
+        probe = _try_names(learner, names[:2] if len(names) > 2 else [*names, names[0]])
+        _check_no_new_parameters(learner, probe)
+        _check_follows(learner, probe)
+
+# %% ../../nbs/learners/base.ipynb #0746bf0e
+def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
+    "Class names of another number than a learner has: at least two, so that classes can be compared."
+    names = list(dict.fromkeys([*other.classnames, *learner.classnames]))
+    return names[: 3 if len(learner.classnames) == 2 else 2]
 
 # %% ../../nbs/learners/base.ipynb #28c6099d
 def _check_transfers(learner: nn.Module, classnames: Sequence[str]) -> None:
@@ -224,20 +280,23 @@ def _bind(
     "Copy a learner and prepare the copy for other classes. Raises ValueError where what it learned belongs to its own."
     _check_transfers(learner, classnames)
     other = _own_copy(learner)
-    other.prepare(classnames)
+    with _keeping_values(learner):
+        other.prepare(classnames)
     _check_no_new_parameters(learner, other)
-    _check_follows(learner, other)
+    if other.classnames != learner.classnames:
+        _check_follows(learner, _try_names(other, _few_names(learner, other)))
     return other
 
 # %% ../../nbs/learners/base.ipynb #01f0f145
 def _with_template(
     learner: nn.Module,  # a learner
+    given: str | Sequence[str],  # the hand-written prompt that it was built with
     template: str | Sequence[str],
 ) -> nn.Module:  # to be bound to classes by `for_classes`
-    "Copy a learner and give the copy, and the learners inside that have the same, another hand-written prompt."
+    "Copy a learner and give the copy, and the learners inside it, another hand-written prompt in place of the given one."
     other = _own_copy(learner)
     for one in [other, *_learners_inside(other)]:
-        if one.template == learner.template:
+        if one.template == given:
             one.template = template
     return other
 
@@ -260,8 +319,17 @@ def _check_shape(
     expected = count, learner.clip.embed_dim
     shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
     if shape != expected:
-        raise ValueError(f"What the learner {learner.name!r} gives as {what} has the shape {shape} in place of {expected}.")
+        each = isinstance(vectors, Tensor) and vectors.ndim == 3 and "class_logits" in what
+        hint = " Where class vectors differ from picture to picture, give their mean and set conditional = True." if each else ""
+        raise ValueError(f"What the learner {learner.name!r} gives as {what} has the shape {shape} in place of {expected}.{hint}")
     return vectors
+
+# %% ../../nbs/learners/base.ipynb #d7b78b76
+def _check_alike(learner: nn.Module, text: Tensor, image: Tensor) -> None:
+    "Raise ValueError where class vectors and image features are not of one precision."
+    if text.dtype != image.dtype:
+        raise ValueError(f"The learner {learner.name!r} gives class vectors in {text.dtype} and image features in {image.dtype}: "
+                         "bring one to the precision of the other, text.to(image.dtype).")
 
 # %% ../../nbs/learners/base.ipynb #c79dd267
 def _class_vectors(
@@ -289,6 +357,19 @@ def _pixel_features(
     "The image features of pixels, by the method that training uses."
     return learner.image_features(pixels) if learner.learns_image else learner.adapt(learner.clip.encode_image(pixels))
 
+# %% ../../nbs/learners/base.ipynb #112a5d46
+def _class_logits(
+    learner: nn.Module,
+    image: Tensor,  # (B, d)
+    text: Tensor | None = None,  # (K, d), what `text_features()` gave, where it is known
+) -> tuple[Tensor, Tensor]:  # class vectors and logits
+    "What a learner's `class_logits` gives. Raises ValueError where that is not two tensors."
+    given = learner.class_logits(image, text)
+    if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, Tensor) for one in given)):
+        raise ValueError(f"The class_logits of the learner {learner.name!r} must give two tensors, class vectors (K, d) and "
+                         "logits (B, K): return text, logits.")
+    return given
+
 # %% ../../nbs/learners/base.ipynb #66e283dc
 def _has_own_logits(learner: nn.Module) -> bool:
     "Whether a learner's logits come from its own `logits(pixels)`, and not from `class_logits`."
@@ -304,8 +385,24 @@ def _see(
     image = _batch_features(learner, given)
     if _has_own_logits(learner):
         return Seen(_class_vectors(learner, text), image, learner.logits(given))
-    text, logits = learner.class_logits(image, text)
+    text, logits = _class_logits(learner, image, text)
     return Seen(text, image, logits)
+
+# %% ../../nbs/learners/base.ipynb #ebe5a6b7
+def _measured_vectors(
+    learner: nn.Module,
+    text: Tensor,  # (K, d), what `text_features()` gave
+    image: Tensor,  # (N, d), of a split
+) -> Tensor:  # (K, d)
+    "The class vectors that a split is measured with. Raises ValueError where they differ from picture to picture unsaid."
+    if learner.conditional or _has_own_logits(learner) or type(learner).class_logits is Learner.class_logits:
+        return text
+    first, last = (_check_shape(learner, "class_logits", _class_logits(learner, one, text)[0], len(learner.classnames))
+                   for one in (image[:1], image[-1:]))
+    if first is not last and not torch.allclose(first, last, rtol=0, atol=1e-3, equal_nan=True):
+        raise ValueError(f"The class vectors that the class_logits of {learner.name!r} gives differ from picture to picture: give their "
+                         "mean, and set conditional = True.")
+    return first
 
 # %% ../../nbs/learners/base.ipynb #176fa0f5
 TEMPLATE = "a photo of a {}."
@@ -321,6 +418,19 @@ def _set_flags(cls: type) -> None:
         if flag not in vars(deciding):
             setattr(cls, flag, True)
 
+# %% ../../nbs/learners/base.ipynb #6a8f129a
+def _logit_scale(learner: nn.Module) -> Tensor:
+    "The factor from cosines to logits, a scalar of about 100 in a trained CLIP, or the learner's parameter of this name."
+    return learner._parameters.get("logit_scale", learner.clip.logit_scale)
+
+
+def _register_parameter(learner: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    "As PyTorch does it; a `logit_scale` takes the place of CLIP's."
+    if name == "logit_scale":
+        learner._parameters[name] = param
+    else:
+        nn.Module.register_parameter(learner, name, param)
+
 # %% ../../nbs/learners/base.ipynb #f3a14eba
 class Learner(nn.Module):
     "A way to make class vectors from prompts, bound to a frozen CLIP and to K classes."
@@ -329,20 +439,16 @@ class Learner(nn.Module):
     learns_image = False  # True: it is handed pixels and not the frozen tower's features
     remembers = False  # True: it must see its training images once before the first step
     transfers = True  # False: what it learns means nothing for other classes
+    conditional = False  # True: the class vectors that class_logits compares with differ from picture to picture
+    logit_scale, register_parameter = property(_logit_scale), _register_parameter
 
     def __init_subclass__(cls, **more) -> None:
         super().__init_subclass__(**more)
         _set_flags(cls)
 
-    def __init__(
-        self,
-        clip: FrozenCLIP,
-        template: str | Sequence[str] = TEMPLATE,
-        **settings,  # the learner's own; each becomes an attribute of its name
-    ):
+    def __init__(self, clip: FrozenCLIP, template: str | Sequence[str] = TEMPLATE, **settings):  # each becomes an attribute
         super().__init__()
-        self.clip, self.template, self.settings = clip, template, settings
-        for name, value in settings.items():
+        for name, value in dict(settings, clip=clip, template=template, settings=settings).items():
             setattr(self, name, value)
 
     def prepare(self, classnames: Sequence[str]) -> None:
@@ -371,16 +477,12 @@ class Learner(nn.Module):
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "Class vectors (K, d), and logits (B, K) of features (B, d). `text`, what `text_features()` gave, is used where it is known."
         text = _class_vectors(self, text)
+        _check_alike(self, text, image_features)
         return text, self.to_logits(image_features @ text.T)
 
     def to_logits(self, cosines: Tensor) -> Tensor:
         "Scale cosines as CLIP does, and add the bias that SigLIP has and CLIP has not."
         return self.logit_scale * cosines + self.clip.logit_bias
-
-    @property
-    def logit_scale(self) -> Tensor:
-        "The factor from cosines to logits, a scalar of about 100 in a trained CLIP."
-        return self.clip.logit_scale
 
     def logits(self, pixels: Tensor) -> Tensor:
         "The logits (B, K) of pixels (B, 3, H, W)."
@@ -404,19 +506,47 @@ def _why_no_unit_vectors(
     return f"is not of unit length (off by up to {error:.2g}): return F.normalize(features, dim=-1)" if error > _LENGTH_ERROR else None
 
 # %% ../../nbs/learners/base.ipynb #c36d243b
+def _check_vectors(
+    learner: nn.Module,
+    what: str,  # the method that gave them
+    vectors: Tensor,
+    count: int,  # how many there should be
+) -> None:
+    "Raise ValueError where vectors have a wrong shape, are not finite or not of unit length."
+    if reason := _why_no_unit_vectors(_check_shape(learner, what, vectors, count).detach()):
+        raise ValueError(f"What the learner {learner.name!r} gives as {what} {reason}.")
+
+# %% ../../nbs/learners/base.ipynb #7420c8d5
+def _check_logits(
+    learner: nn.Module,
+    logits: Tensor,
+    images: int,  # B
+) -> None:
+    "Raise ValueError where logits have a wrong shape."
+    expected = images, len(learner.classnames)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != expected:
+        raise ValueError(f"The learner {learner.name!r} gives logits of the shape {shape} in place of {expected}, one for every "
+                         "image and class.")
+
+# %% ../../nbs/learners/base.ipynb #c0000834
+def _sources(learner: nn.Module) -> tuple[str, str]:  # of class vectors, of image features
+    "The methods that a learner's vectors come from."
+    compares = not _has_own_logits(learner) and type(learner).class_logits is not Learner.class_logits
+    return "text_features or class_logits" if compares else "text_features", "image_features" if learner.learns_image else "adapt"
+
+# %% ../../nbs/learners/base.ipynb #ae4d87c0
 def _check_seen(
-    learner: Learner,
+    learner: nn.Module,
     seen: Seen,  # what it made of a batch
     images: int,  # B
 ) -> None:
-    "Raise ValueError where a learner's features or logits have a wrong shape, or features are not finite or of unit length."
-    image, classes = "image_features" if learner.learns_image else "adapt", len(learner.classnames)
-    for what, vectors, count in ("text_features", seen.text, classes), (image, seen.image, images):
-        if reason := _why_no_unit_vectors(_check_shape(learner, what, vectors, count).detach()):
-            raise ValueError(f"What the learner {learner.name!r} gives as {what} {reason}.")
-    if seen.logits.shape != (images, classes):
-        raise ValueError(f"The learner {learner.name!r} gives logits of the shape {tuple(seen.logits.shape)} in place of "
-                         f"{(images, classes)}, one for every image and class.")
+    "Raise ValueError where features or logits have a wrong shape, or features are not finite, of unit length and of one precision."
+    of_text, of_image = _sources(learner)
+    _check_vectors(learner, of_text, seen.text, len(learner.classnames))
+    _check_vectors(learner, of_image, seen.image, images)
+    _check_alike(learner, seen.text, seen.image)
+    _check_logits(learner, seen.logits, images)
 
 # %% ../../nbs/learners/base.ipynb #5d901962
 def _tensors_of(value: object) -> list[Tensor]:
@@ -430,6 +560,13 @@ def _never_learned(learner: nn.Module) -> str | None:  # the name of the first, 
     return next((name for name, value in chain(learner.named_buffers(), _held(learner)) for tensor in _tensors_of(value)
                  if tensor.requires_grad and tensor.is_leaf and id(tensor) not in found), None)
 
+# %% ../../nbs/learners/base.ipynb #77b3a194
+def _never_told(learner: nn.Module) -> str | None:  # the name of the first, or None
+    "Which module in a learner, CLIP's own aside, is in training mode and out of the reach of `train` and `eval`."
+    reached = {id(module) for one in (learner, *(clip.model for clip in _frozen_clips(learner))) for module in one.modules()}
+    return next((name for name, value in _held(learner) if isinstance(value, nn.Module)
+                 for module in value.modules() if module.training and id(module) not in reached), None)
+
 # %% ../../nbs/learners/base.ipynb #6e86eb99
 def _learners_inside(learner: nn.Module) -> list[nn.Module]:
     "The learners that a learner holds, at any depth."
@@ -442,6 +579,8 @@ def _why_not_usable(learner: nn.Module) -> str | None:  # the reason, or None wh
     if name := _never_learned(learner):
         return (f"its {name} asks for gradients where no optimiser finds it: make it an nn.Parameter that is an attribute of its own, "
                 "several an nn.ParameterList, and modules an nn.ModuleList")
+    if name := _never_told(learner):
+        return f"its {name} is a module that is not told when training ends: make it an attribute of its own, several an nn.ModuleList"
     if _has_own_logits(learner) and not learner.learns_image:
         return "it makes logits from pixels and sets learns_image = False, so that nobody would hand it pixels"
     untold = [one.name for one in _learners_inside(learner) if one.remembers and not learner.remembers]
@@ -462,6 +601,8 @@ def _why_incomplete(cls: type) -> str | None:  # the reason, or None, as in the 
         return "it has no text_features(), from which everything else is made"
     if cls.remembers and cls.remember is Learner.remember:
         return "it says remembers = True and has no remember(features, labels)"
+    if cls.conditional and cls.class_logits is Learner.class_logits:
+        return "it says conditional = True and has no class_logits, by which class vectors could differ from picture to picture"
     common = [name for one in cls.__mro__ for name, value in vars(one).items() if isinstance(value, Tensor | nn.Module)]
     return f"its {common[0]} would be one for all learners of the class: make it in __init__" if common else None
 
@@ -502,8 +643,8 @@ def _why_uncallable(cls: type) -> str | None:
             return f"its {method} is no method"
         if inspect.isfunction(own) and not _takes(own, len(names)):
             return f"its {method} must be a method that takes ({', '.join(names)})"
-    if inspect.isfunction(inspect.getattr_static(cls, "logit_scale")):
-        return "its logit_scale must be a property: write @property before it"
+    if not isinstance(inspect.getattr_static(cls, "logit_scale"), property):
+        return "its logit_scale must be a property, with @property before it, or a parameter that __init__ makes"
     return None
 
 # %% ../../nbs/learners/base.ipynb #b921c825
@@ -588,14 +729,3 @@ def register_learner(
         return cls
 
     return register
-
-# %% ../../nbs/learners/base.ipynb #m0de2
-@contextmanager
-def _as_tested(learner: nn.Module) -> Iterator[None]:
-    "Use a learner in evaluation mode; afterwards it is in the mode that it was in."
-    was_training = learner.training
-    learner.eval()
-    try:
-        yield
-    finally:
-        learner.train(was_training)

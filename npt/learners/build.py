@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .._names import known
 from ..clip.frozen import FrozenCLIP
-from .base import _SAME_PROMPTS, LEARNERS, TEMPLATE, Learner, _check_binds, _check_usable, _frozen_clips, _settings_of
+from .base import _SAME_PROMPTS, LEARNERS, Learner, _check_binds, _check_usable, _frozen_clips, _settings_of
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
@@ -50,14 +50,26 @@ def _resolved(
     return given | {name: value for name, value in filled.items() if isinstance(value, str | int | float)}
 
 # %% ../../nbs/learners/build.ipynb #2f4508db
-def _check_writable(name: str, settings: dict) -> None:
+def _as_default(value: object, default: object) -> object:
+    "A setting that may have been read from a file, as its class knows it."
+    return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
+
+# %% ../../nbs/learners/build.ipynb #c96ae64b
+def _check_writable(
+    name: str,  # of the learner
+    settings: dict,
+    defaults: dict,
+) -> None:
     "Raise ValueError where a setting of a learner cannot be written down."
     for setting, value in settings.items():
         try:
-            json.dumps(value)
+            back = _as_default(json.loads(json.dumps(value)), defaults[setting])
         except (TypeError, ValueError) as error:
             raise ValueError(f"The setting {setting!r} of the learner {name!r} cannot be written into a file of prompts: "
                              f"{value!r} is no text, number, list or table. ({error})") from error
+        if value == value and back != value:  # what is not a number is not equal to itself
+            raise ValueError(f"The setting {setting!r} of the learner {name!r} cannot be written into a file of prompts: "
+                             f"{value!r} would come back as {back!r}. Give it as that.")
 
 # %% ../../nbs/learners/build.ipynb #029938af
 def _check_as_written(
@@ -97,7 +109,8 @@ def _all_settings(
     allowed = learner_settings(name)
     for setting in given:
         known(f"setting of the learner {name!r} called", setting, allowed)
-    _check_writable(name, allowed | given)
+    given = {setting: _as_default(value, allowed[setting]) for setting, value in given.items()}
+    _check_writable(name, allowed | given, allowed)
     return allowed | given
 
 # %% ../../nbs/learners/build.ipynb #1dd80c85
@@ -105,12 +118,13 @@ def build_learner(
     name: str,  # in `learner_names`; the learner goes by it
     clip: FrozenCLIP,
     classnames: Sequence[str],  # K names
-    template: str | Sequence[str] = TEMPLATE,  # hand-written prompt, or several, each with one {}
+    template: str | Sequence[str] | None = None,  # hand-written prompt, or several, each with one {}; None: the class's own
     **settings,  # of this learner, see `learner_settings`
 ) -> Learner:
     "Build a learner. Raises ValueError for an unknown learner or setting, or class names that cannot be used."
     complete = _all_settings(name, settings)
-    built = _learner_class(name)(clip, classnames, template, **settings)
+    written = () if template is None else (template,)
+    built = _learner_class(name)(clip, classnames, *written, **{setting: complete[setting] for setting in settings})
     built.name, built.settings = name, _resolved(built, complete)
     _check_as_written(built, complete)
     _check_built(built)

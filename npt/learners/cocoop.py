@@ -41,6 +41,8 @@ def _in_turns(
 class CoCoOp(Learner):
     "Context vectors that every picture shifts (Zhou et al., CVPR 2022); the template is not used."
 
+    conditional = True
+
     def __init__(
         self,
         clip: FrozenCLIP,

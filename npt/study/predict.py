@@ -17,7 +17,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.opening import _in_rgb, _open_image
-from ..learners.base import Learner, _as_tested, _has_own_logits, _pixel_features
+from npt.learners.base import (
+    Learner,
+    Seen,
+    _as_tested,
+    _check_logits,
+    _check_seen,
+    _class_logits,
+    _has_own_logits,
+    _measured_vectors,
+    _pixel_features,
+)
 from ..training.evaluation import _LOGITS_BATCH
 
 # %% ../../nbs/study/predict.ipynb #7bd9a51c
@@ -100,17 +110,22 @@ def _picture_logits(
     learner: Learner,
     pictures: Sequence[tuple[str, Path | Image.Image]],  # N, each with a name
 ) -> Tensor:  # (N, K)
-    "The logits of pictures, some opened at a time."
+    "The logits of pictures, some opened at a time. Raises ValueError where a learner gives something else, as `evaluate` does."
     starts = tqdm(range(0, len(pictures), _PICTURES_AT_ONCE), desc="pictures", unit="batch", delay=2, leave=False)
     seen = torch.cat([_look_at(learner, pictures[start : start + _PICTURES_AT_ONCE]) for start in starts])
     if _has_own_logits(learner):
+        _check_logits(learner, seen, len(pictures))
         return seen
     text = learner.text_features()
-    return torch.cat([learner.class_logits(some, text)[1] for some in seen.split(_LOGITS_BATCH)])
+    logits = torch.cat([_class_logits(learner, some, text)[1] for some in seen.split(_LOGITS_BATCH)])
+    _check_seen(learner, Seen(_measured_vectors(learner, text, seen), seen, logits), len(pictures))
+    return logits
 
 # %% ../../nbs/study/predict.ipynb #d3c2fa53
 def _best_classes(logits: Tensor, top: int) -> list[list[tuple[int, float]]]:  # for each picture, label and percent, best first
-    "The most probable classes of each picture."
+    "The most probable classes of each picture. Raises ValueError where logits are not finite."
+    if not logits.isfinite().all():
+        raise ValueError("The logits of a picture hold values that are not numbers, or are infinite.")
     percent, labels = (100 * logits.float().softmax(dim=1)).sort(dim=1, descending=True, stable=True)
     return [list(zip(*best)) for best in zip(labels[:, :top].tolist(), percent[:, :top].tolist())]
 
@@ -122,7 +137,7 @@ def predict(
     *,
     top: int = 5,  # classes for each picture; all, where there are fewer
 ) -> pd.DataFrame:  # image (its path, in a folder the path below it), rank (from 1), class, probability (percent)
-    "Name the most probable classes of pictures. Raises OSError, ValueError or TypeError that names a bad picture."
+    "Name the most probable classes of pictures. Raises OSError, ValueError or TypeError that names a bad picture or learner."
     if top < 1:
         raise ValueError(f"top={top} must be at least 1, the number of classes for each picture.")
     pictures = find_pictures(images)

@@ -93,9 +93,10 @@ def _bind(
     learner: Learner,
     split: Split,
     template: str | Sequence[str],  # hand-written prompt of the target
+    given: str | Sequence[str],  # that of the run
 ) -> tuple[Learner, Learner]:  # the prompts and zero-shot CLIP
     "Put prompts before the classes of a split. Raises ValueError for a name that the text tower has no room for."
-    bound = _with_template(learner, template).for_classes(split.classnames)
+    bound = _with_template(learner, given, template).for_classes(split.classnames)
     return bound, build_learner("zero_shot", learner.clip, split.classnames, template=template)
 
 # %% ../../nbs/study/transfer.ipynb #19c808fe
@@ -313,7 +314,8 @@ def _try_target(
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
         split = load_dataset(target.name, root=root, shots=1).all.test  # the shots are not used
-        bound, zero_shot = _bind(learner, split, source.origin.model_copy(update=dict(dataset=target.name)).prompts)
+        origin = source.origin
+        bound, zero_shot = _bind(learner, split, origin.model_copy(update=dict(dataset=target.name)).prompts, origin.prompts)
     except (OSError, ValueError) as error:
         return str(error)
     return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record))

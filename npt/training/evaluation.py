@@ -18,7 +18,7 @@ from ..data.images import make_loader
 from ..data.load import FewShotData
 from ..data.split import Part, Split
 from ..geometry.collapse import collapse_metrics, head_tail_angles
-from ..learners.base import Seen, _as_tested, _check_seen, _has_own_logits
+from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_own_logits, _measured_vectors
 from .calibration import calibration_error, reliability_bins
 from .groups import _group_accuracy
 from .measure import learned_features
@@ -61,7 +61,7 @@ def _feature_logits(
 ) -> tuple[Tensor, Tensor]:  # (N, d) image features and (N, K) logits
     "Image features of a split, and logits that are made of them."
     image, _ = learned_features(learner, split)
-    return image, torch.cat([learner.class_logits(some, text)[1] for some in image.split(_LOGITS_BATCH)])
+    return image, torch.cat([_class_logits(learner, some, text)[1] for some in image.split(_LOGITS_BATCH)])
 
 # %% ../../nbs/training/evaluation.ipynb #9108c493
 def _own_logits(
@@ -85,6 +85,7 @@ def outputs(
     with _as_tested(learner):
         text = learner.text_features()
         image, logits = (_own_logits if _has_own_logits(learner) else _feature_logits)(learner, split, text)
+        text = _measured_vectors(learner, text, image)
     _check_seen(learner, Seen(text, image, logits), len(split))
     return _Outputs(text, image, split.labels.to(image.device), logits)
 

@@ -9,6 +9,7 @@ __all__ = ['learning_rate', 'fit']
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -130,7 +131,7 @@ class _State:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]  # parameter to its weighted sum over the epochs so far; empty where they are not averaged
     history: list[dict]  # a row for every epoch that is done
-    checked: bool = False  # whether a batch was looked at
+    checked: bool = False  # whether a step was looked at
 
 # %% ../../nbs/training/fit.ipynb #7e819db4
 def _start(learner: nn.Module, plan: _Plan) -> _State:
@@ -183,7 +184,6 @@ def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
     seen = learner(batch.given)
     if not state.checked:
         _check_seen(learner, seen, len(batch.labels))
-        state.checked = True
     return seen
 
 # %% ../../nbs/training/fit.ipynb #b9168353
@@ -191,6 +191,7 @@ class _Step(NamedTuple):
     "What one step computes before the backward pass."
 
     loss: Tensor  # scalar
+    logits: Tensor  # (B, K)
     guide: Tensor | None  # scalar that the step should not raise, or None
     values: dict[str, Tensor]  # scalars for the history: loss, accuracy (percent) and the unweighted value of each term
 
@@ -204,7 +205,7 @@ def _compute(
     guide, more = objective.guide(features) if objective.guide else (None, {})
     accuracy = (features.logits.argmax(1) == features.labels).float().mean() * 100
     named = {f"term_{name}": value for name, value in (terms | more).items()}
-    return _Step(loss, guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
+    return _Step(loss, features.logits, guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
 
 # %% ../../nbs/training/fit.ipynb #f82be0aa
 def _check_loss(loss: Tensor, learner: nn.Module, objective: Objective, step: int, epoch: int) -> None:
@@ -217,12 +218,41 @@ def _check_loss(loss: Tensor, learner: nn.Module, objective: Objective, step: in
             f"the loss became {loss.item()} at step {step} of epoch {epoch}; the checkpoint of the epoch before is "
             "kept. Try a smaller lr or smaller weights in the objective")
 
+# %% ../../nbs/training/fit.ipynb #f103e80c
+def _goes_through(loss: Tensor, logits: Tensor) -> bool:
+    "Whether a loss is made from logits that depend on something learned."
+    return logits.requires_grad and torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)[0] is not None
+
+# %% ../../nbs/training/fit.ipynb #13b699cb
+def _check_reached(
+    learner: nn.Module,  # after a backward pass
+    objective: Objective,
+    through_logits: bool,  # whether the loss is made from them
+) -> None:
+    "Raise ValueError, or warn where the objective has no term of the logits, for parameters without a gradient."
+    unreached = [name for name, parameter in learner.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    if not unreached:
+        return
+    what = f"the objective {str(objective)!r} gives no gradient to {', '.join(unreached)} of the learner {learner.name!r}"
+    if not through_logits:
+        warnings.warn(f"{what}: they will stay as they are", stacklevel=2)
+        return
+    raise ValueError(
+        f"{what}, so they would never be learned. A method that uses them may not be called (adapt where image_features is overridden, "
+        "to_logits where class_logits or logits is, those of a learner inside), or may use them without a gradient (clip.encode_image "
+        "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). What is not to be learned "
+        "gets requires_grad_(False)")
+
 # %% ../../nbs/training/fit.ipynb #1cabfd94
-def _update(learner: nn.Module, step: _Step, optimizer: torch.optim.Optimizer) -> None:
-    "Take one step of the optimiser."
-    optimizer.zero_grad()
+def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State) -> None:
+    "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
+    state.optimizer.zero_grad()
+    through_logits = state.checked or _goes_through(step.loss, step.logits)
     _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad])
-    optimizer.step()
+    if not state.checked:
+        _check_reached(learner, objective, through_logits)
+        state.checked = True
+    state.optimizer.step()
 
 # %% ../../nbs/training/fit.ipynb #f28662d0
 def _show(bar: tqdm, epoch: int, values: dict[str, Tensor]) -> None:
@@ -249,7 +279,7 @@ def _train_epoch(
             text, image, batch.labels, logits, logit_scale=learner.logit_scale, progress=epoch / plan.epochs,
             encode_image=batch.encode_image, **standing))
         _check_loss(step.loss, learner, plan.objective, number, epoch)
-        _update(learner, step, state.optimizer)
+        _update(learner, step, plan.objective, state)
         images += len(batch.labels)
         sums = {name: sums.get(name, 0.0) + float(value) * len(batch.labels) for name, value in step.values.items()}
         _show(bar, epoch, step.values)
@@ -364,8 +394,8 @@ def fit(
     left as they were. With `views` and a frozen image tower the crops' features are computed once.
     Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, splits
     whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs,
-    batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, an
-    objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
+    batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a
+    parameter that the loss does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)

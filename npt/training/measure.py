@@ -15,7 +15,7 @@ from ..data.features import split_features
 from ..data.images import make_loader
 from ..data.split import Split
 from ..geometry.collapse import collapse_metrics
-from ..learners.base import _as_tested
+from ..learners.base import _as_tested, _measured_vectors
 
 # %% ../../nbs/training/measure.ipynb #9e441ac7
 def _measured_epochs(
@@ -54,4 +54,5 @@ def measure_collapse(
 ) -> dict[str, float]:  # as in `npt.geometry.collapse.collapse_metrics`
     "Neural collapse of a learner's text features and a split's image features."
     with _as_tested(learner):
-        return collapse_metrics(learner.text_features(), *learned_features(learner, split))
+        text, (image, labels) = learner.text_features(), learned_features(learner, split)
+        return collapse_metrics(_measured_vectors(learner, text, image), image, labels)

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from npt.learners.tip_adapter import TipAdapter
 from npt.learners.zero_shot import ZeroShot
 from npt.study.predict import predict
 from npt.study.transfer import _bind
-from npt.training.evaluation import base_to_novel, evaluate
+from npt.training.evaluation import base_to_novel, evaluate, outputs
 from npt.training.fit import fit
 from npt.training.measure import learned_features, measure_collapse
 
@@ -272,14 +273,12 @@ def test_what_belongs_to_classes_is_refused_for_others(tmp_path):
 
 
 def test_who_forgets_to_say_so_is_told():
-    mine = made(ClassVectors)
-    fewer = mine.for_classes(NOVEL[:-1])
-    with pytest.raises(ValueError, match=rf"text_features has the shape \({len(BASE)}, .*in place of \({len(BASE) - 1}, "):
-        fewer(unit(2))
-    with pytest.raises(ValueError, match="does not follow from the class names.*transfers = False"):
-        mine.for_classes(BASE[::-1])
-    with pytest.raises(ValueError, match="does not follow from the class names"):
-        made(ClassVectors, BASE[:1]).for_classes(BASE[1:2])
+    for names in BASE, BASE[:2], BASE[:1]:
+        with pytest.raises(ValueError, match="does not follow from the class names.*transfers = False"):
+            made(ClassVectors, names)
+    for others in BASE[::-1], NOVEL[:-1], NOVEL[:1]:
+        with pytest.raises(ValueError, match="does not follow from the class names"):
+            ClassVectors(CLIP, BASE).for_classes(others)
 
 
 class Around(Learner):
@@ -496,6 +495,7 @@ LOOSE = {
     "a tensor": ("loose", lambda: torch.zeros(2, requires_grad=True)),
     "a list": ("loose[1]", lambda: [torch.zeros(2), nn.Parameter(torch.zeros(2))]),
     "a table of modules": ("loose['a'][0]", lambda: {"a": (nn.Linear(2, 2),)}),
+    "a plain object": ("loose.deep[0].v", lambda: SimpleNamespace(deep=[SimpleNamespace(v=nn.Parameter(torch.zeros(2)))])),
     "a record": ("loose.start", lambda: Prompts(nn.Parameter(torch.zeros(2)), *4 * [None])),
 }
 
@@ -546,6 +546,158 @@ def test_what_cannot_be_prepared_for_other_classes_is_told_when_it_is_built():
 
     with pytest.raises(ValueError, match="cannot be prepared for other classes: set transfers = False.*'coop' learned belongs"):
         made(Inside)
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2, affine=False)).eval().append(nn.Dropout())])
+def test_a_module_that_nobody_tells_of_the_test_is_refused(module):
+    class Listed(Bare):
+        def __init__(self, clip, classnames, *template):
+            super().__init__(clip, classnames, *template)
+            self.loose = [SimpleNamespace(part=module)]
+
+    with pytest.raises(ValueError, match=re.escape("its loose[0].part is a module that is not told when training ends")):
+        made(Listed)
+    module.eval()
+    other = build_learner("mine", CLIP, BASE).for_classes(NOVEL)
+    assert other.loose[0].part is not module, "one that was told by hand is copied like all else"
+
+
+def test_prepare_may_not_overwrite_what_was_learned():
+    class Restarted(Bare):
+        def prepare(self, classnames):
+            super().prepare(classnames)
+            self.shift.data.zero_()
+
+    assert made(Restarted).shift.abs().max() == 0, "nothing is lost yet"
+    mine = Restarted(CLIP, BASE)
+    mine.shift.data[:3] = torch.tensor([1.0, torch.nan, torch.inf])
+    with pytest.raises(ValueError, match="overwrites its parameter 'shift' in prepare"):
+        mine.for_classes(NOVEL)
+    assert mine.shift[0] == 1 and mine.shift[1].isnan()
+    unchanged = Bare(CLIP, BASE)
+    unchanged.shift.data[:3] = mine.shift.data[:3]
+    assert unchanged.for_classes(NOVEL).shift is unchanged.shift, "what is not a number may stay what it is"
+
+
+# ---- whose class vectors are measured
+
+class Turned(Bare):
+    "Compares pictures with turned class vectors, at a temperature of its own."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.turn = nn.Parameter(torch.eye(clip.embed_dim).roll(1, dims=0))
+        self.logit_scale = nn.Parameter(torch.tensor(20.0))
+
+    def class_logits(self, image_features, text=None):
+        text = F.normalize((self.text_features() if text is None else text) @ self.turn, dim=-1)
+        return text, self.to_logits(image_features @ text.T)
+
+
+def test_class_vectors_of_class_logits_are_those_of_loss_and_collapse(tmp_path):
+    mine = made(Turned)
+    fit(mine, DATA.base.train, objective="ce + lc", **SMALL)
+    image, labels = learned_features(mine, DATA.base.val)
+    seen = mine(image)
+    made_of = outputs(mine, DATA.base.val)
+    assert torch.equal(made_of.text, seen.text) and not torch.allclose(seen.text, mine.text_features())
+    expected = collapse_metrics(seen.text.detach(), image, labels)
+    assert evaluate(mine, DATA.base.val, collapse=True)["collapse"] == measure_collapse(mine, DATA.base.val) == expected
+    assert mine.logit_scale != 20 and mine.for_classes(NOVEL).logit_scale is mine.logit_scale
+    save_prompts(mine, tmp_path / "prompts.safetensors")
+    again = build_learner("mine", CLIP, NOVEL)
+    load_prompts(again, tmp_path / "prompts.safetensors")
+    assert torch.equal(again.logit_scale, mine.logit_scale) and isinstance(again.logit_scale, nn.Parameter)
+
+
+class Shifting(Bare):
+    "Class vectors that every picture moves a little."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.share = nn.Parameter(torch.tensor(0.1))
+
+    def class_logits(self, image_features, text=None):
+        text = self.text_features() if text is None else text
+        each = F.normalize(text + self.share * image_features[:, None], dim=-1)
+        return F.normalize(each.mean(0), dim=-1), self.to_logits(torch.einsum("bd,bkd->bk", image_features, each))
+
+
+def test_a_learner_says_that_its_class_vectors_follow_the_picture():
+    unsaid = made(Shifting)
+    for use in evaluate, measure_collapse:
+        with pytest.raises(ValueError, match="differ from picture to picture: give their mean, and set conditional = True"):
+            use(unsaid, DATA.base.val)
+    del LEARNERS["mine"]
+    mine = made(type("Said", (Shifting,), {"conditional": True}))
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+    assert torch.equal(outputs(mine, DATA.base.val).text, mine.text_features())
+
+
+def test_class_vectors_of_each_picture_are_refused_everywhere():
+    class Each(Bare):
+        def class_logits(self, image_features, text=None):
+            text = self.text_features().expand(len(image_features), -1, -1)
+            return text, self.to_logits(torch.einsum("bd,bkd->bk", image_features, text))
+
+    mine = made(Each)
+    for use in (lambda: fit(mine, DATA.base.train, objective="ce", **SMALL), lambda: evaluate(mine, DATA.base.val),
+                lambda: predict(mine, [Image.new("RGB", (32, 32))])):
+        with pytest.raises(ValueError, match=r"class_logits has the shape .* set conditional = True"):
+            use()
+
+
+UNFIT = {
+    "only logits": ({"class_logits": lambda self, image, text=None: image @ self.text_features().T}, "must give two tensors"),
+    "double precision": ({"text_features": lambda self: Bare.text_features(self).double()}, "in torch.float64 and image features in torch.float32"),
+    "length": ({"text_features": lambda self: 2 * Bare.text_features(self)}, "text_features is not of unit length"),
+    "not a number": ({"adapt": lambda self, frozen: frozen * torch.nan}, "adapt holds values that are not finite"),
+    "too many": ({"logits": lambda self, pixels: torch.zeros(len(pixels), 99)}, r"logits of the shape \(\d+, 99\) in place of"),
+}
+
+
+@pytest.mark.parametrize("own, words", UNFIT.values(), ids=UNFIT)
+def test_fit_evaluate_and_predict_refuse_the_same(own, words):
+    mine = made(type("Unfit", (Bare,), own))
+    for use in (lambda: fit(mine, DATA.base.train, objective="ce", **SMALL), lambda: evaluate(mine, DATA.base.val),
+                lambda: predict(mine, [Image.new("RGB", (32, 32))])):
+        with pytest.raises(ValueError, match=words):
+            use()
+
+
+# ---- what the loss does not reach
+
+class Unused(Bare):
+    "Moves the features of the images, which nobody asks for where it has an image path of its own."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.move = nn.Parameter(torch.zeros(clip.embed_dim))
+
+    def adapt(self, frozen):
+        return F.normalize(frozen + self.move, dim=-1)
+
+
+def test_a_parameter_that_the_loss_does_not_reach_is_named_before_a_step():
+    class Blind(Unused):
+        def image_features(self, pixels):
+            return self.clip.encode_image(pixels)
+
+    mine = made(Blind)
+    for objective in "ce", "npt":
+        with pytest.raises(ValueError, match="no gradient to move of the learner 'mine'.*adapt where image_features is overridden"):
+            fit(mine, DATA.base.train, objective=objective, **SMALL)
+    assert mine.shift.abs().max() == 0, "no step was taken"
+    mine.move.requires_grad_(False)
+    fit(mine, DATA.base.train, objective="ce", **SMALL)
+
+
+@pytest.mark.parametrize("objective", ["lc", "lc | ce"])
+def test_an_objective_without_logits_may_leave_a_parameter_alone(objective):
+    mine = made(Unused)
+    with pytest.warns(UserWarning, match="gives no gradient to move of the learner 'mine': they will stay") as told:
+        fit(mine, DATA.base.train, objective=objective, **SMALL | {"epochs": 2})
+    assert len(told) == 1 and mine.move.abs().max() == 0 < mine.shift.abs().max()
 
 
 # ---- flags of an instance
@@ -650,13 +802,33 @@ def test_another_template_reaches_the_learner_inside():
     class Pair(Around):
         def __init__(self, clip, classnames, *template):
             super().__init__(clip, classnames, *template, of="tcp")
-            self.fixed = [build_learner("zero_shot", clip, classnames, "a sketch of a {}.")]
+            self.fixed = nn.ModuleList([build_learner("zero_shot", clip, classnames, "a sketch of a {}.")])
 
     mine = made(Pair)
-    bound, _ = _bind(mine, DATA.novel.test, "a drawing of a {}.")
+    bound, _ = _bind(mine, DATA.novel.test, "a drawing of a {}.", given=mine.template)
     fresh = build_learner("mine", CLIP, NOVEL, "a drawing of a {}.")
     assert torch.equal(bound.text_features(), fresh.text_features()) and bound.inner.template == "a drawing of a {}."
     assert mine.template == mine.inner.template == "a photo of a {}." and bound.fixed[0].template == "a sketch of a {}."
+
+
+class Sketching(Bare):
+    "Writes its own prompt, whatever it is given."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, "a sketch of a {}.")
+
+
+def test_a_template_of_ones_own_is_kept():
+    bound, zero_shot = _bind(made(Sketching), DATA.novel.test, "a drawing of a {}.", given="a photo of a {}.")
+    assert bound.template == "a sketch of a {}." and zero_shot.template == "a drawing of a {}."
+
+    class Default(Bare):
+        def __init__(self, clip, classnames, template="a sketch of a {}."):
+            super().__init__(clip, classnames, template)
+
+    del LEARNERS["mine"]
+    assert made(Default).template == "a sketch of a {}."
+    assert build_learner("mine", CLIP, BASE, "a drawing of a {}.").template == "a drawing of a {}."
 
 
 # ---- settings and recipes
@@ -702,7 +874,7 @@ def test_settings_are_recorded_and_read_back(tmp_path):
         save_prompts(learner, path)
         header = _read_prompts(path)[1]
         again = build_learner(header["learner"], CLIP, json.loads(header["classnames"]), **json.loads(header["settings"]))
-        assert json.dumps(again.settings) == json.dumps(learner.settings)
+        assert again.settings == learner.settings, "with the tuple that JSON has not"
         load_prompts(again, path)
         assert torch.equal(again.text_features(), learner.text_features())
     with pytest.raises(ValueError, match="does not know its settings strength, words"):
@@ -716,8 +888,10 @@ def test_a_setting_that_no_file_can_hold_is_refused():
         def __init__(self, clip, classnames, *template, kind=None):
             super().__init__(clip, classnames, *template, kind=kind)
 
-    with pytest.raises(ValueError, match="'kind' of the learner 'mine' cannot be written"):
-        made(Typed, kind=torch.float16)
+    for kind, words in (torch.float16, "is no text"), ((1, 2), r"would come back as \[1, 2\]"), ({1: 2}, "would come back as"):
+        with pytest.raises(ValueError, match=f"'kind' of the learner 'mine' cannot be written.*{words}"):
+            made(Typed, kind=kind)
+    assert math.isnan(made(Typed, kind=math.nan).settings["kind"])
 
 
 @pytest.mark.parametrize("name", learner_names())
