@@ -55,7 +55,7 @@ def _jupyterlab(folder: Path, home: Path) -> Iterator[str]:
 
 
 def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while True:
         try:
             return urllib.request.urlopen(address, timeout=5).close()
@@ -71,7 +71,7 @@ async def _figures(tab: Tab) -> list[dict]:
 
 async def _settled(tab: Tab, count: int) -> list[dict]:
     "The page's figures, when there are `count` and they move no more."
-    before, until = None, time.monotonic() + 60
+    before, until = None, time.monotonic() + 120
     while time.monotonic() < until:
         await asyncio.sleep(0.7)
         seen = await _figures(tab)
