@@ -24,7 +24,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io as pio
 from PIL import Image
-from plotly.io.base_renderers import MimetypeRenderer
+from plotly.io.base_renderers import PlotlyRenderer
 from plotly.offline import get_plotlyjs
 
 from .._files import write_bytes, write_text
@@ -113,21 +113,46 @@ def _figure_png(
     "Draw a figure as a PNG. A figure that has not changed since it was last drawn is not drawn again."
     return _png_of_json(pio.to_json(fig, validate=False)) if _chrome_found() else None
 
+# %% ../../nbs/figures/show.ipynb #f1a0c002
+_COLUMN = 1100  # pixels: a still picture is at most so wide
+
+
+def _as_jpeg(png: bytes) -> bytes:
+    "The same picture as a JPEG, made narrower where it is wider than a column of a code host."
+    picture, still = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
+    picture.thumbnail((_COLUMN, picture.height), Image.Resampling.LANCZOS)
+    picture.save(still, "JPEG", quality=80, optimize=True, progressive=True)
+    return still.getvalue()
+
+# %% ../../nbs/figures/show.ipynb #f1a0c004
+_EVERYWHERE = 800  # pixels: so much a page has
+
+
+def _fitted(
+    figure: dict,  # Plotly's dictionary of a figure
+) -> dict:
+    "The figure with the width of the page, if it is wide, else as it is."
+    layout = figure["layout"]
+    if layout.get("width", 0) <= _EVERYWHERE:
+        return figure
+    return figure | {"layout": {key: layout[key] for key in layout if key != "width"} | {"autosize": True}}
+
 # %% ../../nbs/figures/show.ipynb #26e81e47
-class _PngBeside(MimetypeRenderer):
-    "Plotly renderer: the PNG of a figure, or nothing where there is no Chrome."
+class _Fitting(PlotlyRenderer):
+    "Plotly renderer: a figure's data, to be drawn no wider than the page, and a JPEG of it where there is a Chrome."
 
     def to_mimebundle(self, fig_dict):
         png = _figure_png(fig_dict)
-        return {"image/png": base64.b64encode(png).decode()} if png else {}
+        still = {"image/jpeg": base64.b64encode(_as_jpeg(png)).decode()} if png else {}
+        return super().to_mimebundle(_fitted(fig_dict)) | still
 
 # %% ../../nbs/figures/show.ipynb #4a70ddc6
 def static_figures() -> str:  # the renderer that was chosen
-    "Make `fig.show()` store the figure's data, and a PNG beside it where a Chrome is found."
+    "Make `fig.show()` store the figure's data, and a JPEG beside it where a Chrome is found."
     for chatty in "kaleido", "choreographer":
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    pio.renderers["npt_png"] = _PngBeside()
-    pio.renderers.default = "plotly_mimetype+npt_png"
+    pio.renderers["npt"] = _Fitting()
+    pio.renderers.default = "npt"
     return pio.renderers.default
 
 # %% ../../nbs/figures/show.ipynb #86381397
