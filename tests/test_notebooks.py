@@ -310,8 +310,11 @@ def test_notebook_is_fit_to_commit(path: Path):
     bars = [output.text[:80] for output in outputs(notebook) if output.get("name") == "stderr" and A_BAR.search(output.text)]
     assert not bars, f"{len(bars)} drawings of progress bars, which say nothing afterwards: take them out"
     assert path.stat().st_size < 1_500_000
-    blank = [output for output in outputs(notebook) if PLOTLY in output.get("data", {}) and "image/png" not in output.data]
-    assert not blank, f"{len(blank)} figures without a PNG are blank on a code host: run it where a Chrome is found"
+    figures = [output.data for output in outputs(notebook) if PLOTLY in output.get("data", {})]
+    blank = [figure for figure in figures if "image/jpeg" not in figure]
+    assert not blank, f"{len(blank)} figures without a JPEG are blank on a code host: run it where a Chrome is found"
+    cut_off = [figure for figure in figures if "image/png" in figure or figure[PLOTLY]["layout"].get("width", 0) > 800]
+    assert not cut_off, f"JupyterLab cuts off {len(cut_off)} figures: store them as static_figures() makes fig.show() do"
 
 
 def mixes_imports(source: str) -> bool:

@@ -1,14 +1,22 @@
-"Figures in notebooks and in folders: with a Chrome, without one, and with one that does not start."
+"Figures in notebooks, on the pages of JupyterLab and in folders: with a Chrome, without one, and with one that does not start."
 
+import base64
+import io
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 from conftest import ROOT
+from lab import figures_on_pages
+from PIL import Image
 
 from npt.figures import show
+
+PLOTLY = "application/vnd.plotly.v1+json"
 
 
 @pytest.fixture
@@ -35,13 +43,50 @@ def test_a_chrome_that_cannot_start_is_one_warning_and_no_wait(tmp_path):
     assert done.stderr.count("UserWarning: No PNG") == 1
 
 
-@pytest.mark.skipif(not show._chrome_found(), reason="needs a Chrome")
-def test_shown_and_saved_are_one_drawing(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(show._chrome, "png", lambda figure: drawn.append(figure) or b"png")
+@pytest.fixture
+def drawn(monkeypatch):
+    "The figures that were drawn, each as a white PNG of 1560 by 600 pixels."
+    seen, white = [], io.BytesIO()
+    Image.new("RGB", (1560, 600), "white").save(white, "PNG")
+    monkeypatch.setattr(show, "_chrome_found", lambda: True)
+    monkeypatch.setattr(show._chrome, "png", lambda figure: seen.append(figure) or white.getvalue())
     show._png_of_json.cache_clear()
+    yield seen
+    show._png_of_json.cache_clear()
+
+
+def test_shown_and_saved_are_one_drawing(tmp_path, drawn):
     fig = go.Figure(go.Bar(y=[1, 2]))
-    assert show._PngBeside().to_mimebundle(fig.to_dict()) == {"image/png": "cG5n"}
+    show._Fitting().to_mimebundle(fig.to_dict())
     show.save_figure(fig, tmp_path, "sheet")
-    assert len(drawn) == 1 and (tmp_path / "sheet.png").read_bytes() == b"png"
-    show._png_of_json.cache_clear()
+    assert len(drawn) == 1 and Image.open(tmp_path / "sheet.png").size == (1560, 600)
+
+
+@pytest.mark.parametrize("width, stored", [(640, dict(width=640)), (800, dict(width=800)), (1040, dict(autosize=True)), (None, {})])
+def test_a_notebook_stores_a_figure_that_fits_its_page(width, stored, drawn):
+    fig = go.Figure(go.Bar(y=[1, 2]), layout=dict(width=width, height=400, template="none"))
+    bundle = show._Fitting().to_mimebundle(fig.to_dict())
+    assert set(bundle) == {PLOTLY, "image/jpeg"}, "with a PNG JupyterLab shows that, unscaled, and no live figure"
+    assert {key: value for key, value in bundle[PLOTLY]["layout"].items() if key != "template"} == dict(height=400, **stored)
+    still = Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"])))
+    assert still.format == "JPEG" and still.size == (1100, 423)
+    assert fig.layout.width == width and drawn[0]["layout"].get("width") == width
+
+
+def test_without_chrome_a_notebook_stores_the_figure_alone(no_chrome):
+    assert set(show._Fitting().to_mimebundle(go.Figure().to_dict())) == {PLOTLY}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not show._chrome_found(), reason="JupyterLab is opened in a Chrome, and none is found here")
+def test_figures_are_live_and_inside_the_page_in_jupyterlab(tmp_path):
+    home, folder, counts = tmp_path / "home", tmp_path / "nbs", {}
+    home.mkdir()
+    folder.mkdir()
+    for path in "report.ipynb", "experiments/nc_lens.ipynb", "geometry/etf.ipynb":
+        opened = Path(shutil.copy(ROOT / "nbs" / path, folder))
+        counts[opened.name] = opened.read_text().count(f'"{PLOTLY}"')
+    assert min(counts.values()) >= 3
+    for name, figures in figures_on_pages(folder, counts, home).items():
+        assert all(figure["live"] for figure in figures), f"{name}: {figures}"
+        assert not [figure for figure in figures if figure["right"] > figure["room"]], f"{name}: cut off at the right"
