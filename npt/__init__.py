@@ -12,9 +12,6 @@ from ._doors import doors
 # %% ../nbs/package/front_door.ipynb #cell0004
 __version__ = "0.2.0"
 
-# %% ../nbs/package/front_door.ipynb #82fd94a8
-_WINGS = "geometry", "world", "objectives", "clip", "data", "learners", "training", "study", "figures"
-
 # %% ../nbs/package/front_door.ipynb #cell0006
 _all_ = ["build_learner", "build_objective", "collapse_metrics", "evaluate", "fit", "load_clip", "load_dataset", "load_run",
          "predict", "simplex_etf"]
@@ -29,5 +26,4 @@ __getattr__, __dir__ = doors("npt", {
     "collapse_metrics": "geometry.collapse",
     "load_run": "study.restore",
     "predict": "study.predict",
-    **{wing: wing for wing in _WINGS},
 })

@@ -7,32 +7,39 @@ __all__ = ['doors']
 
 # %% ../nbs/package/doors.ipynb #cell0002
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType
+
+# %% ../nbs/package/doors.ipynb #d00e0001
+def _rooms_of(package: str) -> dict[str, str]:
+    "The modules and packages that lie in a package, each under its own name; none that begins with an underscore."
+    lying = pkgutil.iter_modules(sys.modules[package].__path__)
+    return {module.name: module.name for module in lying if module.name[0] != "_"}
 
 # %% ../nbs/package/doors.ipynb #cell0004
 def _enter(
     package: str,  # such as "npt.clip"
-    rooms: Mapping[str, str],  # name to the module below the package that defines it, or that it is
+    names: Mapping[str, str],  # name to the module below the package that defines it
     name: str,
 ) -> object:
     "Import the room of a name and give what the name stands for; `AttributeError` for a name that no room has."
+    if name in names:
+        return getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+    rooms = _rooms_of(package)
     if name not in rooms:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}; it gives {', '.join(rooms)}")
-    room = importlib.import_module(f"{package}.{rooms[name]}")
-    return room if rooms[name] == name else getattr(room, name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}; it gives {', '.join([*names, *rooms])}")
+    return importlib.import_module(f"{package}.{name}")
 
 # %% ../nbs/package/doors.ipynb #3fdec1dd
-def _shown(package: str, rooms: Mapping[str, str]) -> list[str]:
-    "The names of the table, the open rooms, and what begins with two underscores."
-    open_rooms = {name for name, value in vars(sys.modules[package]).items() if isinstance(value, ModuleType) and name[0] != "_"}
-    return sorted({*rooms, *open_rooms, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
+def _shown(package: str, names: Mapping[str, str]) -> list[str]:
+    "The names of the table, the rooms, and what begins with two underscores."
+    return sorted({*names, *_rooms_of(package), *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
 # %% ../nbs/package/doors.ipynb #10a64098
 def doors(
     package: str,
-    rooms: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__`
-    "Let a package give names that its modules define, each imported when it is first asked for."
-    return lambda name: _enter(package, rooms, name), lambda: _shown(package, rooms)
+    "Let a package give its modules, and names that they define, each imported when it is first asked for."
+    return lambda name: _enter(package, names, name), lambda: _shown(package, names)

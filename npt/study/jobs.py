@@ -25,9 +25,9 @@ from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import dataset_state, prepare
 from ..data.split import Split
 from .grid import Task
+from .machine import usual_precision
 from .plan import _Look, _short_hash
 from .runs import _load_run_data, do_run
-from .machine import usual_precision
 from .settings import RunSettings
 from .transfer import transfer
 

@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,21 @@ def test_an_unknown_name_is_an_attribute_error_that_says_what_there_is(name):
 
 def test_an_objective_built_first_thing_has_all_terms():
     assert fresh("import npt; print(npt.build_objective('npt'), npt.build_objective('ldam + kg'))") == "ce + lc + mi kg + ldam\n"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_says_in_a_sentence_what_it_holds_and_gives_its_rooms(wing):
+    package = importlib.import_module(f"npt.{wing}")
+    rooms = {path.stem for path in (ROOT / "npt" / wing).glob("*.py")} - {"__init__"}
+    assert re.fullmatch(r"[A-Z][^.]+(\.\w[^.]*)*\.", package.__doc__)
+    assert {name for name in dir(package) if name[0] != "_"} - {"load_clip", "load_dataset"} == rooms
+    room = sorted(rooms)[0]
+    assert fresh(f"import npt; print(npt.{wing}.{room}.__name__)") == f"npt.{wing}.{room}\n"
+
+
+def test_an_unknown_name_of_a_wing_says_which_rooms_there_are():
+    with pytest.raises(AttributeError, match="module 'npt.geometry' has no attribute 'eft'; it gives collapse, etf"):
+        importlib.import_module("npt.geometry").eft
 
 
 @pytest.mark.parametrize("wing, name", [("clip", "load_clip"), ("data", "load_dataset")])
