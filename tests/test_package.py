@@ -9,6 +9,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from conftest import ROOT, copy_checkout
@@ -25,7 +26,7 @@ COMMANDS = [
     'python -m pip install -e ".[dev]" && papermill nbs/train.ipynb out.ipynb',
     'python -m pip install -e ".[dev]" && ruff check && pytest',
 ]
-README = "jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb"
+README = r"""jupyter nbconvert --to markdown --stdout nbs/index.ipynb | sed 's#](\([^.:)][^:)]*\.ipynb\)#](nbs/\1#g; s#](\.\./#](#g' > README.md"""
 OFFLINE_RUN = """
 import importlib, importlib.util, pkgutil, sys
 import npt
@@ -46,6 +47,11 @@ assert 0 <= metrics["accuracy"] <= 100, metrics
 """
 
 
+def shown_text(notebook: Path) -> str:
+    "The text of a notebook, without its code."
+    return "\n".join(cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown")
+
+
 def test_conda_and_pip_get_the_same_requirements():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     by_pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))
@@ -61,6 +67,18 @@ def test_readme_is_what_the_index_notebook_makes(copy: Path):
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(README, shell=True, cwd=copy, env={**os.environ, "PATH": here}, check=True)
     assert (copy / "README.md").read_text() == made, f"run {README}"
+
+
+@pytest.mark.parametrize("pattern", ["*.md", "*/README.md", "nbs/**/*.ipynb"])
+def test_every_link_leads_somewhere(pattern: str):
+    "From the page on which it stands."
+    pages = list(ROOT.glob(pattern))
+    links = []
+    for path in pages:
+        text = re.sub(r"^```.*?^```", "", path.read_text() if path.suffix == ".md" else shown_text(path), flags=re.M | re.S)
+        links += [(path, link) for link in re.findall(r"\]\(([^)\s#]+)", text) if not re.match(r"https?:|attachment:", link)]
+    assert links
+    assert not [(path.name, link) for path, link in links if not (path.parent / link).exists()]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
