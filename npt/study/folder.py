@@ -29,26 +29,32 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        "Its settings."
         return self.path / "config.json"
 
     @property
     def inputs(self) -> Path:
+        "Fingerprints of what it was made from."
         return self.path / "inputs.json"
 
     @property
     def metrics(self) -> Path:
+        "What it measured; written last."
         return self.path / "metrics.json"
 
     @property
     def history(self) -> Path:
+        "A row an epoch."
         return self.path / "history.csv"
 
     @property
     def prompts(self) -> Path:
+        "What it learned."
         return self.path / "prompts.safetensors"
 
     @property
     def figures(self) -> Path:
+        "The folder of its figures."
         return self.path / "figures"
 
     @property

@@ -148,6 +148,7 @@ class Task:
 
     @property
     def folder(self) -> RunFolder:
+        "Where its run is, or will be."
         return RunFolder(self.settings.folder)
 
     @property
@@ -163,6 +164,7 @@ class Task:
 
     @property
     def finished(self) -> bool:
+        "Whether the run is done and all its targets are measured."
         return self.folder.finished and not self.untried
 
 # %% ../../nbs/study/grid.ipynb #d8677dbe

@@ -212,7 +212,7 @@ class RunSettings(BaseModel):
         return given | _chosen_backbone({name: field.default for name, field in cls.model_fields.items()} | given)
 
     @model_validator(mode="after")
-    def fit_together(self) -> "RunSettings":
+    def _fit_together(self) -> "RunSettings":
         _check_together(self)
         return self
 
