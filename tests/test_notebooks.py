@@ -267,7 +267,7 @@ def test_the_parameters_of_train_are_the_settings_of_a_run():
     listed = parameters_told(source, r"^    (\w+): [^=#\n]+ = (.*?)  # (.*)$")
     listed = [(name, re.sub(r"Field\(([^,)]+).*\)", r"\1", default), comment) for name, default, comment in listed]
     assert [name for name, *_ in listed] == list(RunSettings.model_fields)
-    assert shown[:-1] == listed and shown[-1][0] == "overwrite"
+    assert shown[:-2] == listed and [name for name, *_ in shown[-2:]] == ["baseline", "overwrite"]
 
 
 def cells_of_parameters(path: Path) -> list[int]:
@@ -277,10 +277,12 @@ def cells_of_parameters(path: Path) -> list[int]:
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if cells_of_parameters(path)], ids=name_of)
 def test_a_notebook_refuses_parameters_that_it_does_not_know(path: Path):
-    "The cell after the parameters asks before it does anything, and what it asks knows this notebook's parameters, and no other."
+    "A notebook imports, asks, and then does something; what it asks knows this notebook's parameters, and no other."
     (place,), cells = cells_of_parameters(path), code_cells(read(path))
-    asks = re.findall(r"^(?:settings = notebook_settings|check_parameters)\(globals\(\)\)$", cells[place + 1].source, re.M)
-    assert len(asks) == 1
+    asks = [number for number, cell in enumerate(cells)
+            if re.search(r"^(?:settings = notebook_settings|check_parameters)\(globals\(\)\)$", cell.source, re.M)]
+    before = [cell.source for cell in cells[place + 1:asks[0]] if "started = " not in cell.source]
+    assert len(asks) == 1 and all(isinstance(node, ast.Import | ast.ImportFrom) for text in before for node in ast.parse(text).body)
     shown = ast.parse(cells[place].source).body
     for name in [line.targets[0].id for line in shown]:
         given = f"# Parameters\n{ast.unparse(next(line for line in shown if line.targets[0].id == name))}\n"

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/study/machine.ipynb #53917028
 import torch
 
+from ..clip.load import _check_is_there
 from ..data.datasets import find_dataset
 from ..learners.recipes import Recipe
 from .settings import RunSettings
@@ -46,8 +47,8 @@ def _on_this_machine(
     *,
     begun_in: str | None = None,  # the precision of a run that is there already
 ) -> RunSettings:  # with a device and a precision
-    "Choose what the settings leave open."
-    device = settings.device or _usual_device()
+    "Choose what the settings leave open. Raises ValueError for a device that is not there."
+    device = str(_check_is_there(settings.device or _usual_device()))
     precision = settings.precision or begun_in or _usual_precision(device)
     return settings.model_copy(update=dict(device=device, precision=precision))
 

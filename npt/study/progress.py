@@ -37,14 +37,11 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
-# %% ../../nbs/study/progress.ipynb #a69e6768
-_USUAL_BACKBONE = RunSettings.model_fields["backbone"].default
-
 # %% ../../nbs/study/progress.ipynb #90d60296
 def _method_line(learner: str, backbone: str, number: int, seconds: float | None) -> str:
     "How long the runs of one learner will take; `seconds` are those of one run, or None where they are unknown."
     time_left = "unknown" if seconds is None else f"{_duration(number * seconds)}, at {seconds:.1f} s a run"
-    return f"  {number:5d} x {learner}{'' if backbone == _USUAL_BACKBONE else f' on {backbone}'}: {time_left}"
+    return f"  {number:5d} x {learner} on {backbone}: {time_left}"
 
 # %% ../../nbs/study/progress.ipynb #bb02014d
 def _total_line(left: Mapping[tuple[str, str], int], seconds: Mapping[tuple[str, str], float]) -> str:

@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from trained import MEASURED, NAMES, logits, train_a_little
 
-from npt.clip.load import load_clip
+from npt.clip.backbone import find_backbone
+from npt.clip.frozen import FrozenCLIP
 from npt.learners.build import build_learner, learner_names
 from npt.learners.zero_shot import ZeroShot
 from npt.study.hub import _model_card, from_pretrained, save_pretrained
@@ -72,9 +73,11 @@ def test_tag_that_is_none_is_not_saved(clip, tmp_path):
 
 def test_prompts_are_not_put_on_other_weights(clip, tmp_path):
     save_pretrained(build_learner("coop", clip, NAMES), tmp_path)
-    other = load_clip("world")
+    record = find_backbone("world")
+    model = record.build()
     with torch.no_grad():
-        other.model.visual.proj[0, 0] += 0.5
+        model.visual.proj[0, 0] += 0.5
+    other = FrozenCLIP(model, record.tokenizer(), "world")
     with pytest.raises(ValueError, match="other weights of world"):
         from_pretrained(tmp_path, clip=other)
     assert from_pretrained(tmp_path, clip=clip).clip is clip

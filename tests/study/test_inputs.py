@@ -35,7 +35,7 @@ def test_a_moved_folder_is_the_same_and_comes_back_from_a_file(one, clip, tmp_pa
 
 
 def replaced(root: Path) -> None:
-    content = (root / "cat" / "0.jpg").read_bytes()
+    content = (root / "cat" / "1.jpg").read_bytes()
     for path in (root / "dog").iterdir():
         path.write_bytes(content + path.name.encode())
 
@@ -45,13 +45,13 @@ def renamed(root: Path) -> None:
 
 
 def one_more(root: Path) -> None:
-    write_pictures(root / "dog", 2, "x{}.jpg", 6)
+    write_pictures(root / "dog", 2, "more{}.jpg", 6)
 
 
 @pytest.mark.parametrize("change, said", [
     (replaced, "'dog' has other images than before"),
     (renamed, "novel class 'toad' is new"),
-    (one_more, "'dog' has 6 images, and had 3"),
+    (one_more, "'dog' has 6 images, and had"),
 ], ids=lambda one: getattr(one, "__name__", ""))
 def test_what_differs_is_named(change, said, one, clip, tmp_path):
     before = made_from(one, clip)

@@ -12,6 +12,7 @@ def machine(monkeypatch, cuda: bool, mps: bool = False, bf16: bool = True) -> No
     "Pretend that this machine has a GPU, or none."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr("npt.study.machine._mps_works", lambda: mps)
+    monkeypatch.setattr("npt.study.machine._check_is_there", torch.device)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
     monkeypatch.setattr(torch.cuda, "device", lambda _: torch.inference_mode(False))  # any context
 

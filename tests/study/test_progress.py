@@ -16,8 +16,8 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
         assert task.settings.learner == "coop"
         write_text(f'{{"seconds": {seconds}}}', task.folder.metrics)
     said = describe_plan(plan)
-    assert "8 runs, 2 done, 6 to do" in said and "2 x coop: 2 min, at 60.0 s a run" in said
-    assert "4 x maple: unknown" in said and "2 min + unknown for 4 runs" in said
+    assert "8 runs, 2 done, 6 to do" in said and "2 x coop on world: 2 min, at 60.0 s a run" in said
+    assert "4 x maple on world: unknown" in said and "2 min + unknown for 4 runs" in said
 
 
 def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
@@ -27,7 +27,7 @@ def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
     plan = make_plan(read_grid(dict(runs_dir="runs", experiments=experiments)))
     write_text('{"seconds": 50}', plan.tasks[0].folder.metrics)
     lines = describe_plan(plan).splitlines()
-    assert [line.strip() for line in lines[1:3]] == ["1 x coop: 50 s, at 50.0 s a run", "1 x coop on ViT-B-16-quickgelu: unknown"]
+    assert [line.strip() for line in lines[1:3]] == ["1 x coop on world: 50 s, at 50.0 s a run", "1 x coop on ViT-B-16-quickgelu: unknown"]
 
 
 def test_missing_data_is_told_for_the_runs_that_needed_it(tmp_path, monkeypatch):

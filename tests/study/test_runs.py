@@ -37,7 +37,7 @@ from npt.training.evaluation import evaluate
 from npt.training.fit import fit
 from npt.training.measure import measure_collapse
 
-FILES = {"config.json", "metrics.json", "history.csv", "prompts.safetensors"}
+FILES = {"config.json", "inputs.json", "metrics.json", "history.csv", "prompts.safetensors"}
 
 
 def assert_same_files(one, other):

@@ -173,7 +173,7 @@ def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch
     transfer(run_dir, targets=["world/scenes"])
     assert asked == [DATASETS["world/textures"].template, shapes.template] + ["a drawing of a {}."] * 2
     adapter = build_learner("clip_adapter", load_clip("world"), ["red striped circle"], template="a photo of a {}.")
-    bound, zero_shot = BIND(adapter, load_dataset("world/textures").all.test, "a drawing of a {}.")
+    bound, zero_shot = BIND(adapter, load_dataset("world/textures").all.test, "a drawing of a {}.", adapter.template)
     assert torch.equal(bound.text_features(), zero_shot.text_features()) and adapter.template == "a photo of a {}."
 
 
