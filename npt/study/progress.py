@@ -14,7 +14,6 @@ from .._files import write_text
 from .folder import read_metrics
 from .grid import _FAILED, Task
 from .plan import Plan
-from .settings import RunSettings
 
 # %% ../../nbs/study/progress.ipynb #be19733d
 def _method(task: Task) -> tuple[str, str]:
