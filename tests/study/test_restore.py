@@ -4,8 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
+from tiny import tiny_backbones
 from trained import logits, train_a_little
 
 from npt._files import write_tensors
@@ -114,3 +117,18 @@ def test_damaged_run_is_refused(damage, error, said, run_dir):
 def test_unknown_device_is_refused(trained_dir):
     with pytest.raises(ValueError, match="gpu"):
         load_run(trained_dir, device="gpu")
+
+
+def test_weights_that_were_moved_are_taken_and_others_refused(tmp_path, pixels):
+    path, other = tmp_path / "weights.safetensors", tmp_path / "other.safetensors"
+    with tiny_backbones(tmp_path):
+        model = open_clip.create_model("small-quickgelu")
+        save_file(model.state_dict(), path)
+        save_file(model.state_dict() | {"visual.proj": model.visual.proj.detach() + 0.01}, other)
+        folder, trained = train_a_little(tmp_path / "runs", backbone="small-quickgelu", pretrained=str(path))
+        moved, elsewhere = path.rename(tmp_path / "moved.safetensors"), Path(shutil.move(folder, tmp_path / "run"))
+        with pytest.raises(FileNotFoundError, match=r"give their place: load_run\(folder, pretrained=PATH\)"):
+            load_run(elsewhere)
+        assert torch.equal(logits(load_run(elsewhere, pretrained=moved), pixels), logits(trained, pixels))
+        with pytest.raises(ValueError, match="other weights of small-quickgelu"):
+            load_run(elsewhere, pretrained=other)
