@@ -8,7 +8,8 @@ __all__ = ['default_targets', 'TransferRow', 'Transfer', 'read_transfer', 'trans
 # %% ../../nbs/study/transfer.ipynb #94de666b
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._files import write_text
+from ..data.contents import _split_contents
 from ..data.datasets import DATASETS, DatasetRecord, find_dataset
 from ..data.load import load_dataset
 from ..data.split import Split
@@ -189,12 +191,14 @@ class Transfer(BaseModel):
     prompts: str  # SHA-256 hash of their file
     rows: tuple[TransferRow, ...] = ()
     missing: dict[str, str] = {}  # targets that could not be measured, with the cause
+    contents: dict[str, str] = {}  # of each target that was measured, a hash of its test images and class names
     versions: dict[str, str] = {}  # of what measured last
 
     def only(self, names: Sequence[str]) -> "Transfer":
         "What there is of some targets."
         return self.model_copy(update=dict(rows=tuple(row for row in self.rows if row.target in names),
-                                           missing={name: why for name, why in self.missing.items() if name in names}))
+                                           missing={name: why for name, why in self.missing.items() if name in names},
+                                           contents={name: one for name, one in self.contents.items() if name in names}))
 
     def table(self) -> pd.DataFrame:  # a row a target, and the mean over other datasets and over domains
         "Everything but the collapse metrics, in one table. A mean over fewer targets than were asked for says so."
@@ -236,13 +240,15 @@ def _with_result(
     kept: Transfer,
     name: str,  # of the target
     result: TransferRow | str,  # or why there is none
+    contents: str | None = None,  # a hash of what was measured
 ) -> Transfer:
     "Add what came of one target."
     measured = isinstance(result, TransferRow)
     rows = sorted([*kept.rows, *([result] if measured else [])], key=_place)
     missing = {other: cause for other, cause in kept.missing.items() if other != name}
     missing |= {} if measured else {name: result}
-    return kept.model_copy(update=dict(rows=tuple(rows), missing=missing, versions=_versions()))
+    known = kept.contents | ({name: contents} if contents else {})
+    return kept.model_copy(update=dict(rows=tuple(rows), missing=missing, contents=known, versions=_versions()))
 
 # %% ../../nbs/study/transfer.ipynb #a65b82db
 def _run_root(folder: RunFolder) -> str | None:
@@ -310,15 +316,15 @@ def _try_target(
     source: _Source,
     target: DatasetRecord,
     root: str | Path | None,  # as in `load_dataset`
-) -> TransferRow | str:  # or why there is none
+) -> tuple[TransferRow | str, str | None]:  # or why there is none; a hash of what was measured
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
         split = load_dataset(target.name, root=root, shots=1).all.test  # the shots are not used
         origin = source.origin
         bound, zero_shot = _bind(learner, split, origin.model_copy(update=dict(dataset=target.name)).prompts, origin.prompts)
     except (OSError, ValueError) as error:
-        return str(error)
-    return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record))
+        return str(error), None
+    return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record)), _target_contents(split)
 
 # %% ../../nbs/study/transfer.ipynb #e35f2d49
 def _measure_targets(
@@ -332,8 +338,8 @@ def _measure_targets(
     learner = load_run(source.folder.path, device=device)
     _refuse_bound(learner)
     for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
-        result = _try_target(learner, source, target, _target_root(source, target, data_root))
-        kept = _with_result(kept, target.name, result)
+        result, contents = _try_target(learner, source, target, _target_root(source, target, data_root))
+        kept = _with_result(kept, target.name, result, contents)
         write_text(kept.model_dump_json(indent=1), _results_file(source.folder))
     return kept
 
@@ -348,6 +354,25 @@ def _refuse_missing(
         causes = "\n".join(f"- {name}: {cause}" for name, cause in absent.items())
         raise FileNotFoundError(f"{len(absent)} of {len(names)} datasets could not be measured, the others are "
                                 f"kept:\n{causes}")
+
+# %% ../../nbs/study/transfer.ipynb #46abaf3f
+def _target_contents(split: Split) -> str:  # 16 hexadecimal digits
+    "What tells the test images and class names of a target from any others."
+    return hashlib.sha256(json.dumps([split.classnames, _split_contents(split)]).encode()).hexdigest()[:16]
+
+# %% ../../nbs/study/transfer.ipynb #52717c98
+def _refresh(kept: Transfer, source: _Source, records: Mapping[str, DatasetRecord], data_root: str | Path | None) -> Transfer:
+    "The results on what the targets hold today; a warning for each that has changed."
+    changed = []
+    for name in {row.target for row in kept.rows} & records.keys():
+        try:
+            split = load_dataset(name, root=_target_root(source, records[name], data_root), shots=1).all.test
+        except (OSError, ValueError):
+            continue
+        if kept.contents.get(name) != _target_contents(split):
+            changed.append(name)
+            warnings.warn(f"{name} has other test images or class names than when it was measured: it is measured again")
+    return kept.model_copy(update=dict(rows=tuple(row for row in kept.rows if row.target not in changed)))
 
 # %% ../../nbs/study/transfer.ipynb #46940d23
 def transfer(
@@ -364,7 +389,7 @@ def transfer(
     """
     source = _read_source(run_dir)
     records = _wanted_records(source.record, targets)
-    kept = _kept_results(source.folder, source.record.name)
+    kept = _refresh(_kept_results(source.folder, source.record.name), source, records, data_root)
     unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
     if unmeasured:
         kept = _measure_targets(source, unmeasured, kept, data_root, device or _usual_device())

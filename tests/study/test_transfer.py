@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from miniature import CLASSNAMES, make_tree
+from PIL import Image
 
 import npt.study.transfer
 from npt.clip.load import load_clip
@@ -245,6 +246,24 @@ def test_photographs_of_ones_own_as_source(noise_folder, tmp_path):
     result = transfer(settings.folder, targets=["world/textures"], data_root="nowhere")
     assert [(row.target, row.classes) for row in result.rows] == [("folder", 4), ("world/textures", 16)]
     assert (RunFolder(settings.folder).path / "transfer.json").exists()
+
+
+def test_a_target_that_has_changed_is_measured_again(noise_folder, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(noise_folder, tmp_path / "photographs"))
+    settings = RunSettings(**COMMON | dict(dataset="folder", data_root=str(root), runs_dir=str(tmp_path / "runs")))
+    do_run(settings)
+    asked = []
+    monkeypatch.setattr(npt.study.transfer, "_measure", lambda *args: asked.append(args[3].record.name) or MEASURE(*args))
+    for _ in range(2):
+        transfer(settings.folder, targets=["world/textures"])
+    assert asked == ["folder", "world/textures"]
+    for path in (root / "cat").iterdir():
+        Image.open(path).rotate(90, expand=True).save(path)
+    with pytest.warns(UserWarning, match="folder has other test images"):
+        transfer(settings.folder, targets=["world/textures"])
+    assert asked == ["folder", "world/textures", "folder"]
+    shutil.rmtree(root)
+    assert len(transfer(settings.folder, targets=["world/textures"]).rows) == 2, "nobody can tell, so what was measured stays"
 
 
 def execute(parameters: dict, tmp_path: Path) -> Path:
