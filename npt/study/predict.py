@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.opening import _in_rgb, _open_image
+from ..data.photographs import _find_photographs
 from npt.learners.base import (
     Learner,
     Seen,
@@ -30,17 +31,13 @@ from npt.learners.base import (
 )
 from ..training.evaluation import _LOGITS_BATCH
 
-# %% ../../nbs/study/predict.ipynb #7bd9a51c
-_ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
 # %% ../../nbs/study/predict.ipynb #f6896b78
 def _pictures_in(folder: Path) -> list[Path]:
-    "The picture files below a folder, sorted. Raises ValueError where there are none."
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file()
-                   and not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    if not paths:
-        raise ValueError(f"The folder {str(folder)!r} holds no pictures: no file ends in {', '.join(sorted(_ENDINGS))}.")
-    return paths
+    "The photographs below a folder, sorted. Raises ValueError where there are none."
+    found = _find_photographs(folder)
+    if not found.photographs:
+        raise ValueError(f"The folder {str(folder)!r} holds no pictures, and {len(found.others)} other files.")
+    return [folder / path for path in found.photographs]
 
 # %% ../../nbs/study/predict.ipynb #eedb804c
 def _picture_path(image: str | Path) -> Path:
