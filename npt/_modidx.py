@@ -1315,6 +1315,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.study.inputs._differing_images': ('study/inputs.html#_differing_images', 'npt/study/inputs.py'),
                                   'npt.study.inputs._differing_inputs': ('study/inputs.html#_differing_inputs', 'npt/study/inputs.py'),
                                   'npt.study.inputs._differing_names': ('study/inputs.html#_differing_names', 'npt/study/inputs.py'),
+                                  'npt.study.inputs._preparation_of': ('study/inputs.html#_preparation_of', 'npt/study/inputs.py'),
                                   'npt.study.inputs._read_inputs': ('study/inputs.html#_read_inputs', 'npt/study/inputs.py'),
                                   'npt.study.inputs._run_inputs': ('study/inputs.html#_run_inputs', 'npt/study/inputs.py'),
                                   'npt.study.inputs._used_splits': ('study/inputs.html#_used_splits', 'npt/study/inputs.py')},

@@ -324,7 +324,7 @@ def _verdict(name: str, than: str, key: str, change: float) -> str:
 # %% ../../nbs/figures/captions.ipynb #b2333b31
 def _beside_spread(change: float, spread: float) -> str:
     "What a difference of one run is worth beside the standard deviation over seeds."
-    known = f"the spread of {spread:.1f} points (standard deviation) over the seeds of the committed grid"
+    known = f"the spread of {spread:.1f} points (standard deviation) over seeds"
     if abs(change) <= spread:
         return f"the {abs(change):.1f} points are not more than {known}: one run cannot tell"
     if abs(change) <= 2 * spread:

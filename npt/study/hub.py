@@ -7,7 +7,6 @@ __all__ = ['save_pretrained', 'from_pretrained']
 
 # %% ../../nbs/study/hub.ipynb #b23e642a
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import open_clip
@@ -22,6 +21,7 @@ from ..clip.load import _PRECISIONS
 from ..learners.base import Learner
 from ..learners.saving import save_prompts
 from .folder import RunFolder
+from .inputs import _preparation_of
 from .restore import _load_folder, _Origin
 
 # %% ../../nbs/study/hub.ipynb #7b10bf00
@@ -115,7 +115,7 @@ def _origin_of(
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
     precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
     return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
-                   dataset=dataset, weights=clip.fingerprint, preprocess=json.loads(json.dumps(asdict(clip.preprocess_cfg))))
+                   dataset=dataset, weights=clip.fingerprint, preprocess=_preparation_of(clip))
 
 # %% ../../nbs/study/hub.ipynb #c22fc9bd
 def save_pretrained(

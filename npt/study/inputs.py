@@ -34,6 +34,11 @@ class RunInputs(BaseModel):
     images: dict[str, _Contents]  # of each split that is trained or measured on, such as "base train"
 
 # %% ../../nbs/study/inputs.ipynb #f8f7625b
+def _preparation_of(clip: FrozenCLIP) -> dict:
+    "How images are prepared for a backbone, as a JSON file gives it back."
+    return json.loads(json.dumps(asdict(clip.preprocess_cfg)))
+
+
 def _used_splits(settings: RunSettings) -> list[tuple[str, str]]:
     "Part and split of all images that enter the numbers of a run."
     measured = [("base", settings.measured_on), ("novel", settings.measured_on)]
@@ -49,7 +54,7 @@ def _run_inputs(
     "Take the fingerprint of what a run is made from. Raises what `npt.data.contents._content_hashes` raises."
     used = _used_splits(settings)
     return RunInputs(
-        weights=clip.fingerprint, preprocess=json.loads(json.dumps(asdict(clip.preprocess_cfg))), template=template,
+        weights=clip.fingerprint, preprocess=_preparation_of(clip), template=template,
         classnames={part: getattr(data, part).classnames for part, _ in used},
         images={f"{part} {split}": _split_contents(getattr(getattr(data, part), split)) for part, split in used})
 

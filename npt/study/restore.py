@@ -8,7 +8,6 @@ __all__ = ['load_run']
 # %% ../../nbs/study/restore.ipynb #c5f8ddf0
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +21,7 @@ from ..learners.base import Learner
 from ..learners.build import build_learner
 from ..learners.saving import _read_prompts, load_prompts
 from .folder import RunFolder
-from .inputs import _read_inputs
+from .inputs import _preparation_of, _read_inputs
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
 class _Origin(BaseModel):
@@ -95,7 +94,7 @@ def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
     if origin.weights and clip.fingerprint != origin.weights:
         raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the right ones: "
                          "load_run(folder, pretrained=TAG OR FILE), or from_pretrained(folder, clip=load_clip(...)).")
-    prepared = json.loads(json.dumps(asdict(clip.preprocess_cfg)))
+    prepared = _preparation_of(clip)
     if origin.preprocess and prepared != origin.preprocess:
         raise ValueError(f"These prompts were learned on images prepared with {origin.preprocess}, and this backbone prepares them with "
                          f"{prepared}: give load_clip the same mean, std and interpolation as preprocess.")

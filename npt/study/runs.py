@@ -130,7 +130,7 @@ def _threads_of(settings: RunSettings) -> Iterator[None]:
 def _begun_in(settings: RunSettings) -> str | None:
     "The precision of a run that is there, if one is."
     config = RunFolder(settings.folder).config
-    return _read_json(config)["precision"] if config.exists() else None
+    return _read_json(config).get("precision") if config.exists() else None
 
 # %% ../../nbs/study/runs.ipynb #942f72ca
 def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
