@@ -1,4 +1,4 @@
-"""Run a notebook's cells in a process that has imported PyTorch already, for the many notebooks that take no parameters.
+"""Run a notebook's cells in a process that has imported PyTorch and this library already.
 
 A kernel of its own takes five seconds to start and to import, and a hundred notebooks have a kernel each. A fork server imports once, and
 every notebook gets a fork of it, which is as fresh: nothing that one notebook does is seen by another.
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers"]
+PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers",
+             "npt.study.transfer", "npt.study.predict", "npt.study.results", "npt.figures.run", "npt.figures.curves", "npt.figures.lens"]
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 
