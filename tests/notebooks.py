@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers",
-             "npt.study.transfer", "npt.study.predict", "npt.study.results", "npt.figures.run", "npt.figures.curves", "npt.figures.lens"]
+             "gdown", "pydantic", "requests", "sklearn.metrics", "npt.clip.load", "npt.data.images", "npt.figures.lens", "npt.figures.run", "npt.world.label_sets"]
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 
@@ -49,6 +49,7 @@ def run_cells(path: Path, folder: Path) -> set[str]:
         told = ours.recv()
     except EOFError:
         told = f"the process ended without a word, with the exit code {process.exitcode}"
+    process.kill()  # it has told all that it has to tell, and taking an interpreter of this size down in order takes seconds
     process.join()
     assert isinstance(told, set), f"{path} failed:\n{told}"
     return told
