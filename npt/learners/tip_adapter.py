@@ -114,7 +114,7 @@ class TipAdapter(ZeroShot):
         classnames: Sequence[str],
         *template: str | Sequence[str],
         alpha: Annotated[float, Field(ge=0, le=1e6)] = 1.17,  # how much votes count
-        beta: Annotated[float, Field(gt=0, le=1e6)] = 1.0,  # how fast a vote falls with the distance
+        beta: Annotated[float, Field(ge=0, le=1e6)] = 1.0,  # how fast a vote falls with the distance
     ):
         super().__init__(clip, classnames, *template, alpha=alpha, beta=beta)
         if self.learns_keys:

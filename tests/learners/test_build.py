@@ -41,7 +41,7 @@ def test_mistakes_are_named(clip, settings, words):
     ("maple", dict(depth="3"), "depth='3'"), ("maple", dict(depth=0), "depth"), ("ivlp", dict(n_ctx_image=-1), "-1"),
     ("vpt", dict(n_ctx_image=10**9), "4096"), ("tcp", dict(layer=2.0), "layer=2.0"),
     ("tip_adapter", dict(alpha=-5), "alpha=-5"), ("tip_adapter_f", dict(beta=float("inf")), "beta=inf"),
-    ("tip_adapter", dict(beta=0), "beta=0"), ("tip_adapter", dict(beta=float("nan")), "beta=nan"), ("lora", dict(alpha=-5), "alpha=-5"),
+    ("tip_adapter", dict(beta=-0.1), "beta=-0.1"), ("tip_adapter", dict(beta=float("nan")), "beta=nan"), ("lora", dict(alpha=-5), "alpha=-5"),
     ("lora", dict(rank=0), "rank=0"), ("lora", dict(rank=10**6), "rank=1000000"), ("clip_adapter", dict(ratio=True), "ratio=True"),
     ("clip_adapter", dict(ratio=float("nan")), "ratio=nan"), ("clip_adapter", dict(reduction=2.0), "reduction=2.0"),
 ], ids=str)
