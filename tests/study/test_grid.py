@@ -15,8 +15,8 @@ from npt.study.plan import make_plan
 @pytest.mark.parametrize("text, said", [
     ("runs_dir: runs\nexperimens: {a: {seed: 1}}", "'experimens'. Did you mean 'experiments'"),
     ("runs_dir: runs\nexperiments: {a: {learners: [coop]}}", "(in the experiment 'a') called 'learners'. Did you mean 'learner"),
-    ("runs_dir: runs\nexperiments: {a: {learner: [coup]}}", "a.learner: there is no learner 'coup'. Did you mean 'coop'"),
-    ("runs_dir: runs\nexperiments: {a: {tau: [1, 4]}}", "a.tau: Input should be less than or equal to 1 (it is 4)"),
+    ("runs_dir: runs\nexperiments: {a: {learner: [coup]}}", "a: learner='coup': there is no learner 'coup'. Did you mean 'coop'"),
+    ("runs_dir: runs\nexperiments: {a: {tau: [1, 4]}}", "a: tau=4: Input should be less than or equal to 1"),
     ("runs_dir: runs\nexperiments: {a: {seed: []}}", "a.seed is an empty list"),
     ("runs_dir: runs\nexperiments: {a: {seed: [3, 1, 3]}}", "a.seed lists 3 twice"),
     ("runs_dir: runs\nexperiments: {a: {objective: [own, off]}}", "YAML reads yes, no, on and off"),
