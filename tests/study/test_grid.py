@@ -23,7 +23,7 @@ from npt.study.plan import make_plan
     ("runs_dir: runs\nexperiments: {a: {transfer: [nowhere]}}", "(in a.transfer) called 'nowhere'"),
     ("runs_dir: runs\nexperiments: {a: {runs_dir: there}}", "beside experiments"),
     ("runs_dir: runs\nexperiments: {a: {device: cuda}}", "on the command line"),
-    ("runs_dir: runs\nexperiments: {a: {seed: 1}, b: {seed: 1, epochs: 3}}", "epochs: None and 3"),
+    ("runs_dir: runs\nexperiments: {a: {seed: 1}, b: {seed: 1, measure_every: 3}}", "measure_every: None and 3"),
     ("runs_dir: runs\ngroup: many\nexperiments: {a: {seed: 1}}", "group: Input should be a valid integer"),
     ("experiments: {a: {seed: 1}}", "runs_dir: Field required"),
     ("runs_dir: runs", "experiments: Field required"),
