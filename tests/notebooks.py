@@ -11,7 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers"]
+PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "snakemake.cli", "torch", "torchvision",
+             "transformers"]
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 

@@ -54,9 +54,8 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
     assert {task.settings.learner for task in tasks} == LEARNERS
     assert {"own", "npt_anchored"} <= {task.settings.objective for task in tasks}
     assert len(tasks) == (180 if WHOLE else 5) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 1)
-    first = snakemake(tmp_path, grid)
-    said = first.communicate()[0]
-    assert first.returncode == 0, said[-3000:]
+    code, said = snakemake(tmp_path, grid).end()
+    assert code == 0, said[-3000:]
 
     for task in tasks:
         metrics, history = json.loads(task.folder.metrics.read_text()), pd.read_csv(task.folder.history)
@@ -71,7 +70,6 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
     assert len(pd.read_csv("runs/runs.csv")) == len(tasks) and Path("runs/report.html").stat().st_size > 10_000
 
     before = {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks}
-    second = snakemake(tmp_path, grid)
-    said = second.communicate()[0]
-    assert second.returncode == 0 and f"{len(tasks)} runs, {len(tasks)} done, 0 to do" in said
+    code, said = snakemake(tmp_path, grid).end()
+    assert code == 0 and f"{len(tasks)} runs, {len(tasks)} done, 0 to do" in said and "Nothing to be done" in said
     assert {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks} == before

@@ -80,7 +80,9 @@ def _inputs_at_hand(settings: RunSettings, clip: FrozenCLIP) -> RunInputs | None
     if not _images_are_here(settings):
         return None
     try:
-        data = _load_run_data(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = _load_run_data(settings)
         return _run_inputs(settings, data, clip, _run_template(settings, data))
     except (OSError, ValueError) as error:
         warnings.warn(f"finished runs on {settings.dataset!r} are taken as they are, since its images cannot be read: {error}")

@@ -166,7 +166,8 @@ def _damage_of(folder: RunFolder) -> str:  # "" where there is none
     except FileNotFoundError as error:
         return f"{error.filename!r} is missing: delete its folder or run again with overwrite=True"
     except ValueError as error:
-        return str(error) if str(folder.path) in str(error) else f"{str(folder.path)!r} is damaged ({error}): delete it"
+        named = str(error) if str(folder.path) in str(error) else f"{str(folder.path)!r} is damaged ({error})"
+        return named if "delete" in named else f"{named}, or delete its folder"
     except (AttributeError, KeyError, TypeError) as error:
         return f"{str(folder.metrics)!r} is damaged ({error!r}): delete its folder or run again with overwrite=True"
     return ""

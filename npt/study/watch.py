@@ -173,15 +173,14 @@ def _started(work: _Work, tasks: Sequence[Task]) -> Iterator[tuple[BaseProcess, 
 # %% ../../nbs/study/watch.ipynb #e3bcaf0b
 def _causes_until_lost(work: _Work, tasks: Sequence[Task], timeout: float) -> Iterator[str]:  # "" for a run that is done
     "Why each run failed, one after another; the last one may be that of the run that was lost."
-    with _started(work, tasks) as (child, told):
-        for task in tasks:
-            try:
+    try:
+        with _started(work, tasks) as (child, told):
+            for task in tasks:
                 _next_word(child, told, None)
                 yield _next_word(child, told, timeout)
-            except _Lost as lost:
-                write_text(f"{lost}\n", task.failed)
-                yield str(lost)
-                return
+    except _Lost as lost:
+        write_text(f"{lost}\n", task.failed)
+        yield str(lost)
 
 # %% ../../nbs/study/watch.ipynb #9a59641b
 def _do_group(tasks: Sequence[Task], work: _Work, timeout: float = _DAY) -> int:  # how many failed
