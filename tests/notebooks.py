@@ -11,8 +11,9 @@ from pathlib import Path
 
 import nbformat
 
-PRELOADED = ["IPython", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats", "torch", "torchvision", "transformers",
-             "gdown", "pydantic", "requests", "sklearn.metrics", "npt.clip.load", "npt.data.images", "npt.figures.lens", "npt.figures.run", "npt.world.label_sets"]
+PRELOADED = ["IPython", "gdown", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic", "requests", "scipy.stats",
+             "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images", "npt.figures.lens",
+             "npt.figures.run", "npt.world.label_sets"]
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 

@@ -54,9 +54,8 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
     assert {task.settings.learner for task in tasks} == LEARNERS
     assert {"own", "npt_anchored"} <= {task.settings.objective for task in tasks}
     assert len(tasks) == (180 if WHOLE else 5) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 1)
-    first = snakemake(tmp_path, grid)
-    said = first.communicate()[0]
-    assert first.returncode == 0, said[-3000:]
+    code, said = snakemake(tmp_path, grid).end()
+    assert code == 0, said[-3000:]
 
     for task in tasks:
         metrics, history = json.loads(task.folder.metrics.read_text()), pd.read_csv(task.folder.history)
@@ -78,7 +77,6 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
 def find_all_done(folder: Path, grid: Path, tasks: list) -> None:
     "A second call does nothing; grids without weights show the same in `study/test_cli.py`."
     before = {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks}
-    second = snakemake(folder, grid)
-    said = second.communicate()[0]
-    assert second.returncode == 0 and f"{len(tasks)} runs, {len(tasks)} done, 0 to do" in said
+    code, said = snakemake(folder, grid).end()
+    assert code == 0 and f"{len(tasks)} runs, {len(tasks)} done, 0 to do" in said and "Nothing to be done" in said
     assert {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in tasks} == before

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from .grid import Task, read_grid
-from .jobs import _cache_features, _do_group, _prepare_dataset, _write_cause
+from .jobs import _cache_features, _prepare_dataset, _write_cause
 from .places import _job_device
 from .plan import _ImageSource, _Look, make_plan
 from .progress import _failed_beside, describe_plan
 from .settings import RunSettings
+from .watch import _DAY, _do_group, _Work
 
 # %% ../../nbs/study/cli.ipynb #ca273e5a
 def _add_job(commands: argparse._SubParsersAction, name: str, what: str) -> None:
@@ -32,6 +33,7 @@ def _add_job(commands: argparse._SubParsersAction, name: str, what: str) -> None
     job.add_argument("--device", default="cpu")
     job.add_argument("--jobs-per-gpu", type=int, default=None)
     job.add_argument("--notebook", default=None, help="train.ipynb, to do each run in a copy of it")
+    job.add_argument("--timeout", type=float, default=_DAY, help="seconds after which a run is stopped")
 
 # %% ../../nbs/study/cli.ipynb #9b7374f7
 def _grid_arguments() -> argparse.ArgumentParser:
@@ -66,19 +68,20 @@ def _do_features(job: dict, device: str, path: Path) -> int:  # exit code
     return _attempt(partial(_cache_features, look, job["data_root"], device), path)
 
 # %% ../../nbs/study/cli.ipynb #399c675d
-def _task_from(written: dict[str, Any], device: str) -> Task:
+def _task_from(written: dict[str, Any]) -> Task:
     "A task that `npt.study.plan.write_plan` wrote."
-    return Task(RunSettings(**written["settings"]).model_copy(update=dict(device=device)), tuple(written["targets"]))
+    return Task(RunSettings(**written["settings"]), tuple(written["targets"]))
 
 # %% ../../nbs/study/cli.ipynb #f398ca4d
 def _do_job(asked: argparse.Namespace) -> int:  # exit code
     "Do the job whose file is given."
     path = Path(asked.file)
     job = json.loads(path.read_text())
-    with _job_device(asked.device, asked.jobs_per_gpu) as device:
-        if asked.command == "features":
+    if asked.command == "features":
+        with _job_device(asked.device, asked.jobs_per_gpu) as device:
             return _do_features(job, device, path)
-        return int(_do_group([_task_from(written, device) for written in job], asked.notebook) > 0)
+    work = _Work(asked.device, asked.jobs_per_gpu, asked.notebook)
+    return int(_do_group([_task_from(written) for written in job], work, asked.timeout) > 0)
 
 # %% ../../nbs/study/cli.ipynb #ba48c08a
 def grid_command(

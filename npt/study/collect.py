@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..learners.build import _learner_class
+from .at_hand import _refuse_other_inputs
 from .folder import RunFolder, _find_run, _read_json, read_metrics
 from .runs import do_run
 from .settings import RunSettings
@@ -73,9 +74,11 @@ def do_runs(
     """Do runs that are not yet finished, and collect all.
 
     Raises RuntimeError that lists those which failed, when all are done, and ValueError, before the first, for a learner that
-    more than one process cannot know.
+    more than one process cannot know, and for a finished run that was made from other images or weights.
     """
-    missing = [one for one in settings if not RunFolder(one.folder).finished]
+    there = {one.folder: RunFolder(one.folder).finished for one in settings}
+    missing = [one for one in settings if not there[one.folder]]
+    _refuse_other_inputs([one for one in settings if there[one.folder]])
     if jobs != 1:
         _check_importable(missing)
     calls = (delayed(_try_run)(one, _module_of(one.learner)) for one in missing)

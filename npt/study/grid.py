@@ -18,7 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .._names import known
 from ..data.datasets import DATASETS
-from .folder import RunFolder
+from .collect import _run_row
+from .folder import RunFolder, _read_json
+from .inputs import _read_inputs
 from .settings import RunSettings
 from .transfer import _results_file, read_transfer
 
@@ -89,6 +91,7 @@ class Grid(BaseModel):
     runs_dir: str = Field(min_length=1)  # where the run folders and the report are made
     data_root: str | None = None  # where datasets are; None: `npt.data.load.DATA_ROOT`
     group: int = Field(10, ge=1)  # runs that one job does, one after the other
+    timeout: float | None = Field(None, gt=0, le=31_536_000)  # seconds after which a run is stopped; None: a day
     notebooks: bool = False  # each run is an executed copy of train.ipynb, and not done in the job's own process
     experiments: _Experiments  # name to settings, each with one value or a list
 
@@ -135,6 +138,40 @@ def _measured_targets(folder: RunFolder) -> set[str]:
     path = _results_file(folder)
     return {row.target for row in read_transfer(path).rows} if path.exists() else set()
 
+# %% ../../nbs/study/grid.ipynb #53da2330
+def _check_history(path: Path) -> None:
+    "Raise ValueError where a history.csv was cut off, naming it."
+    text = path.read_text()
+    columns = {line.count(",") for line in text.splitlines()}
+    if len(columns) != 1 or not text.endswith("\n"):
+        raise ValueError(f"{str(path)!r} is damaged (it is cut off): delete its folder or run again with overwrite=True")
+
+# %% ../../nbs/study/grid.ipynb #7118cbfe
+def _check_whole(folder: RunFolder) -> None:
+    "Raise what says which file of a run is missing or damaged."
+    if folder.config.exists() or folder.finished:
+        _read_json(folder.config)
+        _read_inputs(folder.inputs)
+    if folder.finished:
+        _run_row(folder)
+        _check_history(folder.history)
+        _measured_targets(folder)
+        folder.prompts.stat()
+
+# %% ../../nbs/study/grid.ipynb #fd6a039f
+def _damage_of(folder: RunFolder) -> str:  # "" where there is none
+    "What is wrong with the files of a run, and what to do."
+    try:
+        _check_whole(folder)
+    except FileNotFoundError as error:
+        return f"{error.filename!r} is missing: delete its folder or run again with overwrite=True"
+    except ValueError as error:
+        named = str(error) if str(folder.path) in str(error) else f"{str(folder.path)!r} is damaged ({error})"
+        return named if "delete" in named else f"{named}, or delete its folder"
+    except (AttributeError, KeyError, TypeError) as error:
+        return f"{str(folder.metrics)!r} is damaged ({error!r}): delete its folder or run again with overwrite=True"
+    return ""
+
 # %% ../../nbs/study/grid.ipynb #fda2e0a2
 _FAILED = "failed.txt"
 
@@ -163,9 +200,14 @@ class Task:
         return [target for target in self.targets if target not in there]
 
     @property
+    def damage(self) -> str:  # "" where there is none
+        "What is wrong with the files of the run, and what to do."
+        return _damage_of(self.folder)
+
+    @property
     def finished(self) -> bool:
-        "Whether the run is done and all its targets are measured."
-        return self.folder.finished and not self.untried
+        "Whether the run is done, its files are whole, and all its targets are measured."
+        return self.folder.finished and not self.damage and not self.untried
 
 # %% ../../nbs/study/grid.ipynb #d8677dbe
 _MOST_RUNS = 100_000

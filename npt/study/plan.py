@@ -18,9 +18,12 @@ import yaml
 
 from .._files import write_text
 from ..data.datasets import find_dataset
+from .at_hand import _refuse_other_inputs
 from .folder import _find_run
 from .grid import Grid, Task, expand
+from .runs import _source_hash
 from .settings import RunSettings
+from .transfer import _results_file
 
 # %% ../../nbs/study/plan.ipynb #94730676
 @dataclass(frozen=True)
@@ -112,6 +115,13 @@ def _still_to_do(groups: Mapping[str, Sequence[Task]]) -> dict[str, list[Task]]:
     return {name: group for name, group in left.items() if group}
 
 # %% ../../nbs/study/plan.ipynb #fa0034e5
+def _content_of(task: Task) -> list[str]:  # a hash of each file, and "" for one that is not there
+    "What a report reads of a run."
+    folder = task.folder
+    files = folder.config, folder.metrics, folder.history, _results_file(folder)
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "" for path in files]
+
+# %% ../../nbs/study/plan.ipynb #47465e5e
 @dataclass(frozen=True)
 class Plan:
     "A grid, cut into jobs."
@@ -132,15 +142,22 @@ class Plan:
         "The groups with something left to do, and what that is."
         return _still_to_do(self.groups)
 
-# %% ../../nbs/study/plan.ipynb #47465e5e
-def _refuse_other_runs(tasks: Sequence[Task]) -> None:
-    "Raise ValueError where a run folder holds a run of other settings, naming them."
-    for task in tasks:
-        _find_run(task.settings)
+    def made_from(self, notebook: Path) -> str:  # a hash
+        "What a report would be made from now: its notebook, this library, the runs that it asks for, and what is in their files."
+        code = hashlib.sha256(notebook.read_bytes()).hexdigest(), _source_hash()
+        return _short_hash([code, [(_as_json(task), task.finished, _content_of(task)) for task in self.tasks]])
 
 # %% ../../nbs/study/plan.ipynb #f829624b
+def _refuse_other_runs(tasks: Sequence[Task]) -> None:
+    "Raise ValueError where a run folder holds a run of other settings, or one made from other things, naming what differs."
+    whole = [task for task in tasks if not task.damage]
+    for task in whole:
+        _find_run(task.settings)
+    _refuse_other_inputs([task.settings for task in whole if task.folder.finished])
+
+# %% ../../nbs/study/plan.ipynb #57286ab1
 def make_plan(grid: Grid) -> Plan:
-    "Cut a grid into jobs. Raises ValueError where a run folder holds a run of other settings, naming them."
+    "Cut a grid into jobs. Raises ValueError where a run folder holds another run, or one made from other things, naming them."
     tasks = expand(grid)
     _refuse_other_runs(tasks)
     looks = {look.name: look for look in _needed_looks(tasks)}
@@ -170,7 +187,7 @@ def _write_job(job: Any, path: Path) -> None:
 # %% ../../nbs/study/plan.ipynb #2c3f4b50
 def write_plan(plan: Plan) -> None:
     "Write what each job is to do into a file of its own, what each needs into plan.json, and the grid beside them."
-    for name, group in plan.groups.items():
+    for name, group in plan.unfinished().items():
         _write_job([_as_json(task) for task in group], plan.folder / "groups" / f"{name}.json")
     for name, look in plan.looks.items():
         _write_job(_look_as_json(look, plan.grid.data_root), plan.folder / "features" / f"{name}.json")

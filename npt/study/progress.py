@@ -25,7 +25,7 @@ def _mean_seconds(tasks: Sequence[Task]) -> dict[tuple[str, str], float]:  # (le
     "How long a run took, from those that are finished."
     taken = defaultdict(list)
     for task in tasks:
-        if task.folder.finished:
+        if task.folder.finished and not task.damage:
             taken[_method(task)].append(read_metrics(task.folder)["seconds"])
     return {method: sum(seconds) / len(seconds) for method, seconds in taken.items()}
 
@@ -82,7 +82,7 @@ def _why_unprepared(plan: Plan, group: str, dataset: str) -> str:  # "" where no
 # %% ../../nbs/study/progress.ipynb #54a1617b
 def _why(plan: Plan, group: str, task: Task) -> str:
     "Why a run is not finished."
-    return _why_unprepared(plan, group, task.settings.dataset) or _cause_in(task.failed) or (
+    return task.damage or _why_unprepared(plan, group, task.settings.dataset) or _cause_in(task.failed) or (
         f"nothing says why: its job was stopped, killed or never started (see {plan.folder / 'groups' / group}.log)")
 
 # %% ../../nbs/study/progress.ipynb #deecadae
@@ -122,5 +122,5 @@ def tell_failures(plan: Plan) -> str:  # "" where all is done
         return ""
     head = f"{sum(map(len, missing.values()))} of {len(plan.tasks)} runs are missing:"
     listed = [line for cause, tasks in missing.items() for line in _cause_lines(cause, tasks)]
-    return "\n".join([head, *listed, f"All of them: {path}. Tracebacks: {_FAILED} in the folder of a run. The same command tries "
-                      "them again."])
+    return "\n".join([head, *listed, f"All of them: {path}. Tracebacks: {_FAILED} in the folder of a run. The same command goes on "
+                      "with them."])

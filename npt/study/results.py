@@ -6,6 +6,8 @@
 __all__ = ['Results', 'write_results', 'read_results', 'versions_said', 'seeds_table']
 
 # %% ../../nbs/study/results.ipynb #185b4ee3
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,8 @@ _SAME_RUN = {"dataset", "learner", "objective", "tau", "shots", "seed"}
 # %% ../../nbs/study/results.ipynb #0634a555
 def _history_rows(task: Task) -> pd.DataFrame:  # empty where collapse was not measured
     "The measured epochs of a finished run."
-    history = pd.read_csv(task.folder.history)
+    text = task.folder.history.read_text()
+    history = pd.read_csv(io.StringIO(text)) if text.strip() else pd.DataFrame()
     measured = [name for name in history if name.startswith(("train_", "test_"))]
     rows = history.dropna(subset=measured, how="all") if measured else history.iloc[:0]
     same = task.settings.model_dump(include=_SAME_RUN) | {"folder": str(task.folder.path)}
@@ -61,9 +64,9 @@ def _target_rows(task: Task) -> list[dict]:
     return _transfer_rows(task.folder) if _results_file(task.folder).exists() else []
 
 # %% ../../nbs/study/results.ipynb #f7c6cc80
-def _wanted_row(task: Task) -> dict:
-    "A run that there should be, and whether it is finished."
-    return task.settings.model_dump() | dict(folder=str(task.folder.path), finished=task.folder.finished)
+def _wanted_row(task: Task, finished: bool) -> dict:
+    "A run that there should be, and whether it is there."
+    return task.settings.model_dump() | dict(folder=str(task.folder.path), finished=finished)
 
 # %% ../../nbs/study/results.ipynb #7f1e0054
 def _joined_histories(tasks: Sequence[Task]) -> pd.DataFrame:
@@ -71,16 +74,28 @@ def _joined_histories(tasks: Sequence[Task]) -> pd.DataFrame:
     histories = [rows for task in tasks if len(rows := _history_rows(task))]
     return pd.concat(histories, ignore_index=True) if histories else pd.DataFrame()
 
+# %% ../../nbs/study/results.ipynb #fb8ae5e4
+def _whole_runs(tasks: Sequence[Task]) -> list[Task]:
+    "The runs that were measured and whose files are whole; a warning for each that has damaged ones."
+    whole = []
+    for task in tasks:
+        if damage := task.damage:
+            warnings.warn(f"a run is left out: {damage}", stacklevel=3)
+        elif task.folder.finished:
+            whole.append(task)
+    return whole
+
 # %% ../../nbs/study/results.ipynb #71d8d246
 def _collect_grid(grid: Grid) -> Results:
-    "Read the run folders of a grid. Raises ValueError that names a damaged file, or a folder with a run of other settings."
+    "Read the run folders of a grid. Raises ValueError that names a folder with a run of other settings."
     tasks = expand(grid)
-    finished, rows, transfers = [task for task in tasks if task.folder.finished], [], []
+    finished, rows, transfers = _whole_runs(tasks), [], []
+    there = {task.folder.path for task in finished}
     for task in tqdm(finished, "runs", delay=2, leave=False):
         _refuse_other_run(task)
         rows.append(_run_row(task.folder))
         transfers += _target_rows(task)
-    wanted = pd.DataFrame([_wanted_row(task) for task in tasks])
+    wanted = pd.DataFrame([_wanted_row(task, task.folder.path in there) for task in tasks])
     return Results(wanted, pd.DataFrame(rows), pd.DataFrame(transfers), _joined_histories(finished))
 
 # %% ../../nbs/study/results.ipynb #e0953375

@@ -1,14 +1,26 @@
-"What Snakemake calls: a workflow that is killed and called again, a run that fails, and what is only counted."
+"What Snakemake calls: a workflow that is stopped, loses runs, and is called again, and what is only counted."
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
-import pandas as pd
+import psutil
 import pytest
-from workflows import GRIDS, grid_file, needs_snakemake, small_grid, snakemake
+from workflows import (
+    GRIDS,
+    PATIENCE,
+    Call,
+    grid_file,
+    needs_snakemake,
+    process_of,
+    project_with_a_quick_report,
+    skip_features,
+    small_grid,
+    snakemake,
+)
 
 from npt.study.cli import grid_command
 from npt.study.grid import expand, read_grid
@@ -19,57 +31,98 @@ def files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and ".snakemake" not in path.parts}
 
 
+def finished(grid: dict) -> dict[Path, int]:
+    "The finished runs of a grid, and when each was finished."
+    return {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in expand(read_grid(grid)) if task.finished}
+
+
+def reported() -> set[Path]:
+    "The runs that the report lists."
+    return {Path(line) for line in Path("runs/runs.csv").read_text().splitlines()}
+
+
+def ends(call: Call) -> set[int]:
+    "The processes that a call leaves, which are given a moment to end."
+    there = [process for process in psutil.process_iter() if process.pid != call.pid and os.getpgid(process.pid) == call.pid]
+    return {process.pid for process in psutil.wait_procs(there, timeout=10)[1]}
+
+
 @pytest.mark.slow
 @needs_snakemake
-def test_killed_workflow_goes_on_and_a_failed_run_stops_no_other(tmp_path, monkeypatch):
+def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
+    "SIGTERM, SIGKILL, a run that hangs, one that is killed for its memory, one that cannot work; then all is there, or nothing is done."
     monkeypatch.chdir(tmp_path)
-    grid = grid_file(tmp_path, small_grid(learner_settings=[{}, {"n_ctx": 3}, {"n_ctx": 99}]))
-    tasks = {task.folder.path: task for task in expand(read_grid(grid))}
-    doomed = {path for path in tasks if "n_ctx=99" in str(path)}  # longer than a text can be
-    first, patience = snakemake(tmp_path, grid), time.monotonic() + 300  # a busy machine is slow to start
-    while not any(task.finished for task in tasks.values()) and time.monotonic() < patience:
-        time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    kept = {path: task.folder.metrics.stat().st_mtime_ns for path, task in tasks.items() if task.finished}
-    assert 0 < len(kept) < len(tasks) - len(doomed)
+    common = dict(dataset="world/textures", shots=1, measure_every=0, objective="own")
+    axes = dict(good=dict(learner="clip_adapter", epochs=1, seed=1), long=dict(learner="coop", epochs=80, seed=[1, 2, 3]),
+                bad=dict(learner="coop", learner_settings={"n_ctx": 99}), last=dict(learner="clip_adapter", epochs=1, seed=2))
+    grid = dict(runs_dir="runs", experiments={name: some | common for name, some in axes.items()})
+    project = project_with_a_quick_report(tmp_path / "project")
+    skip_features(read_grid(grid))
+    good, stopped, killed, hanging, bad, last = expand(read_grid(grid))
 
-    second = snakemake(tmp_path, grid)
-    said = second.communicate()[0]
-    assert second.returncode == 1
-    assert f"grid runs: 3 runs, {len(kept)} done, {3 - len(kept)} to do" in said
-    assert {path for path, task in tasks.items() if not task.finished} == doomed
-    assert all(tasks[path].folder.metrics.stat().st_mtime_ns == written for path, written in kept.items())
-    ending = said[said.rindex("1 of 3 runs are missing:"):]
-    assert all(str(path) in ending for path in doomed) and "99" in ending.splitlines()[1]
-    assert all("Traceback" in tasks[path].failed.read_text() for path in doomed)
-    listed = Path("runs/failures.txt").read_text().splitlines()
-    assert {str(path) for path in doomed} == {line.split(": ")[0] for line in listed}
-    rows = pd.read_csv("runs/runs.csv")
-    assert len(rows) == 3 and rows.h.notna().sum() == 2, "the report is made of what there is, and has a row for what is missing"
+    call = snakemake(tmp_path, grid_file(tmp_path, grid), project=project)
+    checkpoint, patience = stopped.folder.path / "checkpoint.safetensors", time.monotonic() + PATIENCE
+    while not checkpoint.exists() and time.monotonic() < patience:
+        time.sleep(0.01)
+    os.killpg(call.pid, signal.SIGTERM)  # as SLURM sends it, to all processes
+    code, said = call.end()
+    assert code not in (0, None) and "stopped by SIGTERM: the same command goes on" in said, said[-3000:]
+    assert not ends(call) and checkpoint.exists() and not stopped.finished and not Path("runs/report.html").exists()
+    assert stopped.failed.read_text().startswith("stopped: ") and "- stopped: its job ended while the run was being done" in said
+    before = finished(grid)
+    assert before.keys() == {good.folder.path}
+
+    call = snakemake(tmp_path, grid_file(tmp_path, grid), project=project)
+    process_of(killed, since=time.time_ns())
+    os.killpg(call.pid, signal.SIGKILL)
+    assert call.end()[0] == -signal.SIGKILL and not ends(call) and finished(grid) == before
+
+    call, now = snakemake(tmp_path, grid_file(tmp_path, grid), "--config", "timeout=12", project=project), time.time_ns()
+    os.kill(process_of(hanging, since=now), signal.SIGSTOP)
+    os.kill(process_of(killed, since=now), signal.SIGKILL)
+    code, said = call.end()
+    assert code == 1 and f"grid runs: 6 runs, {len(before)} done, {6 - len(before)} to do" in said, said[-3000:]
+    assert finished(grid).keys() == reported() == {task.folder.path for task in (good, stopped, last)}, said[-3000:]
+    ending = said[said.rindex("3 of 6 runs are missing:"):]
+    assert all(str(task.folder.path) in ending for task in (hanging, killed, bad))
+    assert "stopped after 12 seconds, the timeout of this grid" in hanging.failed.read_text() and "--config timeout=24" in ending
+    assert "SIGKILL" in killed.failed.read_text() and "memory_budget" in ending
+    assert "99" in bad.failed.read_text() and "Traceback" in bad.failed.read_text()
+    assert len(Path("runs/failures.txt").read_text().splitlines()) == 3
+
+    del grid["experiments"]["bad"]
+    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
+    assert code == 0 and "5 runs, 3 done, 2 to do" in said, said[-3000:]
+    assert finished(grid).keys() == reported() and len(reported()) == 5 and not Path("runs/failures.txt").exists()
+    assert finished(grid).items() > before.items(), "what was finished was not done again"
+
+    shutil.rmtree(good.folder.path)
+    stopped.folder.metrics.unlink()
+    grid["experiments"]["last"]["seed"] = [2, 3]
+    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
+    assert code == 0 and "6 runs, 3 done, 3 to do" in said, said[-3000:]
+    assert finished(grid).keys() == reported() and len(reported()) == 6
+
+    made = Path("runs/report.html").stat().st_mtime_ns
+    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
+    assert code == 0 and "Nothing to be done" in said and Path("runs/report.html").stat().st_mtime_ns == made
+    with open(project / "nbs" / "report.ipynb", "a") as notebook:
+        notebook.write("\n")
+    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), "--dry-run", project=project).end()
+    assert code == 0 and "6 runs, 6 done, 0 to do" in said and re.search(r"^report +1$", said, re.M) and not re.search(r"^group ", said, re.M)
 
 
 @needs_snakemake
-def test_dry_run_counts_and_does_nothing(tmp_path):
-    grid = grid_file(tmp_path, small_grid(seed=[1, 2, 3]))
-    run = expand(read_grid(grid))[0]
-    before = files(tmp_path)
-    dry = snakemake(tmp_path, grid, "--dry-run")
-    said = dry.communicate()[0]
-    assert dry.returncode == 0 and files(tmp_path) == before
-    assert "3 runs, 0 done, 3 to do (jobs: 2)" in said and "unknown for 3 runs" in said
-    assert not (tmp_path / run.folder.path).exists()
-
-
-@needs_snakemake
-def test_features_come_first_and_then_jobs_that_try_other_datasets_too(tmp_path):
+def test_dry_run_counts_and_does_nothing_and_features_come_first(tmp_path):
     experiments = dict(near=dict(dataset="world/textures", seed=[1, 2, 3]),
                        far=dict(dataset="world/textures", seed=3, transfer=["world/scenes", "world/shapes"]))
     grid = grid_file(tmp_path, dict(runs_dir="runs", group=1, experiments=experiments))
     far = next(name for name, (task,) in make_plan(read_grid(grid)).groups.items() if task.targets)
-    dry = snakemake(tmp_path, grid, "--dry-run")
-    said = dry.communicate()[0]
-    assert dry.returncode == 0, said
+    before = files(tmp_path)
+    code, said = snakemake(tmp_path, grid, "--dry-run").end()
+    assert code == 0 and files(tmp_path) == before, said
+    assert "3 runs, 0 done, 3 to do (jobs: 3)" in said and "unknown for 3 runs" in said
+    assert not (tmp_path / expand(read_grid(grid))[0].folder.path).exists()
     asked = {job.partition(":")[0] + job.partition("key=")[2][:12]: int((re.findall(r"priority: (\d+)", job) or [0])[0])
              for job in said.split("rule ") if job.startswith(("group:", "features:"))}
     runs = [priority for job, priority in asked.items() if job.startswith("group")]
@@ -80,9 +133,8 @@ def test_features_come_first_and_then_jobs_that_try_other_datasets_too(tmp_path)
 
 @needs_snakemake
 def test_the_papers_grid_is_listed_without_its_data(tmp_path):
-    dry = snakemake(tmp_path, GRIDS / "paper.yaml", "--dry-run", "--quiet", "rules")
-    said = dry.communicate()[0]
-    assert dry.returncode == 0 and not files(tmp_path)
+    code, said = snakemake(tmp_path, GRIDS / "paper.yaml", "--dry-run", "--quiet", "rules").end()
+    assert code == 0 and not files(tmp_path)
     each, moved = 12 * 4 * 3 * 3 + 3 * 3, 9 * 4 * 3  # runs of a dataset; of ImageNet, on all classes, to be transferred
     runs, jobs = 11 * each + moved, 10 * -(-each // 4) + -(-(each + moved) // 4)
     assert f"grid runs/paper: {runs} runs, 0 done, {runs} to do (jobs: {jobs})" in said

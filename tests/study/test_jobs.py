@@ -1,16 +1,19 @@
 "One job: its runs and their targets, one that fails among them, and what is done already."
 
+import json
+
 from workflows import small_grid
 
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _do_group, _run_lock, do_task
+from npt.study.jobs import _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.watch import _do_group, _Work
 
 
 def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     first, second = expand(read_grid(small_grid(shots=1, epochs=1, seed=[1, 2], transfer="world/scenes")))
     bad = Task(first.settings.model_copy(update=dict(learner="maple", learner_settings={"depth": 99})))
-    assert _do_group([first, bad, second]) == 1
+    assert _do_group([first, bad, second], _Work()) == 1
     printed, bars = capfd.readouterr()
     assert [line.split()[0] for line in printed.splitlines()] == ["1/3", "2/3", "3/3"] and printed.count(" done") == 2
     assert "it/s" not in bars, "the log of a job has no bars"
@@ -18,11 +21,27 @@ def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, cap
     assert bad.failed.read_text().startswith("ValueError: ") and "Traceback" in bad.failed.read_text()
 
     written = first.folder.metrics.stat().st_mtime_ns
-    first.failed.write_text("ValueError: of an earlier attempt")
+    _say_begun(first.failed)
     assert do_task(first) is None and first.folder.metrics.stat().st_mtime_ns == written and not first.failed.exists()
+    metrics = first.folder.metrics.read_text()
+    first.folder.metrics.write_text(json.dumps({name: value for name, value in json.loads(metrics).items() if name != "versions"}))
+    assert "metrics.json' is damaged (KeyError('versions'))" in do_task(first) and not first.finished
+
+
+def test_a_run_without_training_is_found_again(tmp_path):
+    task, = expand(read_grid(small_grid(learner="zero_shot", transfer="world/scenes") | dict(runs_dir=str(tmp_path))))
+    assert do_task(task) is None and task.finished and task.folder.history.read_text() == "\n"
+    written = task.folder.metrics.stat().st_mtime_ns
+    assert do_task(task) is None and task.folder.metrics.stat().st_mtime_ns == written
 
 
 def test_a_run_that_another_process_does_is_waited_for(tmp_path):
     (task,) = expand(read_grid(small_grid() | dict(runs_dir=str(tmp_path))))
     one, other = _run_lock(task.settings), _run_lock(task.settings.model_copy(update=dict(device="cuda")))
     assert one.lock_file == other.lock_file, "whatever device it is done on"
+
+
+def test_too_little_memory_is_told_with_what_to_change():
+    for said in _one_line(MemoryError()), _said_at_the_end("nbclient.exceptions.DeadKernelError: Kernel died", 1):
+        assert "memory_budget" in said and "--cores" in said
+    assert "memory" not in _said_at_the_end("ValueError: as an example", 1)

@@ -1,13 +1,12 @@
 "A grid cut into jobs: which stay as they were, which wait for what, and which run folders are refused."
 
 import json
+import os
 
 import pytest
-from workflows import small_grid
+from workflows import leave_run, small_grid
 
-from npt._files import write_text
-from npt.study.folder import RunFolder
-from npt.study.grid import expand, read_grid
+from npt.study.grid import Task, expand, read_grid
 from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
 
 
@@ -21,8 +20,7 @@ def test_a_changed_grid_leaves_finished_groups_alone():
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(small_grid())
-    settings = expand(grid)[0].settings.model_copy(update=dict(epochs=7))
-    write_text(settings.model_dump_json(), RunFolder(settings.folder).config)
+    leave_run(Task(expand(grid)[0].settings.model_copy(update=dict(epochs=7))))
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 
@@ -36,3 +34,40 @@ def test_a_group_waits_for_its_own_images_first_and_then_for_its_targets(tmp_pat
     needs = json.loads((plan.folder / "plan.json").read_text())
     assert needs == needs_of(plan) and set(needs["features"].values()) == {"dtd", "eurosat", None}
     assert read_grid(plan.folder / "grid.yaml") == plan.grid
+
+
+def test_a_report_is_made_from_what_is_in_the_files_of_its_runs_and_from_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = tmp_path / "report.ipynb"
+    notebook.write_text("one")
+    plan = make_plan(read_grid(small_grid(seed=[1, 2], transfer="world/scenes")))
+    seen = [plan.made_from(notebook)]
+    for task in plan.tasks:
+        leave_run(task)
+        seen.append(plan.made_from(notebook))
+    metrics, written = plan.tasks[0].folder.metrics, plan.tasks[0].folder.metrics.read_text()
+    os.utime(metrics, (0, 0))
+    assert plan.made_from(notebook) == seen[-1], "times say nothing"
+    for path in metrics, plan.tasks[0].folder.history, plan.tasks[1].folder.path / "transfer.json":
+        before = path.read_text() if path.exists() else ""
+        path.write_text(before + " ")
+        seen.append(plan.made_from(notebook))
+        path.write_text(before)
+    (tmp_path / plan.tasks[1].folder.path / "transfer.json").unlink()
+    assert plan.made_from(notebook) == seen[2] and metrics.read_text() == written
+    monkeypatch.setattr("npt.study.plan._source_hash", lambda: "another")
+    seen.append(plan.made_from(notebook))
+    notebook.write_text("two")
+    seen.append(plan.made_from(notebook))
+    seen.append(make_plan(read_grid(small_grid(seed=[3]))).made_from(notebook))
+    assert len(set(seen)) == len(seen) == 9
+
+
+def test_a_damaged_run_stops_no_plan_and_is_left_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = read_grid(small_grid(seed=[1, 2]))
+    for task in expand(grid):
+        leave_run(task)
+        task.folder.config.write_text('{"dataset": "wor')
+    plan = make_plan(grid)
+    assert [task.settings.seed for group in plan.unfinished().values() for task in group] == [1, 2]

@@ -1,6 +1,6 @@
 "How long a grid takes, and why what is missing is missing."
 
-from workflows import small_grid
+from workflows import leave_run, small_grid
 
 from npt._files import write_text
 from npt.study.cli import grid_command
@@ -14,7 +14,7 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
     plan = make_plan(read_grid(small_grid(seed=[1, 2, 3, 4], learner=["coop", "maple"])))
     for task, seconds in zip(plan.tasks[::2], (50, 70)):
         assert task.settings.learner == "coop"
-        write_text(f'{{"seconds": {seconds}}}', task.folder.metrics)
+        leave_run(task, seconds)
     said = describe_plan(plan)
     assert "8 runs, 2 done, 6 to do" in said and "2 x coop on world: 2 min, at 60.0 s a run" in said
     assert "4 x maple on world: unknown" in said and "2 min + unknown for 4 runs" in said
@@ -25,7 +25,7 @@ def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
     experiments = dict(here=dict(learner="coop", seed=[1, 2]),
                        there=dict(learner="coop", backbone="ViT-B-16-quickgelu", pretrained="none"))
     plan = make_plan(read_grid(dict(runs_dir="runs", experiments=experiments)))
-    write_text('{"seconds": 50}', plan.tasks[0].folder.metrics)
+    leave_run(plan.tasks[0], 50)
     lines = describe_plan(plan).splitlines()
     assert [line.strip() for line in lines[1:3]] == ["1 x coop on world: 50 s, at 50.0 s a run", "1 x coop on ViT-B-16-quickgelu: unknown"]
 
@@ -49,3 +49,20 @@ def test_many_runs_of_one_cause_are_cut_on_the_screen_and_whole_in_the_file(tmp_
     said = tell_failures(plan)
     assert said.startswith("8 of 8 runs are missing:\n- ValueError: as an example\n") and "... and 3 more" in said
     assert len((tmp_path / "runs" / "failures.txt").read_text().splitlines()) == 8
+
+
+def test_a_damaged_run_is_counted_as_missing_and_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(read_grid(small_grid(seed=[1, 2, 3])))
+    for task in plan.tasks:
+        leave_run(task)
+    assert tell_failures(plan) == "" and "3 runs, 3 done" in describe_plan(plan)
+    damaged = plan.tasks[1]
+    for path, content in {damaged.folder.metrics: '{"seconds": 1', damaged.folder.config: "", damaged.folder.history: "epoch,loss\n0,1."}.items():
+        whole = path.read_text()
+        path.write_text(content)
+        assert "3 runs, 2 done, 1 to do" in describe_plan(plan)
+        assert str(path) in tell_failures(plan).splitlines()[1] and "delete its folder" in tell_failures(plan)
+        path.write_text(whole)
+    damaged.folder.prompts.unlink()
+    assert f"{str(damaged.folder.prompts)!r} is missing" in tell_failures(plan)
