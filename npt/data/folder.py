@@ -8,16 +8,15 @@ __all__ = []
 # %% ../../nbs/data/folder.ipynb #83ba242a
 import hashlib
 import random
-import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .class_words import _class_words, _refuse_same_prompts, _warn_of_wordless
 from .datasets import DatasetRecord
 from .formats import _SPLITS, ImageRow, ImageRows, register_format
-from .label_table import _TABLE, _Labelled, _labelled_by_table, _split_named
+from .label_table import _TABLE, _Labelled, _labelled_by_table, _named_as_splits, _split_named
 from .photographs import _THUMBNAILS, _find_photographs, _Found, _tell_of_others
 
 # %% ../../nbs/data/folder.ipynb #afa8a1f8
@@ -43,22 +42,6 @@ def _unwrapped(photographs: Sequence[str]) -> str:
             break
         base += f"{name}/"
     return base
-
-# %% ../../nbs/data/folder.ipynb #2fe45d93
-def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
-    "Which split a folder's name holds as one of its words, and the other words."
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
-    splits = [word for word in words if _split_named(word)]
-    return (_split_named(splits[0]), tuple(word for word in words if word != splits[0])) if len(splits) == 1 else (None, ())
-
-
-def _named_as_splits(names: Iterable[str]) -> dict[str, str]:
-    "The split of each folder that is named as one, alone or beside another that differs in nothing else."
-    parsed = {name: _split_and_rest(name) for name in names}
-    by_rest = defaultdict(set)
-    for split, rest in parsed.values():
-        by_rest[rest].add(split)
-    return {name: split for name, (split, rest) in parsed.items() if split and (not rest or len(by_rest[rest] - {None}) > 1)}
 
 # %% ../../nbs/data/folder.ipynb #fb674f02
 def _split_folders(
