@@ -86,7 +86,7 @@ def test_verdicts_may_be_kept_by_several_at_once(images: Path, tmp_path: Path):
     assert all({path.name for path in each} == BROKEN for each in broken)
     [database] = (tmp_path / "cache").iterdir()
     with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT COUNT(*) FROM answers").fetchone() == (7,)
+        assert connection.execute("SELECT COUNT(*) FROM kept").fetchone() == (7,)
 
 
 def test_a_damaged_cache_is_named(images: Path, tmp_path: Path):
