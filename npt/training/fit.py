@@ -69,7 +69,7 @@ def _check_names(objective: str | Objective, sampler: str, optimizer: str | None
         known("optimizer", optimizer, _OPTIMIZERS)
 
 # %% ../../nbs/training/fit.ipynb #5d47803b
-_LEAST = dict(epochs=1, batch_size=1, seed=0, workers=0, num_clusters=1, measure_every=0)
+_LEAST = dict(epochs=1, batch_size=1, workers=0, num_clusters=1, measure_every=0)
 
 
 def _check_number(name: str, number: float) -> None:
@@ -95,7 +95,7 @@ def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
         _check_classes(learner, split)
     if test is not None and 0 in test.counts:
         raise ValueError(f"class {test.classnames[test.counts.index(0)]!r} has no image in the test split: add one, or leave the class out")
-    if not len(train) and any(True for _ in learner.parameters()):
+    if not len(train) and (learner.remembers or any(True for _ in learner.parameters())):
         raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
                          "use zero_shot")
 
@@ -413,7 +413,7 @@ def fit(
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
-    _check_numbers(**given, seed=seed, workers=workers, num_clusters=num_clusters, measure_every=measure_every)
+    _check_numbers(**given, workers=workers, num_clusters=num_clusters, measure_every=measure_every)
     _check_fits(learner, train, test)
     _check_views(views, train.record)
     _check_usable(learner)

@@ -9,6 +9,7 @@ from npt._files import write_text
 from npt.study.folder import RunFolder
 from npt.study.grid import expand, read_grid
 from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
+from npt.training.checkpoint import _CHECKPOINT
 
 
 def test_a_changed_grid_leaves_finished_groups_alone():
@@ -23,6 +24,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch)
     grid = read_grid(small_grid())
     settings = expand(grid)[0].settings.model_copy(update=dict(epochs=7))
     write_text(settings.model_dump_json(), RunFolder(settings.folder).config)
+    write_text("", settings.folder / _CHECKPOINT)
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 
