@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import open_clip
+
 from .._files import write_text
 from .inputs import RunInputs, _check_inputs
 from .settings import RunSettings
+from ..training.checkpoint import _CHECKPOINT
 
 # %% ../../nbs/study/folder.ipynb #94dacb2e
 _NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget"}
@@ -98,6 +101,11 @@ def read_metrics(folder: RunFolder) -> dict:  # percent, and collapse, see `npt.
     "What a finished run measured. Raises ValueError naming a damaged file."
     return _with_nan(_read_json(folder.metrics))
 
+# %% ../../nbs/study/folder.ipynb #a52fb4a2
+def _weights_from_files(backbone: str, there: str | None, here: str | None) -> bool:
+    "Whether weights that are there or asked for are a file or folder, so that their names tell nothing."
+    return any(isinstance(one, str) and one != "none" and not open_clip.is_pretrained_cfg(backbone, one) for one in (there, here))
+
 # %% ../../nbs/study/folder.ipynb #623a1347
 def _differing_settings(
     settings: RunSettings,
@@ -105,22 +113,33 @@ def _differing_settings(
 ) -> list[str]:  # a sentence each
     "The settings in which a run that is there is not the one that is asked for; any precision will do where none is asked for."
     there = {key: field.get_default(call_default_factory=True) for key, field in RunSettings.model_fields.items()} | kept
+    same = _NOT_COMPARED | ({"pretrained"} if _weights_from_files(settings.backbone, there["pretrained"], settings.pretrained) else set())
     return [f"{key}: {there[key]!r} there, {value!r} asked for" for key, value in settings.model_dump().items()
-            if key not in _NOT_COMPARED and there[key] != value and (key, value) != ("precision", None)]
+            if key not in same and there[key] != value and (key, value) != ("precision", None)]
+
+# %% ../../nbs/study/folder.ipynb #79808dad
+def _has_begun(folder: RunFolder) -> bool:
+    "Whether a folder holds a run that has learned something."
+    return folder.config.exists() and (folder.finished or (folder.path / _CHECKPOINT).exists())
 
 # %% ../../nbs/study/folder.ipynb #897f3d19
+def _check_settings(settings: RunSettings, folder: RunFolder) -> None:
+    "Raise ValueError where a folder holds a run of other settings, naming them."
+    if differ := _differing_settings(settings, _read_json(folder.config)):
+        raise ValueError(f"{str(folder.path)!r} holds a run of other settings ({'; '.join(differ)}): choose another runs_dir, or "
+                         "overwrite=True to replace it")
+
+# %% ../../nbs/study/folder.ipynb #90b93ea3
 def _find_run(
     settings: RunSettings,
 ) -> RunFolder:  # where there may be nothing yet
     "The folder of a run. Raises ValueError where it holds a run of other settings, naming them."
     folder = RunFolder(settings.folder)
-    differ = _differing_settings(settings, _read_json(folder.config)) if folder.config.exists() else []
-    if differ:
-        raise ValueError(f"{str(folder.path)!r} holds a run of other settings ({'; '.join(differ)}): choose another runs_dir, or "
-                         "overwrite=True to replace it")
+    if _has_begun(folder):
+        _check_settings(settings, folder)
     return folder
 
-# %% ../../nbs/study/folder.ipynb #90b93ea3
+# %% ../../nbs/study/folder.ipynb #4e448c71
 def _open_run(
     settings: RunSettings,
     inputs: RunInputs,  # what the run is made from
@@ -131,7 +150,7 @@ def _open_run(
     if overwrite and RunFolder(settings.folder).config.exists():
         shutil.rmtree(settings.folder)
     folder = _find_run(settings)
-    if folder.config.exists():
+    if _has_begun(folder):
         _check_inputs(folder.inputs, inputs)
     else:
         _write_json(inputs.model_dump(mode="json"), folder.inputs)

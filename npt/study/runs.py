@@ -29,16 +29,18 @@ from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, dataset_state, prepare
 from ..data.split import Part
+from ..learners.base import _check_usable, fill
 from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
 from ..learners.saving import load_prompts, save_prompts
-from .folder import RunFolder, _open_run, _read_json, _write_json, read_metrics
-from .inputs import _run_inputs
+from ..learners.zero_shot import _listed
+from .folder import RunFolder, _check_settings, _has_begun, _open_run, _read_json, _write_json, read_metrics
+from .inputs import _check_inputs, _run_inputs
 from .machine import _choices_said, _on_this_machine
 from .settings import RunSettings
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
-from ..training.fit import fit
+from ..training.fit import _check_fits, fit
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -129,8 +131,15 @@ def _threads_of(settings: RunSettings) -> Iterator[None]:
 # %% ../../nbs/study/runs.ipynb #7a09c1a3
 def _begun_in(settings: RunSettings) -> str | None:
     "The precision of a run that is there, if one is."
-    config = RunFolder(settings.folder).config
-    return _read_json(config).get("precision") if config.exists() else None
+    folder = RunFolder(settings.folder)
+    return _read_json(folder.config).get("precision") if _has_begun(folder) else None
+
+# %% ../../nbs/study/runs.ipynb #9238ac94
+def _try_hand_written(settings: RunSettings, zero_shot: nn.Module, data: FewShotData) -> None:
+    "Raise ValueError where the text tower has no room for a hand-written prompt of a novel class."
+    if settings.classes == "base":
+        for template in _listed(zero_shot.template):
+            zero_shot.clip.tokenize(fill(template, data.novel.classnames))
 
 # %% ../../nbs/study/runs.ipynb #942f72ca
 def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
@@ -138,6 +147,14 @@ def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> 
     if settings.classes == "base" and learner.transfers:
         with torch.random.fork_rng(devices=[]):
             learner.for_classes(data.novel.classnames)
+
+# %% ../../nbs/study/runs.ipynb #bb2f2d3a
+def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
+    "Raise ValueError where nothing could be learned."
+    trained = getattr(data, settings.classes)
+    _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
+    _check_usable(learner)
+    _run_recipe(settings).objective_for(settings.objective)
 
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def set_up(
@@ -158,6 +175,8 @@ def set_up(
         template, names = _run_template(settings, data), getattr(data, settings.classes).classnames
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
+        _check_trainable(settings, learner, data)
+        _try_hand_written(settings, zero_shot, data)
         _try_novel(settings, learner, data)
     folder = _open_run(settings, _run_inputs(settings, data, clip, template), overwrite=overwrite)
     return Run(settings, _choices_said(given, settings, _run_recipe(settings)), folder, data, clip, zero_shot, learner)
@@ -180,6 +199,12 @@ def set_up_baseline(
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
 _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
 
+# %% ../../nbs/study/runs.ipynb #258c0472
+def _check_folder(run: Run) -> None:
+    "Raise ValueError where a run's folder says other settings or inputs than the run's."
+    _check_settings(run.settings, run.folder)
+    _check_inputs(run.folder.inputs, _run_inputs(run.settings, run.data, run.clip, run.zero_shot.template))
+
 # %% ../../nbs/study/runs.ipynb #e86c06eb
 def fit_run(
     run: Run,
@@ -188,6 +213,7 @@ def fit_run(
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
     settings, folder = run.settings, run.folder
+    _check_folder(run)
     if folder.finished:
         load_prompts(run.learner, folder.prompts)
         return pd.read_csv(folder.history)

@@ -12,18 +12,22 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from miniature import CLASSNAMES, PUBLISHED, make_mirror
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from server import serve
 from shared import count_calls
+from tiny import tiny_backbones
 from trained import SMALL, without_time
 
 import npt
 import npt.data.prepare
 import npt.study.runs
+import npt.training.fit
+from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
@@ -246,6 +250,55 @@ def test_few_classes_and_few_photographs(photographs, tmp_path):
     assert metrics["train_counts"] == {"cat": 2, "frog": 2}
     with pytest.raises(ValueError, match="has 2 classes, too few for two base and two novel ones: give classes='all'"):
         folder_run(photographs, tmp_path / "base", **SMALL)
+
+
+@pytest.mark.filterwarnings("ignore:.*(fewer|few photographs)")
+def test_one_photograph_a_class_is_refused_before_anything_is_written(photographs, tmp_path):
+    for path in photographs.glob("*/[1-5].*"):
+        path.unlink()
+    for learner in "coop", "tip_adapter", "tip_adapter_f":
+        with pytest.raises(ValueError, match=f"no training images of 'folder', and '{learner}' learns from them"):
+            set_up(RunSettings(dataset="folder", learner=learner, backbone="world", data_root=str(photographs), runs_dir=str(tmp_path / "runs"), **SMALL))
+    assert not (tmp_path / "runs").exists()
+
+
+def long_name(words: int) -> str:
+    return " ".join(["very"] * words) + " frog"
+
+
+@pytest.mark.parametrize("own", [
+    dict(learner="coop", template="a nice and very sharp old photo of one single {}."),  # a longer prompt than the learner's
+    dict(learner="maple", template="ensemble"),
+    dict(learner="coop", learner_settings=dict(n_ctx=1, ctx_init=None)),
+], ids=["template", "ensemble", "short context"])  # fmt: skip
+def test_a_novel_name_too_long_for_zero_shot_is_found_before_training(own, photographs, tmp_path):
+    clip = load_clip("world")
+    words = next(n for n in range(1, 80) if not clip.fits([f"a photo of a {long_name(n)}."])[0])
+    (photographs / "classnames.txt").write_text(f"frog {long_name(words - (0 if 'template' not in own else 2))}\n")
+    with pytest.raises(ValueError, match="Text too long for the .* tokens of world"):
+        set_up(RunSettings(**dict(dataset="folder", backbone="world", data_root=str(photographs), runs_dir=str(tmp_path / "runs"), **SMALL) | own))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_was_made_anew_meanwhile_is_not_trained_into(tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", measured_on="val", runs_dir=str(tmp_path), **SMALL)
+    first, second = set_up(settings), set_up(settings.model_copy(update=dict(lr=0.5)))
+    with pytest.raises(ValueError, match="lr: 0.5 there, None asked for"):
+        fit_run(first, progress=False)
+    assert len(fit_run(second, progress=False)) == 3
+
+
+def test_an_interrupted_run_goes_on_with_weights_that_were_moved(noise_folder, tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    common = dict(dataset="folder", data_root=str(noise_folder), learner="coop", backbone="small-quickgelu", runs_dir=str(tmp_path / "runs"))
+    with tiny_backbones(tmp_path):
+        save_file(open_clip.create_model("small-quickgelu").state_dict(), path)
+        run = set_up(RunSettings(pretrained=str(path), **common, **SMALL))
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(npt.training.fit, "_save_checkpoint", lambda *args, save=npt.training.fit._save_checkpoint: save(*args) or 1 / 0)
+            fit_run(run, progress=False)
+        again = set_up(RunSettings(pretrained=str(path.rename(tmp_path / "moved.safetensors")), **common, **SMALL))
+        assert (again.folder.path / "checkpoint.safetensors").exists() and len(fit_run(again, progress=False)) == 3
 
 
 def test_a_random_half_is_a_run_of_its_own(tmp_path):
