@@ -3,6 +3,8 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'npt'},
   'syms': { 'npt.clip.archive': { 'npt.clip.archive._Archive': ('clip/archive.html#_archive', 'npt/clip/archive.py'),
                                   'npt.clip.archive._Archive.__init__': ('clip/archive.html#_archive.__init__', 'npt/clip/archive.py'),
+                                  'npt.clip.archive._Archive.attributes_of': ( 'clip/archive.html#_archive.attributes_of',
+                                                                               'npt/clip/archive.py'),
                                   'npt.clip.archive._Archive.state_dict': ('clip/archive.html#_archive.state_dict', 'npt/clip/archive.py'),
                                   'npt.clip.archive._Archive.tensor': ('clip/archive.html#_archive.tensor', 'npt/clip/archive.py'),
                                   'npt.clip.archive._Archive.weights_of': ('clip/archive.html#_archive.weights_of', 'npt/clip/archive.py'),
