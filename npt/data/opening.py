@@ -66,11 +66,16 @@ def _in_rgb(
         image = _grey(image)
     return image.convert("RGB")
 
+# %% ../../nbs/data/opening.ipynb #fa7d5b9b
+Image.init()
+_FORMATS = tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF", "JXL", "ICO",
+                                   "PCX", "PSD", "QOI", "SGI", "TGA") if name in Image.OPEN)
+
 # %% ../../nbs/data/opening.ipynb #bbad692d
 def _open_in_rgb(path: str | Path, upright: bool) -> Image.Image:
     "Open an image file. Raises whatever a decoder raises, ImportError for HEIC without its package."
     _check_heic(Path(path))
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
         return _in_rgb(image, upright)
 
 # %% ../../nbs/data/opening.ipynb #9eba4df7
