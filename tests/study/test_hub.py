@@ -61,7 +61,8 @@ def test_card_of_odd_names_is_still_a_card(clip, tmp_path):
 
 def test_card_of_hostile_names_is_nothing_but_text(clip, tmp_path):
     hostile = "mine\n\n<script>alert(1)</script>\n---\nlicense: mit\n```|`\u2028<img src=x>"
-    learner = ZeroShot(clip, [hostile, "cat"])
+    names = ["\n<script>`", "\n---\na: b", "```\n", "cat"]
+    learner = ZeroShot(clip, names)
     learner.template = "a photo of\n<script> {}"
     save_pretrained(learner, tmp_path, dataset=hostile, metrics=MEASURED)
     card = ModelCard.load(tmp_path / "README.md")
@@ -69,7 +70,7 @@ def test_card_of_hostile_names_is_nothing_but_text(clip, tmp_path):
     assert card.text.count("```") == 4, "those of its two blocks"
     header = (tmp_path / "README.md").read_text().split("\n---\n")[0]
     assert yaml.safe_load(header.removeprefix("---\n"))["model-index"][0]["results"][0]["dataset"]["name"] == hostile
-    assert card.data.license is None and json.loads(card.text.rpartition("```json\n")[2].partition("\n```")[0]) == [hostile, "cat"]
+    assert card.data.license is None and json.loads(card.text.rpartition("```json\n")[2].partition("\n```")[0]) == names
 
 
 def test_card_links_published_weights(clip):
