@@ -106,3 +106,24 @@ def test_heic_is_read(tmp_path):
     red = Image.new("RGB", (64, 64), (200, 20, 20))
     red.save(tmp_path / "red.heic")
     assert np.abs(np.asarray(_open_image(tmp_path / "red.heic", upright=True)).astype(int) - (200, 20, 20)).max() < 12
+
+
+@pytest.mark.parametrize("ending", ["eps", "jpg"])
+def test_a_file_that_would_start_a_program_is_never_opened(ending, tmp_path, monkeypatch):
+    "Whatever its name ends in."
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    path = tmp_path / f"picture.{ending}"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    with Image.open(path) as image:
+        assert image.format == "EPS", "Pillow would open it"
+    assert "cannot identify" in _broken_images([path])[path]
+    with pytest.raises(OSError, match=path.name):
+        _open_image(path, upright=True)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "TGA"])
+def test_what_photographs_come_in_is_opened(kind, tmp_path):
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "picture", kind)
+    assert np.asarray(_open_image(tmp_path / "picture", upright=True)).min() > 250
