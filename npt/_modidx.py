@@ -1048,14 +1048,11 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'npt.learners.recipes._without_recipe': ( 'learners/recipes.html#_without_recipe',
                                                                                 'npt/learners/recipes.py'),
                                       'npt.learners.recipes.recipe': ('learners/recipes.html#recipe', 'npt/learners/recipes.py')},
-<<<<<<< HEAD
             'npt.learners.saving': { 'npt.learners.saving._check_header': ('learners/saving.html#_check_header', 'npt/learners/saving.py'),
+                                     'npt.learners.saving._check_header_length': ( 'learners/saving.html#_check_header_length',
+                                                                                   'npt/learners/saving.py'),
                                      'npt.learners.saving._check_numbers': ( 'learners/saving.html#_check_numbers',
                                                                              'npt/learners/saving.py'),
-=======
-            'npt.learners.saving': { 'npt.learners.saving._check_header_length': ( 'learners/saving.html#_check_header_length',
-                                                                                   'npt/learners/saving.py'),
->>>>>>> g3
                                      'npt.learners.saving._check_owner': ('learners/saving.html#_check_owner', 'npt/learners/saving.py'),
                                      'npt.learners.saving._check_recorded': ( 'learners/saving.html#_check_recorded',
                                                                               'npt/learners/saving.py'),

@@ -84,31 +84,24 @@ def _in_rgb(
     image = ImageOps.exif_transpose(image) if upright else image
     return image.convert("RGB")
 
-<<<<<<< HEAD
+# %% ../../nbs/data/opening.ipynb #fa7d5b9b
+Image.init()
+_FORMATS = tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF", "JXL", "ICO",
+                                   "PCX", "PSD", "QOI", "SGI", "TGA") if name in Image.OPEN)
+
 # %% ../../nbs/data/opening.ipynb #2e3abb17
 def _without_map(image: Image.Image) -> Image.Image:
     "Keep Pillow from mapping a TIFF into memory."
     if image.format == "TIFF":
         image.filename = ""
     return image
-=======
-# %% ../../nbs/data/opening.ipynb #fa7d5b9b
-Image.init()
-_FORMATS = tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF", "JXL", "ICO",
-                                   "PCX", "PSD", "QOI", "SGI", "TGA") if name in Image.OPEN)
->>>>>>> g3
 
 # %% ../../nbs/data/opening.ipynb #bbad692d
 def _open_in_rgb(path: str | Path, upright: bool) -> Image.Image:
     "Open an image file. Raises whatever a decoder raises, ImportError for HEIC without its package."
     _check_heic(Path(path))
-<<<<<<< HEAD
-    with Image.open(path) as image:
-        return _in_rgb(_without_map(image), upright)
-=======
     with Image.open(path, formats=_FORMATS) as image:
-        return _in_rgb(image, upright)
->>>>>>> g3
+        return _in_rgb(_without_map(image), upright)
 
 # %% ../../nbs/data/opening.ipynb #9eba4df7
 def _open_image(

@@ -85,13 +85,10 @@ def _read_prompts(
             tensors = {name: file.get_tensor(name) for name in names} if len(names) <= _MOST_TENSORS else {}
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short or no safetensors file. Delete it and train again. ({error})") from error
-<<<<<<< HEAD
+    if len(names) > _MOST_TENSORS:
+        raise ValueError(f"{path} was not written by save_prompts. Give the prompts.safetensors of a run.")
     _check_header(path, header)
     _check_numbers(path, tensors)
-=======
-    if not _HEADER <= set(header) or len(names) > _MOST_TENSORS:
-        raise ValueError(f"{path} was not written by save_prompts. Give the prompts.safetensors of a run.")
->>>>>>> g3
     return tensors, header
 
 # %% ../../nbs/learners/saving.ipynb #27b119c8

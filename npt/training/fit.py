@@ -484,12 +484,8 @@ def fit(
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
-<<<<<<< HEAD
-    _check_above_zero(**given)
-    _check_seed(seed)
-=======
     _check_numbers(**given, workers=workers, num_clusters=num_clusters, measure_every=measure_every)
->>>>>>> f2
+    _check_seed(seed)
     _check_fits(learner, train, test)
     _cluster_count(len(learner.classnames), num_clusters)
     _check_views(views, train.record)

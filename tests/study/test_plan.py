@@ -8,7 +8,6 @@ from workflows import leave_run, small_grid
 
 from npt.study.grid import Task, expand, read_grid
 from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
-from npt.training.checkpoint import _CHECKPOINT
 
 
 def test_a_changed_grid_leaves_finished_groups_alone():
@@ -21,13 +20,7 @@ def test_a_changed_grid_leaves_finished_groups_alone():
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(small_grid())
-<<<<<<< HEAD
     leave_run(Task(expand(grid)[0].settings.model_copy(update=dict(epochs=7))))
-=======
-    settings = expand(grid)[0].settings.model_copy(update=dict(epochs=7))
-    write_text(settings.model_dump_json(), RunFolder(settings.folder).config)
-    write_text("", settings.folder / _CHECKPOINT)
->>>>>>> f2
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 
