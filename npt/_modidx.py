@@ -1556,6 +1556,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'npt.study.watch._end_all': ('study/watch.html#_end_all', 'npt/study/watch.py'),
                                  'npt.study.watch._end_with_parent': ('study/watch.html#_end_with_parent', 'npt/study/watch.py'),
                                  'npt.study.watch._hung': ('study/watch.html#_hung', 'npt/study/watch.py'),
+                                 'npt.study.watch._lives': ('study/watch.html#_lives', 'npt/study/watch.py'),
                                  'npt.study.watch._next_word': ('study/watch.html#_next_word', 'npt/study/watch.py'),
                                  'npt.study.watch._started': ('study/watch.html#_started', 'npt/study/watch.py'),
                                  'npt.study.watch._stop': ('study/watch.html#_stop', 'npt/study/watch.py'),
