@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import chain
 from types import ModuleType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
@@ -74,6 +75,10 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+# %% ../../nbs/learners/base.ipynb #11b56cff
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Size = Annotated[int, Field(le=4096)]
 
 # %% ../../nbs/learners/base.ipynb #m0de2
 @contextmanager

@@ -10,10 +10,24 @@ import importlib
 import inspect
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from .._names import known
 from ..clip.frozen import FrozenCLIP
-from .base import _SAME_PROMPTS, LEARNERS, Learner, _check_binds, _check_usable, _frozen_clips, _settings_of
+from npt.learners.base import (
+    _SAME_PROMPTS,
+    LEARNERS,
+    Learner,
+    _check_binds,
+    _check_usable,
+    _constructors,
+    _frozen_clips,
+    _settings_of,
+)
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
@@ -39,6 +53,39 @@ def learner_settings(
 ) -> dict:  # setting to default value
     "The settings of a learner and their defaults. Raises ValueError for an unknown learner, with the nearest one."
     return _settings_of(_learner_class(name))
+
+# %% ../../nbs/learners/build.ipynb #7508ddd3
+def _kinds_of(cls: type[Learner]) -> dict[str, Any]:  # setting to its type
+    "What the constructors of a learner's class say of their arguments."
+    kinds = {}
+    for constructor in _constructors(cls):
+        with suppress(Exception):  # such as a name that only a type checker knows
+            kinds = get_type_hints(constructor, include_extras=True) | kinds
+    return kinds
+
+# %% ../../nbs/learners/build.ipynb #aef2d7ea
+def _why_not_a(
+    kind: Any,  # a type, perhaps with bounds
+    value: object,
+) -> str | None:  # the reason, or None where it is one, or where nobody can tell
+    "Say why a value is not of a kind. Nothing is converted: a truth value is no number, and a text is none either."
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        return " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+    except PydanticUserError:  # a type that pydantic does not know
+        return None
+
+# %% ../../nbs/learners/build.ipynb #35d015e6
+def _check_kinds(
+    name: str,  # of the learner
+    given: dict,  # some of its settings
+) -> None:
+    "Raise ValueError for a setting of another kind than its class says, or out of its bounds."
+    kinds = _kinds_of(_learner_class(name))
+    for setting, value in given.items():
+        if setting in kinds and (reason := _why_not_a(kinds[setting], value)):
+            raise ValueError(f"The setting {setting}={repr(value)[:80]} of the learner {name!r} cannot be used: {reason}.")
 
 # %% ../../nbs/learners/build.ipynb #a894d7b7
 def _resolved(
@@ -110,6 +157,7 @@ def _all_settings(
     for setting in given:
         known(f"setting of the learner {name!r} called", setting, allowed)
     given = {setting: _as_default(value, allowed[setting]) for setting, value in given.items()}
+    _check_kinds(name, given)
     _check_writable(name, allowed | given, allowed)
     return allowed | given
 

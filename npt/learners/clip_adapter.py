@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import normalised
-from .base import register_learner, seeded
+from .base import _Seed, register_learner, seeded
 from .zero_shot import ZeroShot
 
 # %% ../../nbs/learners/clip_adapter.ipynb #e161a2c8
@@ -47,7 +47,7 @@ class CLIPAdapter(ZeroShot):
         *template: str | Sequence[str],
         reduction: int = 4,  # how many times narrower the network is inside
         ratio: float = 0.2,  # share of the network's outcome in the feature, from 0 to 1
-        seed: int = 0,
+        seed: _Seed = 0,
     ):
         super().__init__(clip, classnames, *template, reduction=reduction, ratio=ratio, seed=seed)
         _check_adapter(reduction, ratio, clip.embed_dim)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import normalised
-from .base import Learner, register_learner, seeded
+from .base import Learner, _Seed, _Size, register_learner, seeded
 from .prompt import Prompts, context_vectors
 
 # %% ../../nbs/learners/cocoop.ipynb #2694f41c
@@ -48,9 +48,9 @@ class CoCoOp(Learner):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx: int = 4,  # P, number of context vectors
+        n_ctx: _Size = 4,  # P, number of context vectors
         ctx_init: str | None = "a photo of a",  # words to start from, the first P tokens; None for random vectors
-        seed: int = 0,  # of what starts at random
+        seed: _Seed = 0,  # of what starts at random
     ):
         super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, seed=seed)
         with seeded(seed):

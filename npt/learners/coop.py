@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._names import known
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import join
-from .base import Learner, _check_classnames, register_learner, seeded
+from .base import Learner, _check_classnames, _Seed, _Size, register_learner, seeded
 from .prompt import Prompts, context_vectors
 
 # %% ../../nbs/learners/coop.ipynb #ce2570e4
@@ -78,11 +78,11 @@ class CoOp(Learner):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx: int = 4,  # P, number of context vectors
+        n_ctx: _Size = 4,  # P, number of context vectors
         ctx_init: str | None = "a photo of a",  # words to start from, the first P tokens; None for random vectors
         class_token_position: str = "end",  # where the class name stands: end, middle or front
         class_specific: bool = False,  # whether every class has a context of its own
-        seed: int = 0,  # of the random vectors
+        seed: _Seed = 0,  # of the random vectors
     ):
         known("class_token_position", class_token_position, _POSITIONS)
         super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, class_token_position=class_token_position,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import image_tower, text_blocks
-from .base import Learner, register_learner, seeded
+from .base import Learner, _Seed, _Size, register_learner, seeded
 from .prompt import Prompts, context_vectors
 from .zero_shot import ZeroShot
 
@@ -81,9 +81,9 @@ class VPT(ZeroShot):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx_image: int = 8,  # vectors in each layer of the image tower
+        n_ctx_image: _Size = 8,  # vectors in each layer of the image tower
         depth: int | None = None,  # layers that they enter, 1 is VPT-shallow; None: 12, at most as many blocks as there are
-        seed: int = 0,
+        seed: _Seed = 0,
     ):
         depth = _fitting_depth(depth, 12, image_tower(clip.model).blocks)
         super().__init__(clip, classnames, *template, n_ctx_image=n_ctx_image, depth=depth, seed=seed)
@@ -114,12 +114,12 @@ class IVLP(_DeepPrompts):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx: int = 4,  # vectors in each layer of the text tower
-        n_ctx_image: int = 4,  # vectors in each layer of the image tower
+        n_ctx: _Size = 4,  # vectors in each layer of the text tower
+        n_ctx_image: _Size = 4,  # vectors in each layer of the image tower
         ctx_init: str | None = "a photo of a",  # words that the text's first layer starts from; None for random vectors
         depth: int | None = None,  # layers of the text tower that prompts enter; None: 9, at most as many blocks as there are
         depth_image: int | None = None,  # the same of the image tower
-        seed: int = 0,
+        seed: _Seed = 0,
     ):
         depth = _fitting_depth(None, 9, text_blocks(clip.model)) if depth is None else depth
         depth_image = _fitting_depth(depth_image, 9, image_tower(clip.model).blocks)
@@ -167,10 +167,10 @@ class MaPLe(_DeepPrompts):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx: int = 2,  # vectors in each layer of each tower
+        n_ctx: _Size = 2,  # vectors in each layer of each tower
         ctx_init: str | None = "a photo of a",  # words, the first n_ctx tokens are learned; None for random vectors
         depth: int | None = None,  # layers of each tower that prompts enter; None: 9, at most as many blocks as there are
-        seed: int = 0,
+        seed: _Seed = 0,
     ):
         depth, width = _common_depth(clip, depth), image_tower(clip.model)[0]
         super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, depth=depth, seed=seed)

@@ -7,16 +7,18 @@ __all__ = ['LoRA']
 
 # %% ../../nbs/learners/lora.ipynb #c78f6a32
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
+from pydantic import Field
 from torch import Tensor, nn
 
 from .._names import known
 from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.recompute import _with_weights
 from ..clip.towers import _text_tower, normalised
-from .base import fill, register_learner, seeded
+from .base import _Seed, _Size, fill, register_learner, seeded
 from .zero_shot import ZeroShot, _listed
 
 # %% ../../nbs/learners/lora.ipynb #2e7dc6da
@@ -104,9 +106,9 @@ class LoRA(ZeroShot):
         classnames: Sequence[str],
         *template: str | Sequence[str],
         towers: str = "both",  # which are updated: both, text or image
-        rank: int = 2,  # r, of each update
-        alpha: float = 1.0,  # updates are multiplied by alpha / sqrt(r)
-        seed: int = 0,
+        rank: _Size = 2,  # r, of each update
+        alpha: Annotated[float, Field(gt=0, le=1e6)] = 1.0,  # updates are multiplied by alpha / sqrt(r)
+        seed: _Seed = 0,
     ):
         known("towers", towers, _TOWERS)
         super().__init__(clip, classnames, *template, towers=towers, rank=rank, alpha=alpha, seed=seed)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .._files import write_tensors
+from .._files import parse_json, write_tensors
 from .base import Learner, _settings_of
 
 # %% ../../nbs/learners/saving.ipynb #ba6b8ffd
@@ -39,6 +39,26 @@ def save_prompts(
 # %% ../../nbs/learners/saving.ipynb #125704e0
 _HEADER = {"learner", "backbone", "settings", "classnames"}  # what stands beside the tensors
 
+# %% ../../nbs/learners/saving.ipynb #b231a2be
+def _check_header(path: str | Path, header: dict[str, str]) -> None:
+    "Raise ValueError for a header that `save_prompts` did not write, or that was damaged since."
+    if not _HEADER <= set(header):
+        raise ValueError(f"{path} was not written by save_prompts. Give the prompts.safetensors of a run.")
+    for line, kind in ("classnames", list), ("settings", dict):
+        try:
+            found = parse_json(header[line])
+        except ValueError as error:
+            raise ValueError(f"{path} has a damaged header ({line}: {error}). Train again, or fetch it again.") from error
+        if not isinstance(found, kind):
+            raise ValueError(f"{path} has a damaged header: {line} must be a {kind.__name__}. Train again, or fetch it again.")
+
+# %% ../../nbs/learners/saving.ipynb #a78615eb
+def _check_numbers(path: str | Path, tensors: dict[str, Tensor]) -> None:
+    "Raise ValueError where a tensor holds a value that is not a number, or infinite."
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} holds values that are not numbers, or infinite. Train again, or fetch it again.")
+
 # %% ../../nbs/learners/saving.ipynb #21c69f96
 def _read_prompts(
     path: str | Path,
@@ -51,8 +71,8 @@ def _read_prompts(
             tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short or no safetensors file. Delete it and train again. ({error})") from error
-    if not _HEADER <= set(header):
-        raise ValueError(f"{path} was not written by save_prompts. Give the prompts.safetensors of a run.")
+    _check_header(path, header)
+    _check_numbers(path, tensors)
     return tensors, header
 
 # %% ../../nbs/learners/saving.ipynb #27b119c8

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import text_blocks
-from .base import Learner, register_learner, seeded
+from .base import Learner, _Seed, _Size, register_learner, seeded
 from .prompt import Prompts, context_vectors
 from .zero_shot import ZeroShot
 
@@ -59,10 +59,10 @@ class TCP(Learner):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        n_ctx: int = 4,  # P, number of context vectors
+        n_ctx: _Size = 4,  # P, number of context vectors
         ctx_init: str | None = None,  # words to start from, the first P tokens; None for random vectors
         layer: int | None = None,  # block of the text tower, from 0, whose input gets the classes' vectors; None: 8, or the last
-        seed: int = 0,  # of what starts at random
+        seed: _Seed = 0,  # of what starts at random
     ):
         super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, layer=_layer_in(clip, layer), seed=seed)
         with seeded(seed):

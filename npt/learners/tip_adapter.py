@@ -9,8 +9,10 @@ __all__ = ['TipAdapter', 'TipAdapterF']
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
@@ -111,8 +113,8 @@ class TipAdapter(ZeroShot):
         clip: FrozenCLIP,
         classnames: Sequence[str],
         *template: str | Sequence[str],
-        alpha: float = 1.17,  # how much votes count
-        beta: float = 1.0,  # how fast a vote falls with the distance
+        alpha: Annotated[float, Field(ge=0, le=1e6)] = 1.17,  # how much votes count
+        beta: Annotated[float, Field(ge=0, le=1e6)] = 1.0,  # how fast a vote falls with the distance
     ):
         super().__init__(clip, classnames, *template, alpha=alpha, beta=beta)
         if self.learns_keys:

@@ -33,7 +33,7 @@ def _check_weight(
 def _check_sum(
     weights: tuple[tuple[str, float], ...],  # (name of a term, its weight)
 ) -> None:
-    "Raise `ValueError` for a sum of nothing, for unknown or repeated terms, and for bad weights."
+    "Raise `ValueError` for a sum of nothing, for unknown or repeated terms, for bad weights, and where all are zero."
     if not weights:
         raise ValueError(f"An objective needs at least one term; the terms are: {', '.join(TERMS)}.")
     names = [name for name, _ in weights]
@@ -41,6 +41,8 @@ def _check_sum(
         _check_weight(name, weight)
         if names.count(name) > 1:
             raise ValueError(f"The term {name!r} stands more than once; add up its weights.")
+    if not any(weight for _, weight in weights):
+        raise ValueError(f"All weights of {' + '.join(names)} are zero, so nothing would be learned: give one a weight above 0.")
 
 # %% ../../nbs/objectives/objective.ipynb #9005433c
 def _written(

@@ -103,10 +103,10 @@ class Grid(BaseModel):
         return given
 
 # %% ../../nbs/study/grid.ipynb #413b15a7
-def _complaint(error: ValidationError, within: str = "") -> str:
-    "The first thing that is wrong, in a sentence that names where, inside of an experiment or not, and what."
+def _complaint(error: ValidationError) -> str:
+    "The first thing that is wrong, in a sentence that names where and what."
     first = error.errors()[0]
-    where = ".".join([within, *map(str, first["loc"])] if within else map(str, first["loc"]))
+    where = ".".join(map(str, first["loc"]))
     got = "" if isinstance(first["input"], dict) or first["type"] == "value_error" else f" (it is {first['input']!r})"
     return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}{got}"
 
@@ -238,8 +238,8 @@ def _experiment_tasks(grid: Grid, name: str) -> list[Task]:
     common = dict(runs_dir=grid.runs_dir, data_root=grid.data_root)
     try:
         return [Task(RunSettings(**common, **dict(zip(axes, values))), targets) for values in product(*axes.values())]
-    except ValidationError as error:
-        raise ValueError(f"the grid cannot be used. {_complaint(error, name)}") from error
+    except ValueError as error:
+        raise ValueError(f"the grid cannot be used. {name}: {error}") from error
 
 # %% ../../nbs/study/grid.ipynb #5566b529
 def _contradictions(one: RunSettings, other: RunSettings) -> list[str]:

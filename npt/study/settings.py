@@ -9,7 +9,9 @@ __all__ = ['RunSettings', 'check_parameters', 'notebook_settings']
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,14 +27,16 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
+from .._files import parse_json
 from .._names import _nearest_name, known
 from ..clip.backbone import BACKBONES
 from ..clip.pretraining import _check_tag, _uses_quick_gelu
 from ..data.datasets import DATASETS
 from ..data.features import _check_views
-from ..learners.base import fill
-from ..learners.build import learner_names, learner_settings
+from ..learners.base import _Seed, fill
+from ..learners.build import _all_settings, learner_names
 from ..objectives.objective import build_objective
 from ..objectives.terms import NAMED_OBJECTIVES
 from ..training.samplers import SAMPLERS
@@ -49,9 +53,9 @@ def _name_of(
 def _read_json_text(given: Any) -> Any:
     "Read a text as JSON; anything else stays as it is."
     try:
-        return json.loads(given) if isinstance(given, str) else given
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{given!r} is no JSON text ({error}): write it as '{{\"n_ctx\": 8}}'") from None
+        return parse_json(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ValueError(f"it is no JSON text ({error}): write it as '{{\"n_ctx\": 8}}'") from None
 
 # %% ../../nbs/study/settings.ipynb #05c49145
 def _fillable(template: str | None) -> str | None:
@@ -73,14 +77,25 @@ def _device_name(name: str) -> str:
     try:
         torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device={name!r} is no device's name: write cpu, cuda, cuda:1 or mps") from None
+        raise ValueError("it is no device's name: write cpu, cuda, cuda:1 or mps") from None
     return name
+
+# %% ../../nbs/study/settings.ipynb #101242b6
+def _expanded(path: Any) -> Any:
+    "Write a path out from the root of one's home, as a text; what is no path stays as it is. Raises ValueError where that cannot be."
+    if not isinstance(path, str | os.PathLike):
+        return path
+    full = os.path.expanduser(os.fspath(path))
+    if isinstance(full, str) and (not full.strip() or "\0" in full):
+        raise ValueError("it is no path: leave it out, or give . for the folder where you are")
+    if isinstance(full, str) and full.startswith("~"):
+        raise ValueError("nobody here has such a home: give the path in full, or ./~ for a folder of that name")
+    return full
 
 # %% ../../nbs/study/settings.ipynb #553f45df
 def _check_together(settings: "RunSettings") -> None:
     "Raise ValueError where values do not fit each other, whatever machine this is."
-    for setting in settings.learner_settings:
-        known(f"setting of the learner {settings.learner!r} called", setting, learner_settings(settings.learner))
+    _all_settings(settings.learner, settings.learner_settings)
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
@@ -108,7 +123,7 @@ def _usual_weights(backbone: str) -> str | None:  # a tag; None where the backbo
 # %% ../../nbs/study/settings.ipynb #399aecf1
 def _chosen_backbone(given: dict[str, Any]) -> dict[str, Any]:
     "Backbone and weights, where the settings leave them open."
-    if given["dataset"] not in DATASETS:
+    if not isinstance(given["dataset"], str) or given["dataset"] not in DATASETS:
         return {}
     backbone, pretrained = given["backbone"] or _usual_backbone(given["dataset"]), given["pretrained"]
     if backbone in (*BACKBONES, *open_clip.list_models()) and pretrained is None:
@@ -145,14 +160,57 @@ def _cut(name: str) -> str:
     return name if len(name) <= 120 else f"{name[:100]}...{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/study/settings.ipynb #1056b7d7
+_NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget"}
+_IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "sampler", "shots", "classes",
+             "class_split", "seed", "backbone", "views", "measured_on"}
+_NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
+
+# %% ../../nbs/study/settings.ipynb #8a991965
+def _told_by_its_word(value: Any) -> bool:
+    "Whether no other value of a learner's setting is written as this one in a folder's name."
+    if isinstance(value, str):
+        return re.fullmatch(r"[A-Za-z][\w.]*", value) is not None and value not in ("None", "True", "False", "nan", "inf")
+    return value is None or isinstance(value, int | float)
+
+# %% ../../nbs/study/settings.ipynb #7a614eaa
+def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
+    "The settings that make a run another one and that its name does not tell."
+    untold = {name for name in type(settings).model_fields.keys() - _NOT_IN_NAMES - _IN_WORDS if settings.is_unusual(name)}
+    untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
+    untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
+    return {name: getattr(settings, name) for name in sorted(untold)}
+
+# %% ../../nbs/study/settings.ipynb #8f671158
+def _hash_of_untold(settings: "RunSettings") -> str:  # "" where there is nothing to tell, which is so where all is as usual
+    "A dash and eight hexadecimal digits that stand for what a folder's name does not tell."
+    untold = _not_in_words(settings)
+    return f"-{hashlib.sha256(json.dumps(untold, sort_keys=True).encode()).hexdigest()[:8]}" if untold else ""
+
+# %% ../../nbs/study/settings.ipynb #311d3fba
 def _data_name(settings: "RunSettings") -> str:
-    "The part of a folder's name that tells what is trained on: imbalance ratio, shots, and what is unusual about them."
+    "The part of a folder's name that tells what is trained on, and what is unusual: imbalance ratio, shots and the rest."
     tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "measured_on")
                    if settings.is_unusual(name))
     tail += f"-half{settings.class_split}" if settings.is_unusual("class_split") else ""
     tail += f"-views{settings.views}" if settings.views else ""
     tail += f"-clusters{settings.num_clusters}" if settings.num_clusters else ""
-    return f"tau{settings.tau:g}-shots{settings.shots}{tail}"
+    return f"tau{settings.tau:g}-shots{settings.shots}{tail}{_hash_of_untold(settings)}"
+
+# %% ../../nbs/study/settings.ipynb #3716973a
+def _reason(problem: Mapping[str, Any]) -> str:  # problem: one of pydantic's
+    "What is wrong with a value, and how to write it."
+    return problem["msg"].removeprefix("Value error, ") + (": write True or False" if problem["type"].startswith("bool") else "")
+
+# %% ../../nbs/study/settings.ipynb #46c179e4
+def _said(
+    error: ValidationError,
+    given: Mapping[str, Any],  # the values, by name
+) -> str:
+    "Every bad value, with the reason."
+    reasons: dict[str, list[str]] = {}
+    for problem in error.errors():
+        reasons.setdefault(str(problem["loc"][0]) if problem["loc"] else "", []).append(_reason(problem))
+    return "; ".join((f"{name}={repr(given.get(name))[:80]}: " if name else "") + " or ".join(dict.fromkeys(why)) for name, why in reasons.items())
 
 # %% ../../nbs/study/settings.ipynb #e3ce1624
 _Dataset = Annotated[str, _name_of("dataset", lambda: DATASETS)]
@@ -164,44 +222,52 @@ _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]
 _Device = Annotated[str, AfterValidator(_device_name)]
-_ClassSplit = Literal["half"] | Annotated[int, Field(ge=0)]
+_Path = Annotated[str, BeforeValidator(_expanded)]
+_ClassSplit = Literal["half"] | _Seed
+_Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of things of which nobody means more
 
 # %% ../../nbs/study/settings.ipynb #62ee3567
 class RunSettings(BaseModel):
-    "What one run is. Raises pydantic's ValidationError, a ValueError, that names every bad value, or a name that is no setting's."
+    "What one run is. Raises ValueError that names every bad value, or a name that is no setting's."
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
     dataset: _Dataset = "world/shapes"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs
     learner: _Learner = "maple"  # what is learned: a name in npt.learners.build.learner_names()
     learner_settings: _Table = {}  # its own, where they are not the recipe's, such as {"n_ctx": 8}; a JSON text will do
     objective: _Objective = "npt"  # minimised: "own" (the method's loss), "npt" (that with NPT), "ce", or "ce + 0.5*lc + 0.1*mi"
-    num_clusters: int | None = Field(None, ge=1)  # of classes, for the objective "cpt"; None: so that 16 share one, in the mean
+    num_clusters: _Number | None = None  # of classes, for the objective "cpt"; None: so that 16 share one, in the mean
     tau: float = Field(1.0, gt=0, le=1)  # imbalance ratio, smallest over largest class, in (0, 1]
     profile: Literal["exp", "step"] = "exp"  # how the counts fall from class to class: "exp" or "step"
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: "label", the first, or "random", as the seed says
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
-    shots: int = Field(16, ge=1)  # training images of the largest class
+    shots: _Number = 16  # training images of the largest class
     classes: Literal["base", "all"] = "base"  # trained on: "base", one half, to be tried on the others too, or "all"
     class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or the seed of a random one
-    seed: int = Field(1, ge=0)  # of the picks, the prompts' start and the order of the images
+    seed: _Seed = 1  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
-    pretrained: str | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
+    pretrained: _Path | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
-    data_root: str | None = None  # the folder that holds the datasets, or your photographs; None: data, here
+    data_root: _Path | None = None  # the folder that holds the datasets, or your photographs; None: data, here
     prepare: bool = True  # fetch a published dataset that is missing
-    workers: int | None = Field(None, ge=0)  # processes that open images; None: as many as pay
-    runs_dir: str = "runs"  # where the run folder is made
-    epochs: int | None = Field(None, ge=1)  # None, here and below: the recipe's value for this learner and backbone
-    batch_size: int | None = Field(None, ge=1)  # images in a step
+    workers: int | None = Field(None, ge=0, le=1024)  # processes that open images; None: as many as pay
+    runs_dir: _Path = "runs"  # where the run folder is made
+    epochs: _Number | None = None  # None, here and below: the recipe's value for this learner and backbone
+    batch_size: _Number | None = None  # images in a step
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)  # learning rate after the warm-up epoch
     optimizer: Literal["sgd", "adam", "adamw"] | None = None  # sgd, adam or adamw
     device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
     precision: Literal["fp32", "bf16", "fp16"] | None = None  # fp32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
-    memory_budget: float | None = Field(None, gt=0)  # gigabytes that text may keep for a backward pass; None: half of what is free
-    measure_every: int | None = Field(None, ge=0)  # epochs between two measures of collapse, 0: none; None: 1, or 5 in all on images
-    views: int | None = Field(None, ge=1)  # random crops of each training photograph, met in turn; None: fresh ones, as published
+    memory_budget: float | None = Field(None, gt=0, allow_inf_nan=False)  # gigabytes that text may keep for a backward pass; None: half of what is free
+    measure_every: int | None = Field(None, ge=0, le=1_000_000)  # epochs between two measures of collapse, 0: none; None: 1, or 5 in all on images
+    views: int | None = Field(None, ge=1, le=10_000)  # random crops of each training photograph, met in turn; None: fresh ones, as published
     measured_on: Literal["test", "val"] = "test"  # what accuracy and collapse are measured on; "val" to choose settings by
+
+    def __init__(self, **given: Any):
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise ValueError(_said(error, given)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -217,9 +283,12 @@ class RunSettings(BaseModel):
         return self
 
     def is_unusual(self, name: str) -> bool:
-        "Whether a setting is not its default; the backbone's default depends on the dataset."
-        usual = _usual_backbone(self.dataset) if name == "backbone" else type(self).model_fields[name].default
-        return getattr(self, name) != usual
+        "Whether a setting is not its default; the backbone's depends on the dataset, and that of the weights on the backbone."
+        usual = dict(backbone=lambda: _usual_backbone(self.dataset), pretrained=lambda: _usual_weights(self.backbone))
+        try:
+            return getattr(self, name) != usual.get(name, lambda: type(self).model_fields[name].default)()
+        except ValueError:  # there are no usual weights
+            return True
 
     @property
     def folder(self) -> Path:
@@ -246,36 +315,61 @@ def _plain_values(
         return {}
 
 # %% ../../nbs/study/settings.ipynb #923386f2
-def _kind_of(
-    default: Any,  # of a parameter
-) -> Any:  # a type
-    "What a parameter may be, by its default."
-    if default is None:
-        return str | list[str] | None
-    if isinstance(default, list):
-        return list[type(default[0])]
-    return dict[str, type(next(iter(default.values())))] if isinstance(default, dict) else type(default)
-
-# %% ../../nbs/study/settings.ipynb #275cfe88
-def _judge_of(
+def _setting_of(
     name: str,  # of a parameter
     default: Any,
-) -> type[BaseModel]:
-    "The model that says which values a parameter may have: `RunSettings`, or one that has this parameter alone."
-    if name in RunSettings.model_fields and default in (None, RunSettings.model_fields[name].default):
-        return RunSettings
-    return create_model("Parameter", __config__=ConfigDict(strict=True, protected_namespaces=()), **{name: (_kind_of(default), default)})
+) -> FieldInfo | None:  # None where it is no setting's
+    "What a run's settings say of a parameter, or of each item where it is a list."
+    fields = RunSettings.model_fields
+    return fields.get(name) or (fields.get(name.removesuffix("s")) if isinstance(default, list) else None)
+
+# %% ../../nbs/study/settings.ipynb #275cfe88
+_Text = Annotated[str, Field(min_length=1)]
+
+
+def _plain_kind(
+    name: str,  # of a parameter
+    default: Any,  # or one of several
+) -> Any:  # a type
+    "What a parameter may be that is no setting of a run."
+    if name.endswith(("_dir", "_root")):
+        return _Path if default is not None else _Path | None
+    if default is None:
+        return _Text | list[_Text] | None
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int | float):
+        return Annotated[type(default), Field(ge=min(default, 1), le=1e9) if isinstance(default, int) else Field(gt=0, le=1e9)]
+    return _Text
 
 # %% ../../nbs/study/settings.ipynb #e349a0a8
+def _kind_of(name: str, default: Any) -> Any:  # a type
+    "What a parameter may be, by its name and its default."
+    setting = _setting_of(name, default)
+    one = Annotated[(setting.annotation, *setting.metadata, Field())] if setting else None
+    if isinstance(default, list):
+        return Annotated[list[one or _plain_kind("", default[0])], Field(min_length=1)]
+    if isinstance(default, dict) and default:
+        return dict[str, _plain_kind("", next(iter(default.values())))]
+    return one or _plain_kind(name, default)
+
+# %% ../../nbs/study/settings.ipynb #16b04eda
+def _how_to_give(name: str, default: Any) -> str:
+    "How Papermill is told a parameter of a kind that a command line has no words for."
+    if isinstance(default, bool):
+        return f". Give it by -p {name} {default}"
+    return f". Give it by -y '{name}: {json.dumps(default)}'" if isinstance(default, list) or isinstance(default, dict) and default else ""
+
+# %% ../../nbs/study/settings.ipynb #b2319c0b
 def _check_value(name: str, value: Any, default: Any) -> None:
     "Raise ValueError where a parameter has a value that it cannot have."
+    judge = create_model("Parameter", __config__=ConfigDict(strict=True, protected_namespaces=()), **{name: (_kind_of(name, default), ...)})
     try:
-        _judge_of(name, default)(**{name: value})
+        judge(**{name: value})
     except ValidationError as error:
-        wrong = [problem["msg"].removeprefix("Value error, ") for problem in error.errors() if problem["loc"][:1] == (name,)]
-        how = f". Give it by -y '{name}: {json.dumps(default)}'" if isinstance(default, list | dict) and isinstance(value, str) else ""
-        if wrong:
-            raise ValueError(f"{name}={value!r}: {wrong[0]}{how}") from None
+        raise ValueError(_said(error, {name: value}) + _how_to_give(name, default)) from None
+    if value is None and default is not None:
+        raise ValueError(f"{name}=None: the notebook needs a value. Leave it out for {default!r}")
 
 # %% ../../nbs/study/settings.ipynb #739ed386
 def check_parameters(

@@ -23,7 +23,7 @@ from .samplers import _make_sampler
 # %% ../../nbs/training/batches.ipynb #c45764c3
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
     "The randomness of one epoch."
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
 
 # %% ../../nbs/training/batches.ipynb #e5e1edbd
 def _fresh_crops(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .._files import write_tensors
+from .._files import parse_json, write_tensors
 
 # %% ../../nbs/training/checkpoint.ipynb #68f2712a
 _CHECKPOINT = "checkpoint.safetensors"
@@ -75,6 +75,12 @@ def _put_buffer(
     else:
         setattr(module, name, value)
 
+# %% ../../nbs/training/checkpoint.ipynb #9b760cb9
+def _check_size(key: str, value: Tensor, place: Tensor) -> None:
+    "Raise ValueError where a tensor is not of the size of its place; a count of steps is one number."
+    if value.shape != place.shape and not (key.startswith("optimizer.") and value.dim() == 0):
+        raise ValueError(f"{key} is {tuple(value.shape)} in place of {tuple(place.shape)}")
+
 # %% ../../nbs/training/checkpoint.ipynb #caa9e8a7
 @torch.no_grad()
 def _restore(
@@ -89,11 +95,23 @@ def _restore(
         kind, _, name = key.partition(".")
         if kind == "optimizer":
             name, _, slot = name.partition(":")
+            _check_size(key, value, parameters[name])
             optimizer.state[parameters[name]][slot] = value
         elif kind == "buffer":
             _put_buffer(learner, name, value)
         else:
-            (parameters if kind == "prompt" else average)[name].copy_(value)
+            place = (parameters if kind == "prompt" else average)[name]
+            _check_size(key, value, place)
+            place.copy_(value)
+
+# %% ../../nbs/training/checkpoint.ipynb #dce3a0b8
+def _history_in(header: dict[str, str]) -> list[dict]:
+    "The history that a checkpoint holds. Raises ValueError where it is none."
+    history = parse_json(header.get("history", ""))
+    epochs = [row.get("epoch") if isinstance(row, dict) else None for row in history] if isinstance(history, list) else None
+    if epochs is None or epochs != list(range(len(epochs))):
+        raise ValueError("its history is not one row for each epoch")
+    return history
 
 # %% ../../nbs/training/checkpoint.ipynb #24dd1e04
 def _load_checkpoint(
@@ -106,5 +124,11 @@ def _load_checkpoint(
     "Restore what `_save_checkpoint` wrote, in place. Raises ValueError for a damaged or foreign checkpoint."
     tensors, header = _read_checkpoint(path, learner.clip.device)
     _check_fitted(path, header.get("fitted", "which left no word of it"), fitted)
-    _restore(tensors, learner, optimizer, average)
-    return json.loads(header["history"])
+    try:
+        history = _history_in(header)
+        if missing := [name for name, _ in learner.named_parameters() if f"prompt.{name}" not in tensors]:
+            raise ValueError(f"it has no {missing[0]!r}")
+        _restore(tensors, learner, optimizer, average)
+    except (ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {str(path)!r} is damaged ({error}): delete it to start the run afresh") from error
+    return history

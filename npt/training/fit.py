@@ -9,9 +9,10 @@ __all__ = ['learning_rate', 'fit']
 import hashlib
 import json
 import math
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .._lock import Hold
 from .._names import known
 from ..data.contents import _split_contents
 from ..data.features import _check_views
@@ -30,6 +32,7 @@ from ..data.images import Draw
 from ..data.split import Split
 from ..learners.base import Seen, _check_seen, _check_usable
 from ..learners.recipes import Average, recipe
+from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
 from ..objectives.terms import StepFeatures
 from .anchors import _frozen_anchors
@@ -74,6 +77,12 @@ def _check_above_zero(**numbers: float | None) -> None:  # None where it is not 
         if number is not None and not number > 0:
             raise ValueError(f"{name}={number} must be above 0: leave it out for the recipe's value")
 
+# %% ../../nbs/training/fit.ipynb #18ce4376
+def _check_seed(seed: int) -> None:
+    "Raise ValueError for what no generator takes as a seed."
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1")
+
 # %% ../../nbs/training/fit.ipynb #fold0003c
 def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
     "Raise ValueError for a split with other classes than the learner's, or a class without test images."
@@ -84,6 +93,51 @@ def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
     if not len(train) and any(True for _ in learner.parameters()):
         raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
                          "use zero_shot")
+
+# %% ../../nbs/training/fit.ipynb #8b8ce992
+def _state_of(learner: nn.Module) -> list[tuple[nn.Module, bool, dict, dict]]:  # of each module inside
+    "Whether each part of a learner is in training, and its own parameters and buffers with their values."
+    def kept(held: dict) -> dict:
+        return {name: (value, None if value is None else value.detach().clone()) for name, value in held.items()}
+
+    return [(module, module.training, kept(module._parameters), kept(module._buffers)) for module in learner.modules()]
+
+# %% ../../nbs/training/fit.ipynb #a9699311
+@torch.no_grad()
+def _put_back(state: list[tuple[nn.Module, bool, dict, dict]]) -> None:
+    "Give every part of a learner the parameters and buffers that it had, with their values."
+    for module, training, *kept in state:
+        module.training = training
+        for held, before in zip((module._parameters, module._buffers), kept):
+            held.clear()
+            held.update({name: value for name, (value, _) in before.items()})
+            for value, content in before.values():
+                if value is not None:
+                    value.copy_(content)
+                    value.grad = None
+
+# %% ../../nbs/training/fit.ipynb #c0c961f5
+@contextmanager
+def _whole_or_not_at_all(learner: nn.Module) -> Iterator[None]:
+    "Where the block does not come to its end, leave the learner as it was."
+    before = _state_of(learner)
+    try:
+        yield
+    except BaseException:
+        _put_back(before)
+        raise
+
+# %% ../../nbs/training/fit.ipynb #4a394da6
+@contextmanager
+def _told_how_to_go_on(
+    how: Callable[[], str],  # gives the line, when somebody interrupts
+) -> Iterator[None]:
+    "Where the user interrupts the block, say how to go on."
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"Interrupted: {how()}", file=sys.stderr, flush=True)
+        raise
 
 # %% ../../nbs/training/fit.ipynb #9300c15e
 @dataclass(frozen=True)
@@ -326,8 +380,16 @@ def _drawing(
     "Let a learner draw what follows from the seed and the epoch; afterwards PyTorch's generators are as before."
     device = learner.clip.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(1_000_003 * seed + 500_009 + epoch)  # other draws than those of the order of the images
+        torch.manual_seed((1_000_003 * seed + 500_009 + epoch) % 2**64)  # other draws than those of the order of the images
         yield
+
+# %% ../../nbs/training/fit.ipynb #1a1b2586
+def _check_learned(learner: nn.Module, epoch: int) -> None:
+    "Raise FloatingPointError where a parameter is not finite after an epoch."
+    lost = [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]
+    if lost:
+        raise FloatingPointError(f"{lost[0]} became infinite, or no number, at the last step of epoch {epoch}; the checkpoint of the epoch "
+                                 "before is kept. Try a smaller lr or smaller weights in the objective")
 
 # %% ../../nbs/training/fit.ipynb #6b9e9890
 def _epoch_rows(
@@ -342,6 +404,7 @@ def _epoch_rows(
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
             with _drawing(learner, plan.seed, epoch):
                 means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
+                _check_learned(learner, epoch)
                 collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
             yield {"epoch": epoch, "lr": lr, **means, **collapse}
 
@@ -367,6 +430,13 @@ def _run(
     _take_average(state.average, learner)
 
 # %% ../../nbs/training/fit.ipynb #7046faaa
+def _how_to_go_on(plan: _Plan, state: _State, path: Path | None) -> str:
+    "What to do after a fit that was interrupted."
+    if path is None:
+        return "the learner is as it was before this fit; with run_dir=FOLDER the same fit would go on from its last epoch"
+    return f"{len(state.history)} of {plan.epochs} epochs are kept in {str(path)!r}; the same fit, called again, goes on from there"
+
+# %% ../../nbs/training/fit.ipynb #7cefa15a
 def fit(
     learner: nn.Module,  # from `build_learner`; its parameters are changed in place
     train: Split,  # the shots
@@ -391,7 +461,8 @@ def fit(
     The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*`
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
     epochs after which they were not measured. What a learner draws at random follows from `seed`, and PyTorch's generators are
-    left as they were. With `views` and a frozen image tower the crops' features are computed once.
+    left as they were. With `views` and a frozen image tower the crops' features are computed once. A fit that does not come to its
+    end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, or begins again.
     Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, splits
     whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs,
     batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a
@@ -400,21 +471,24 @@ def fit(
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
     _check_above_zero(**given)
+    _check_seed(seed)
     _check_fits(learner, train, test)
+    _cluster_count(len(learner.classnames), num_clusters)
     _check_views(views, train.record)
     _check_usable(learner)
-    if learner.remembers:
-        with _drawing(learner, seed, -1):
-            learner.remember(*_training_features(learner, train, workers))
-    if not list(learner.parameters()):
-        return pd.DataFrame()
-    own = recipe(learner.name, learner.clip.name, **given)
-    plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
-                 seed, sampler, num_clusters, measure_every, views)
-    path = Path(run_dir) / _CHECKPOINT if run_dir else None
-    fitted = _in_a_line(plan, learner, train) if path else ""
-    state = _start(learner, plan)
-    _resume(state, path, learner, fitted)
-    _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
-    learner.eval()
+    with _whole_or_not_at_all(learner):
+        if learner.remembers:
+            with _drawing(learner, seed, -1):
+                learner.remember(*_training_features(learner, train, workers))
+        if not list(learner.parameters()):
+            return pd.DataFrame()
+        own = recipe(learner.name, learner.clip.name, **given)
+        plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
+                     seed, sampler, num_clusters, measure_every, views)
+        path, state = Path(run_dir) / _CHECKPOINT if run_dir else None, _start(learner, plan)
+        fitted = _in_a_line(plan, learner, train) if path else ""
+        with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():
+            _resume(state, path, learner, fitted)
+            _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
+        learner.eval()
     return pd.DataFrame(state.history)

@@ -32,6 +32,42 @@ def test_mistakes_are_named(clip, settings, words):
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize("name, settings, said", [
+    ("coop", dict(n_ctx=1.5), "n_ctx=1.5 of the learner 'coop' cannot be used: Input should be a valid integer"),
+    ("coop", dict(n_ctx=True), "valid integer"), ("coop", dict(n_ctx="4"), "valid integer"), ("coop", dict(n_ctx=0, ctx_init=None), "n_ctx=0"),
+    ("coop", dict(n_ctx=10**9, ctx_init=None), "less than or equal to 4096"), ("coop", dict(ctx_init=4), "valid string"),
+    ("coop", dict(class_specific="no"), "class_specific='no'"), ("coop", dict(class_specific=1), "valid boolean"),
+    ("coop", dict(seed=2**63), "seed=9223372036854775808"), ("coop", dict(seed=-1), "seed=-1"), ("cocoop", dict(seed=1.0), "seed=1.0"),
+    ("maple", dict(depth="3"), "depth='3'"), ("maple", dict(depth=0), "depth"), ("ivlp", dict(n_ctx_image=-1), "-1"),
+    ("vpt", dict(n_ctx_image=10**9), "4096"), ("tcp", dict(layer=2.0), "layer=2.0"),
+    ("tip_adapter", dict(alpha=-5), "alpha=-5"), ("tip_adapter_f", dict(beta=float("inf")), "beta=inf"),
+    ("tip_adapter", dict(beta=-0.1), "beta=-0.1"), ("tip_adapter", dict(beta=float("nan")), "beta=nan"), ("lora", dict(alpha=-5), "alpha=-5"),
+    ("lora", dict(rank=0), "rank=0"), ("lora", dict(rank=10**6), "rank=1000000"), ("clip_adapter", dict(ratio=True), "ratio=True"),
+    ("clip_adapter", dict(ratio=float("nan")), "ratio=nan"), ("clip_adapter", dict(reduction=2.0), "reduction=2.0"),
+], ids=str)
+def test_a_setting_is_of_its_kind_and_within_its_bounds(clip, name, settings, said):
+    with pytest.raises(ValueError) as caught:
+        build_learner(name, clip, NAMES, **settings)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_whole_numbers_are_numbers_and_settings_of_ones_own_are_held_to_their_words(clip):
+    assert build_learner("clip_adapter", clip, NAMES, ratio=1).settings["ratio"] == 1
+
+    @register_learner("typed")
+    class Typed(ZeroShot):
+        def __init__(self, clip, classnames, template="a {}.", *, anything=1, kind: "Unheard" = None, sizes: tuple[int, ...] = (1, 2)):  # noqa: F821
+            super().__init__(clip, classnames, template, anything=anything, kind=kind, sizes=sizes)
+
+    try:
+        assert build_learner("typed", clip, NAMES, anything="what", kind=3, sizes=[3]).settings["sizes"] == (3,)
+        Typed.__init__.__annotations__["kind"] = int
+        with pytest.raises(ValueError, match="sizes=.'3',. of the learner 'typed'"):
+            build_learner("typed", clip, NAMES, sizes=["3"])
+    finally:
+        del LEARNERS["typed"]
+
+
 def test_two_classes_of_one_name_are_a_warning(clip):
     with pytest.warns(UserWarning, match="red circle"):
         build_learner("zero_shot", clip, ["red circle", "star", "red_circle"])

@@ -53,6 +53,33 @@ def test_prompts_that_do_not_belong_are_refused_and_change_nothing(clip, tmp_pat
     assert torch.equal(mine.context, before)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_no_number_is_refused_and_changes_nothing(number, clip, tmp_path):
+    one, mine = trained(clip), trained(clip)
+    with torch.no_grad():
+        one.context[0, 3] = number
+    save_prompts(one, tmp_path / "prompts.safetensors")
+    before = mine.context.clone()
+    with pytest.raises(ValueError, match="prompts.safetensors is damaged: context holds values that are not numbers, or infinite"):
+        load_prompts(mine, tmp_path / "prompts.safetensors")
+    assert torch.equal(mine.context, before)
+
+
+@pytest.mark.parametrize("line, text", [("classnames", "["), ("classnames", "{}"), ("classnames", "[" * 100_000), ("settings", "[]"), ("settings", "")])
+def test_a_damaged_header_is_named(line, text, clip, tmp_path):
+    header = dict(learner="coop", backbone="world", settings="{}", classnames=json.dumps(NAMES)) | {line: text}
+    save_file({"context": torch.zeros(4, 128)}, tmp_path / "prompts.safetensors", header)
+    with pytest.raises(ValueError, match=f"prompts.safetensors has a damaged header.*{line}"):
+        load_prompts(trained(clip), tmp_path / "prompts.safetensors")
+
+
+def test_equal_prompts_are_equal_files(clip, tmp_path):
+    one = trained(clip)
+    for number in range(5):
+        save_prompts(one, tmp_path / str(number))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_prompts_of_another_backbone_are_refused(clip, tmp_path, monkeypatch):
     save_prompts(trained(clip), tmp_path / "prompts.safetensors")
     monkeypatch.setattr(clip, "name", "ViT-B-16-quickgelu")

@@ -45,6 +45,8 @@ def test_a_regulariser_brings_its_terms_and_leaves_the_guide(name):
     ("-0.5*lc", "at character 1"), ("lc*0.5", "at character 3"), ("ce | kl | kg", "at character 9"), ("ce |", "the text ends"),
     ("ce + lcc", "Did you mean 'lc'"), ("ntp", "named objective 'ntp'"), ("ce + npt", "a whole objective and no term"),
     ("ce + ce", "stands more than once"), ("1e999*lc", "must be finite"),
+    ("0*ce", "All weights of ce are zero"), ("0*ce + 0.0*lc", "All weights of ce + lc are zero"), ("1e-999*ce", "are zero"),
+    ("ce | 0*kl", "All weights of kl are zero"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_refused_with_a_sentence(text, said):
     with pytest.raises(ValueError) as caught:

@@ -99,7 +99,7 @@ def test_the_version_is_that_of_the_settings():
 
 def test_wings_are_packages_and_no_file_lies_beside_them():
     assert {path.name for path in (ROOT / "npt").iterdir() if path.is_dir() and path.name != "__pycache__"} == set(WINGS)
-    assert {path.stem for path in (ROOT / "npt").glob("*.py")} == {"__init__", "_doors", "_files", "_modidx", "_names"}
+    assert {path.stem for path in (ROOT / "npt").glob("*.py")} == {"__init__", "_doors", "_files", "_lock", "_modidx", "_names"}
 
 
 def test_old_paths_are_gone():

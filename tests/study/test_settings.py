@@ -2,11 +2,14 @@
 
 import re
 from itertools import combinations
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from npt.objectives.terms import TERMS
-from npt.study.settings import RunSettings, check_parameters, notebook_settings
+from npt.study.grid import expand, read_grid
+from npt.study.settings import _NOT_IN_NAMES, RunSettings, check_parameters, notebook_settings
 
 BAD = {
     "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
@@ -30,13 +33,45 @@ BAD = {
     "class_split": (dict(class_split="first"), "class_split"),
     "class_split below 0": (dict(class_split=-1), "greater than or equal to 0"),
     "class_split of all": (dict(class_split=1, classes="all"), "with classes='all' there are none"),
+    "a truth value for a number": (dict(shots=True), "shots=True: Input should be a valid integer"),
+    "a truth value for tau": (dict(tau=True), "tau=True: Input should be a valid number"),
+    "a text for a number": (dict(epochs="3"), "epochs='3': Input should be a valid integer"),
+    "a text for a truth value": (dict(prepare="false"), "prepare='false': Input should be a valid boolean: write True or False"),
+    "a number for a truth value": (dict(prepare=1), "prepare=1"),
+    "a number for a text": (dict(learner=3), "learner=3: Input should be a valid string"),
+    "a list for a name": (dict(dataset=["dtd"]), "dataset=['dtd']"),
+    "half a shot": (dict(shots=2.5), "shots=2.5"), "more shots than there are": (dict(shots=10**30), "less than or equal to 1000000"),
+    "seed beyond 2^63": (dict(seed=2**63), "less than 9223372036854775808"), "seed below 0": (dict(seed=-1), "seed=-1"),
+    "half beyond 2^63": (dict(class_split=2**63), "class_split="), "class_split is a truth value": (dict(class_split=True), "class_split=True"),
+    "workers": (dict(workers=10**6), "workers=1000000"), "epochs": (dict(epochs=10**7), "epochs=10000000"),
+    "batch_size": (dict(batch_size=0), "batch_size=0"), "clusters": (dict(num_clusters=0), "num_clusters=0"),
+    "budget": (dict(memory_budget=float("inf")), "memory_budget=inf"), "lr": (dict(lr=float("inf")), "lr=inf"),
+    "tau is no number": (dict(tau=float("nan")), "tau=nan"),
+    "empty path": (dict(data_root=""), "data_root='': it is no path: leave it out, or give . for the folder"),
+    "blank path": (dict(runs_dir=" "), "runs_dir=' '"), "null in a path": (dict(runs_dir="a\0b"), "it is no path"),
+    "empty weights": (dict(pretrained=""), "pretrained=''"), "no such home": (dict(runs_dir="~no-such-user/x"), "nobody here has such a home"),
+    "n_ctx": (dict(learner_settings=dict(n_ctx=1.5)), "n_ctx=1.5 of the learner 'maple'"), "depth": (dict(learner_settings=dict(depth="3")), "depth='3'"),
+    "alpha": (dict(learner="tip_adapter", learner_settings=dict(alpha=-5)), "alpha=-5"),
+    "beta": (dict(learner="tip_adapter", learner_settings='{"beta": Infinity}'), "beta=inf"),
+    "class_specific": (dict(learner="coop", learner_settings=dict(class_specific="no")), "class_specific='no'"),
+    "deep own settings": (dict(learner_settings="[" * 100_000), "nested too deeply"), "no table": (dict(learner_settings="[]"), "valid dictionary"),
+    "all weights zero": (dict(objective="0*ce + 0*lc"), "All weights of ce + lc are zero"),
+    "two at once": (dict(tau=2, seed="1"), "tau=2: Input should be less than or equal to 1; seed='1': Input should be a valid integer"),
 }
 
 
 @pytest.mark.parametrize("settings, said", BAD.values(), ids=BAD)
 def test_bad_settings_are_refused(settings, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
         RunSettings(**settings)
+    assert "\n" not in str(caught.value) and "pydantic" not in str(caught.value) and caught.value.__suppress_context__ is True
+
+
+def test_paths_are_written_out():
+    home = Path.home()
+    settings = RunSettings(data_root="~/data", runs_dir=home / "runs", pretrained="~/weights.pt", backbone="RN50")
+    assert (settings.data_root, settings.runs_dir, settings.pretrained) == (f"{home}/data", f"{home}/runs", f"{home}/weights.pt")
+    assert RunSettings(runs_dir="./~odd").runs_dir == "./~odd"
 
 
 @pytest.mark.parametrize("settings", [dict(device="cuda:3"), dict(device="mps"), dict(backbone="RN50", pretrained="gone.pt"),
@@ -52,9 +87,32 @@ def test_settings_that_change_a_number_change_the_folder():
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="coop"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
               dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
-              dict(backbone="RN50", pretrained="none")]
+              dict(backbone="RN50", pretrained="none"), dict(backbone="RN50", pretrained="w.pt"), dict(pretrained="w.pt"), dict(pretrained="none"),
+              dict(tau=0.1234567), dict(tau=0.12345671), dict(learner="coop", learner_settings=dict(ctx_init="a b", n_ctx=2)),
+              dict(learner="coop", learner_settings=dict(ctx_init="a_b", n_ctx=2)), dict(learner="coop", learner_settings=dict(ctx_init="a/b", n_ctx=2)),
+              dict(learner="coop", learner_settings=dict(ctx_init="a-b", n_ctx=2)), dict(learner="coop", learner_settings=dict(ctx_init="a,n_ctx=2")),
+              dict(learner="coop", learner_settings=dict(ctx_init="None")), dict(learner="coop", learner_settings=dict(ctx_init=None)),
+              dict(epochs=3), dict(epochs=4), dict(batch_size=3), dict(lr=0.1), dict(lr=0.01), dict(optimizer="adam"), dict(optimizer="sgd"),
+              dict(template="a {}."), dict(template="the {}."), dict(precision="fp32"), dict(precision="bf16"), dict(epochs=3, lr=0.1)]
     folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
     assert all(one != other for one, other in combinations(folders, 2))
+    assert {name for other in others for name in other} == RunSettings.model_fields.keys() - _NOT_IN_NAMES - {"dataset"}, "try every setting"
+
+
+def test_what_changes_no_number_is_no_part_of_the_folder():
+    others = [dict(device="cuda"), dict(data_root="there"), dict(prepare=False), dict(workers=2), dict(memory_budget=1.0), dict(measure_every=0)]
+    assert {RunSettings(**other).folder for other in others} == {RunSettings().folder}
+    assert {name for other in others for name in other} == _NOT_IN_NAMES - {"runs_dir"}
+
+
+def test_a_default_run_keeps_the_folder_that_it_had():
+    assert RunSettings().folder.as_posix() == "runs/world/shapes/maple+npt/tau1-shots16/seed1"
+    assert RunSettings(dataset="dtd", learner="coop", tau=0.0625).folder.as_posix() == "runs/dtd/coop+npt/tau0.0625-shots16/seed1"
+    own = RunSettings(learner="coop", learner_settings=dict(n_ctx=8, ctx_init=None, class_specific=True), profile="step", seed=2)
+    assert own.folder.as_posix() == "runs/world/shapes/coop,class_specific=True,ctx_init=None,n_ctx=8+npt/tau1-shots16-step/seed2"
+    for name in "world", "claims", "few_shot", "ablation":
+        folders = [task.settings.folder.as_posix() for task in expand(read_grid(ROOT / "workflow" / "grids" / f"{name}.yaml"))]
+        assert all(re.search(r"/tau[\d.]+-shots\d+(-all|-val|-clusters\d)*/seed\d+$", folder) for folder in folders)
 
 
 def test_long_names_are_cut_and_stay_apart():
@@ -63,7 +121,8 @@ def test_long_names_are_cut_and_stay_apart():
     assert names[0] != names[1] and all(100 < len(name) <= 120 for name in names)
 
 
-SHOWN = "tau = 1.0\nseeds = [1, 2, 3]  # of the picks\nepochs = None\nrun_dir = None\ntop = 3\noverwrite = False\nbatch = {'coop': 32}"
+SHOWN = ("tau = 1.0\nseeds = [1, 2, 3]  # of the picks\nepochs = None\nrun_dir = None\ntop = 3\noverwrite = False\nbatch = {'coop': 32}\n"
+         "targets = None\nrate = 1e-3\nout = 'there'")
 
 
 def given(**parameters) -> dict:
@@ -93,6 +152,13 @@ def test_a_notebook_takes_no_more_than_it_shows():
 
 @pytest.mark.parametrize("bad, said", [
     (dict(epochs="two"), "epochs='two': Input should be a valid integer"), (dict(tau=4), "tau=4: Input should be less"),
+    (dict(overwrite="false"), "overwrite='false': Input should be a valid boolean: write True or False. Give it by -p overwrite False"),
+    (dict(overwrite=0), "overwrite=0"), (dict(overwrite=None), "overwrite=None"), (dict(tau=True), "tau=True"), (dict(epochs=2.0), "epochs=2.0"),
+    (dict(seeds=[True]), "seeds=[True]"), (dict(seeds=[-1]), "greater than or equal to 0"), (dict(seeds=[2**63]), "less than 92"),
+    (dict(seeds=[]), "at least 1 item"), (dict(top=0), "top=0: Input should be greater than or equal to 1"), (dict(top=10**30), "top=1000"),
+    (dict(top=None), "top=None"), (dict(run_dir=""), "run_dir='': it is no path"), (dict(run_dir=["one", "other"]), "run_dir=['one'"),
+    (dict(batch={"coop": 0}), "batch={'coop': 0}"), (dict(targets=""), "targets=''"), (dict(targets=3), "targets=3"), (dict(rate=0.0), "rate=0.0"),
+    (dict(rate=float("inf")), "rate=inf"), (dict(out=""), "out=''"),
     (dict(seeds="1 2"), "seeds='1 2': Input should be a valid list. Give it by -y 'seeds: [1, 2, 3]'"),
     (dict(seeds=[1, "2"]), "seeds=[1, '2']: Input should be a valid integer"), (dict(top=2.5), "top=2.5: Input should be a valid integer"),
     (dict(top="3"), "top='3'"), (dict(run_dir=3), "run_dir=3: Input should be"), (dict(overwrite="yes"), "overwrite='yes'"),
@@ -104,5 +170,5 @@ def test_a_value_of_another_kind_is_refused_with_the_name(bad, said):
 
 def test_values_of_the_right_kind_pass():
     check_parameters(given(tau=1, seeds=[4], epochs=None, run_dir="runs", top=1, overwrite=True, batch={"maple": 4}))
-    check_parameters(given(run_dir=["one", "other"], epochs=2))
+    check_parameters(given(targets=["one", "other"], run_dir="~/one", epochs=2, rate=1, out="~/x"))
     check_parameters({})

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from shared import LOADED, in_world
 
 from npt.data.load import load_dataset
@@ -69,6 +70,34 @@ def test_other_images_are_another_fit(train, tmp_path):
     fit(in_world("coop", LOADED, train.classnames), train, **settings)
     with pytest.raises(ValueError, match=f"on {len(train)} images.*on {len(train) - 1} images"):
         fit(in_world("coop", LOADED, train.classnames), train.take(range(len(train) - 1)), **settings)
+
+
+@pytest.mark.parametrize("history", ["", "{", "[]x", "{}", '[{"epoch": 1}]', '[{"epoch": 0}, {"epoch": 0}]', "[1]", "[" * 100_000])
+def test_a_damaged_history_is_named(history, train, tmp_path):
+    learner, optimizer = stepped("sgd", train, 1, 1)
+    tensors = {f"prompt.{name}": p.detach() for name, p in learner.named_parameters()}
+    save_file(tensors, tmp_path / _CHECKPOINT, {"fitted": "this", "history": history})
+    with pytest.raises(ValueError, match="checkpoint '.*' is damaged .*delete it to start the run afresh"):
+        _load_checkpoint(tmp_path / _CHECKPOINT, learner, optimizer, {}, "this")
+
+
+@pytest.mark.parametrize("change", [lambda tensors: tensors.pop("prompt.context"), lambda tensors: tensors.update({"prompt.other": torch.zeros(1)}),
+                                    lambda tensors: tensors.update({"prompt.context": torch.zeros(1, 1)}),
+                                    lambda tensors: tensors.update({"buffer.gone": torch.zeros(1)}),
+                                    lambda tensors: tensors.update({"optimizer.gone:step": torch.zeros(1)})])
+def test_a_checkpoint_with_other_tensors_is_refused_and_changes_nothing(change, train, tmp_path):
+    settings = dict(objective="ce", epochs=1, batch_size=4, measure_every=0, progress=False, run_dir=tmp_path)
+    fit(in_world("coop", LOADED, train.classnames), train, **settings)
+    with safe_open(tmp_path / _CHECKPOINT, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(tmp_path / _CHECKPOINT)
+    change(tensors)
+    save_file(tensors, tmp_path / _CHECKPOINT, header)
+    learner = in_world("coop", LOADED, train.classnames)
+    start = learner.context.clone()
+    with pytest.raises(ValueError, match="is damaged .*delete it to start the run afresh"):
+        fit(learner, train, **settings)
+    assert torch.equal(learner.context, start)
 
 
 def test_a_damaged_file_and_one_of_another_kind_are_refused(train, tmp_path):

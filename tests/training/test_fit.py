@@ -1,11 +1,15 @@
 "The loop: settings by keyword, refusals in a sentence, the same numbers for the same seed; every objective and sampler."
 
 import math
+import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from shared import LOADED, Shifted, assert_same_fit, count_calls, fresh, in_world, killed_after
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import npt.training.fit as room
 from npt.data.features import crop_features
@@ -162,6 +166,87 @@ def test_random_crops_do_not_depend_on_workers_or_on_a_kill(sampler, photographs
         fitted(LOADED, train, workers=0, run_dir=tmp_path, **settings)
     assert_same_fit(whole, fitted(LOADED, train, workers=1, run_dir=tmp_path, **settings))
     assert not torch.equal(whole[0].context, fitted(LOADED, train, workers=0, seed=2, **settings)[0].context)
+
+
+# ---- whole or not at all
+
+
+@contextmanager
+def stopped_at(step, error):
+    "The fit in this block is stopped when its optimiser has taken so many steps; it must come to that."
+    left = [step]
+
+    def stop(*_):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    hook = register_optimizer_step_post_hook(stop)
+    try:
+        with pytest.raises(type(error)):
+            yield
+    finally:
+        hook.remove()
+
+
+def restless(train):
+    return Restless(LOADED, train.classnames)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "with a checkpoint"])
+@pytest.mark.parametrize("name", ["coop", "promptsrc", "tip_adapter_f", "clip_adapter", "restless"])
+def test_a_fit_that_was_stopped_anywhere_and_is_called_again_is_a_whole_fit(name, kept, drawn, few_templates, tmp_path):
+    "On the same learner, as in a notebook whose cell is run again; also where it is stopped twice."
+    make = restless if name == "restless" else lambda train: in_world(name, LOADED, train.classnames)
+    settings = dict(objective="ce", epochs=3, batch_size=8, lr=0.05, optimizer="sgd", measure_every=0, progress=False)
+    whole = make(drawn.train)
+    history, chance = fit(whole, drawn.train, **settings), random.Random(f"{name}{kept}")
+    steps = 3 * math.ceil(len(drawn.train) / 8)
+    for number in range(3):
+        learner, folder = make(drawn.train), tmp_path / str(number) if kept else None
+        for error in chance.choices([KeyboardInterrupt(), RuntimeError("of any kind"), SystemExit(1)], k=2):
+            before = [parameter.clone() for parameter in learner.parameters()]
+            at = chance.randint(1, steps // 3)  # a second stop may be in the last epoch that is left
+            with stopped_at(at, error):
+                fit(learner, drawn.train, run_dir=folder, **settings)
+            assert all(map(torch.equal, before, learner.parameters())) and len(before) == len(list(learner.parameters()))
+        assert_same_fit((whole, history), (learner, fit(learner, drawn.train, run_dir=folder, **settings)))
+
+
+def test_an_interrupted_fit_says_in_one_line_how_to_go_on(drawn, tmp_path, capfd):
+    learner, settings = in_world("coop", LOADED, drawn.classnames), dict(objective="ce", epochs=3, batch_size=8, measure_every=0, progress=False)
+    steps = math.ceil(len(drawn.train) / 8)
+    for folder, said in (None, "with run_dir=FOLDER the same fit would go on"), (tmp_path, "2 of 3 epochs are kept in '"):
+        with stopped_at(2 * steps + 1, KeyboardInterrupt()):
+            fit(learner, drawn.train, run_dir=folder, **settings)
+        line = capfd.readouterr().err
+        assert line.startswith("Interrupted: ") and said in line and line.count("\n") == 1
+
+
+def test_a_step_that_is_too_long_at_the_end_of_an_epoch_is_never_kept(drawn, tmp_path):
+    learner = in_world("coop", LOADED, drawn.classnames)
+    start, steps = learner.context.clone(), []
+
+    def spoil(*_):
+        steps.append(1)
+        if len(steps) == 2 * math.ceil(len(drawn.train) / 8):
+            learner.context.data[0] = float("inf")
+
+    hook = register_optimizer_step_post_hook(spoil)
+    with pytest.raises(FloatingPointError, match="context became infinite, or no number, at the last step of epoch 1; the checkpoint of the"):
+        fit(learner, drawn.train, objective="ce", epochs=3, batch_size=8, measure_every=0, progress=False, run_dir=tmp_path)
+    hook.remove()
+    assert torch.equal(learner.context, start)
+    assert load_file(tmp_path / "checkpoint.safetensors")["prompt.context"].isfinite().all()
+
+
+def test_the_largest_seed_trains_and_what_is_none_is_refused(drawn):
+    assert fitted(LOADED, drawn.train, seed=2**63 - 1, epochs=1)[1].loss.notna().all()
+    for seed in (2**63, -1, True, 1.0, "1"):
+        with pytest.raises(ValueError, match="seed=.* must be a whole number from 0"):
+            fitted(LOADED, drawn.train, seed=seed)
+    with pytest.raises(ValueError, match="can form 1 to 8 clusters, not num_clusters=9"):
+        fitted(LOADED, drawn.train, num_clusters=9)
 
 
 # ---- objectives and samplers
