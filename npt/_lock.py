@@ -6,6 +6,7 @@
 __all__ = ['Hold']
 
 # %% ../nbs/package/lock.ipynb #9b4c9353
+import errno
 import os
 import socket
 import sys
@@ -29,7 +30,7 @@ def _holder_of(path: Path) -> str:
         return "another process"
 
 # %% ../nbs/package/lock.ipynb #5d22f3d8
-def _acquired(path: Path) -> FileLock:
+def _acquired(path: Path) -> FileLock | None:  # None where this process may not write there
     "Take a lock; wait where another process has it, and say so."
     lock = FileLock(path, thread_local=False)
     try:
@@ -38,6 +39,10 @@ def _acquired(path: Path) -> FileLock:
         print(f"{str(path.parent)!r} is in use by {_holder_of(path)}: waiting until that process lets it go or ends (Ctrl-C gives up)",
               file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return None
     path.write_text(_about_this_process())
     return lock
 
@@ -46,7 +51,7 @@ def _acquired(path: Path) -> FileLock:
 class _Held:
     "A lock that this process has."
 
-    lock: FileLock
+    lock: FileLock | None
     times: int = 0
 
 
@@ -67,10 +72,11 @@ def _let_go(path: Path) -> None:
     held.times -= 1
     if not held.times:
         del _HELD[os.getpid(), path]
-        try:
-            path.exists() and path.write_text("")
-        finally:
-            held.lock.release()
+        if held.lock:
+            try:
+                path.exists() and path.write_text("")
+            finally:
+                held.lock.release()
 
 # %% ../nbs/package/lock.ipynb #05d47ce2
 class Hold:

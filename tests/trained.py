@@ -1,6 +1,5 @@
 "Runs that tests leave behind, with and without the time that measuring takes."
 
-import json
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from npt._files import write_text
 from npt.learners.base import Learner
 from npt.learners.saving import save_prompts
+from npt.study.folder import _write_metrics
 from npt.study.runs import set_up
 from npt.study.settings import RunSettings
 from npt.training.fit import fit
@@ -20,9 +20,9 @@ NAMES = ["red striped pattern", "blue dotted pattern", "green solid pattern"]
 def train_a_little(folder: Path, **settings) -> tuple[Path, Learner]:
     "Leave a run's folder behind, without the time that measuring takes; give it and the learner that was trained."
     run = set_up(RunSettings(**{**dict(dataset="world/textures", learner="coop", shots=1, runs_dir=str(folder)), **settings}))
-    fit(run.learner, run.data.base.train, objective=run.settings.objective, epochs=1)
+    write_text(fit(run.learner, run.data.base.train, objective=run.settings.objective, epochs=1).to_csv(index=False), run.folder.history)
     save_prompts(run.learner, run.folder.prompts)
-    write_text(json.dumps(MEASURED), run.folder.metrics)
+    _write_metrics(MEASURED, run.folder)
     return run.folder.path, run.learner.eval()
 
 

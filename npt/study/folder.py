@@ -6,24 +6,27 @@
 __all__ = ['RunFolder', 'read_metrics']
 
 # %% ../../nbs/study/folder.ipynb #35105c5b
+import hashlib
+import io
 import json
 import math
+import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import open_clip
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .._files import write_text
+from .._files import parse_json, sweep, write_bytes, write_text
+from .._lock import Hold
 from .inputs import RunInputs, _check_inputs
-from .settings import RunSettings
+from .settings import _NOT_COMPARED, RunSettings, _from_file
 from ..training.checkpoint import _CHECKPOINT
 
 # %% ../../nbs/study/folder.ipynb #94dacb2e
-_NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget"}
-
-# %% ../../nbs/study/folder.ipynb #8f1f37c8
 @dataclass(frozen=True)
 class RunFolder:
     "The files of one run."
@@ -46,6 +49,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def sums(self) -> Path:
+        "Checksums of the other files, as `sha256sum` writes and checks them."
+        return self.path / "SHA256SUMS"
+
+    @property
     def history(self) -> Path:
         "A row an epoch."
         return self.path / "history.csv"
@@ -65,13 +73,61 @@ class RunFolder:
         "Whether the run's last file is there."
         return self.metrics.exists()
 
+    def held(self) -> Hold:
+        "Take the folder's lock, to write to it; released by `release()`, at the end of a with block, or with the object."
+        return Hold(self.path)
+
 # %% ../../nbs/study/folder.ipynb #25e642c2
+def _damaged(path: Path, reason: object) -> ValueError:  # to be raised by the caller
+    "Make the error for a file of a run that is not what the run wrote."
+    return ValueError(f"{str(path)!r} is damaged ({reason}): delete its folder or run again with overwrite=True")
+
+# %% ../../nbs/study/folder.ipynb #43da6f5d
 def _read_json(path: Path) -> dict:
-    "Read a JSON file of a run; name it where it is damaged."
+    "Read a JSON file of a run. Raises ValueError that names one that is missing or damaged."
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}): delete its folder or run again with overwrite=True") from error
+        found = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, f"it holds a {type(found).__name__} in place of a table")
+    return found
+
+# %% ../../nbs/study/folder.ipynb #eefe3993
+_SUMMED = "config.json", "inputs.json", "history.csv", "prompts.safetensors", "metrics.json"
+
+
+def _sums_text(
+    folder: RunFolder,
+    metrics: bytes,  # what metrics.json will hold
+) -> str:
+    "The checksums of a run's files, a line each."
+    contents = {name: (folder.path / name).read_bytes() for name in _SUMMED[:-1]} | {_SUMMED[-1]: metrics}
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+
+# %% ../../nbs/study/folder.ipynb #8c3308d6
+def _sums_in(folder: RunFolder) -> dict[str, str]:  # name of a file to 64 hexadecimal digits
+    "The checksums that a run wrote. Raises ValueError where the file is damaged."
+    lines = [re.fullmatch(rb"([0-9a-f]{64}) [ *](\S+)", line) for line in folder.sums.read_bytes().splitlines()]
+    if None in lines or {line[2].decode("ascii", "replace") for line in lines} != set(_SUMMED):
+        raise _damaged(folder.sums, f"it must have a line for each of {', '.join(_SUMMED)}")
+    return {line[2].decode(): line[1].decode() for line in lines}
+
+# %% ../../nbs/study/folder.ipynb #581e2624
+def _check_sums(folder: RunFolder) -> None:
+    "Raise ValueError that names a file of a finished run which is not as the run wrote it; warn where nobody can tell."
+    if not folder.sums.exists():
+        warnings.warn("a run without SHA256SUMS is read as it is: an older npt made it, or the file was deleted, so nobody can tell whether "
+                      "its numbers were changed", stacklevel=3)
+        return
+    for name, expected in _sums_in(folder).items():
+        path = folder.path / name
+        if not path.is_file():
+            raise _damaged(path, "it is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise _damaged(path, "it is not as the run wrote it, since its checksum is not the one in SHA256SUMS")
 
 # %% ../../nbs/study/folder.ipynb #5f0d0509
 def _without_nan(value: Any) -> Any:
@@ -96,15 +152,75 @@ def _with_nan(value: Any) -> Any:
         return [_with_nan(each) for each in value]
     return math.nan if value is None else value
 
+# %% ../../nbs/study/folder.ipynb #9de24224
+_Percent = Annotated[float, Field(ge=-1e-3, le=100.001)]
+_Measured = dict[str, _Percent | None | str | list[_Percent | None]]  # accuracies and the like; the name of the worst class
+
+
+def _check_texts(measured: _Measured) -> None:
+    "Raise ValueError for a text in the place of a number."
+    for name, value in measured.items():
+        if isinstance(value, str) and not name.endswith("worst_class"):
+            raise ValueError(f"{name} is the text {value[:40]!r}")
+
+
+class _Metrics(BaseModel):
+    "What metrics.json holds, beside accuracies."
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: _Measured
+
+    zero_shot: _Measured
+    collapse: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]]
+    objective: str
+    train_counts: dict[str, Annotated[int, Field(ge=0)]]
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "_Metrics":
+        _check_texts(self.zero_shot)
+        _check_texts(self.__pydantic_extra__)
+        if "npt" not in self.versions:
+            raise ValueError("versions does not name npt")
+        return self
+
 # %% ../../nbs/study/folder.ipynb #011bcc8c
 def read_metrics(folder: RunFolder) -> dict:  # percent, and collapse, see `npt.study.runs.measure_run`
-    "What a finished run measured. Raises ValueError naming a damaged file."
-    return _with_nan(_read_json(folder.metrics))
+    "What a finished run measured. Raises ValueError naming a damaged file of the run."
+    _check_sums(folder)
+    found = _read_json(folder.metrics)
+    try:
+        _Metrics.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise _damaged(folder.metrics, f"{'.'.join([*map(str, problem['loc'][:2]), problem['msg'].removeprefix('Value error, ')])}") from error
+    return _with_nan(found)
 
-# %% ../../nbs/study/folder.ipynb #a52fb4a2
-def _weights_from_files(backbone: str, there: str | None, here: str | None) -> bool:
-    "Whether weights that are there or asked for are a file or folder, so that their names tell nothing."
-    return any(isinstance(one, str) and one != "none" and not open_clip.is_pretrained_cfg(backbone, one) for one in (there, here))
+# %% ../../nbs/study/folder.ipynb #8fb8856e
+def _write_metrics(metrics: dict, folder: RunFolder) -> None:
+    "Finish a run. Raises FileNotFoundError where a file of it is missing."
+    data = json.dumps(_without_nan(metrics), indent=1, allow_nan=False).encode()
+    write_text(_sums_text(folder, data), folder.sums)
+    write_bytes(data, folder.metrics)
+
+# %% ../../nbs/study/folder.ipynb #8dc2db32
+def _read_history(path: Path) -> pd.DataFrame:
+    "Read a run's history.csv. Raises ValueError that names one that is missing or damaged."
+    try:
+        text = path.read_bytes().decode()
+        if not text.strip():
+            return pd.DataFrame()
+        if not text.endswith("\n") or len({line.count(",") for line in text.splitlines()}) > 1:
+            raise ValueError("it is cut off")
+        history = pd.read_csv(io.StringIO(text))
+        if "epoch" not in history or history.epoch.tolist() != list(range(len(history))) or not len(history):
+            raise ValueError("it has not one row for each epoch")
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
+    except ValueError as error:  # pandas' own and those of an encoding are ValueErrors
+        raise _damaged(path, error) from error
+    return history
 
 # %% ../../nbs/study/folder.ipynb #623a1347
 def _differing_settings(
@@ -113,7 +229,8 @@ def _differing_settings(
 ) -> list[str]:  # a sentence each
     "The settings in which a run that is there is not the one that is asked for; any precision will do where none is asked for."
     there = {key: field.get_default(call_default_factory=True) for key, field in RunSettings.model_fields.items()} | kept
-    same = _NOT_COMPARED | ({"pretrained"} if _weights_from_files(settings.backbone, there["pretrained"], settings.pretrained) else set())
+    files = [_from_file(settings.backbone, weights) for weights in (there["pretrained"], settings.pretrained)]
+    same = _NOT_COMPARED | ({"pretrained"} if any(files) else set())
     return [f"{key}: {there[key]!r} there, {value!r} asked for" for key, value in settings.model_dump().items()
             if key not in same and there[key] != value and (key, value) != ("precision", None)]
 
@@ -122,14 +239,14 @@ def _has_begun(folder: RunFolder) -> bool:
     "Whether a folder holds a run that has learned something."
     return folder.config.exists() and (folder.finished or (folder.path / _CHECKPOINT).exists())
 
-# %% ../../nbs/study/folder.ipynb #897f3d19
+# %% ../../nbs/study/folder.ipynb #b7a1c0de
 def _check_settings(settings: RunSettings, folder: RunFolder) -> None:
     "Raise ValueError where a folder holds a run of other settings, naming them."
     if differ := _differing_settings(settings, _read_json(folder.config)):
         raise ValueError(f"{str(folder.path)!r} holds a run of other settings ({'; '.join(differ)}): choose another runs_dir, or "
                          "overwrite=True to replace it")
 
-# %% ../../nbs/study/folder.ipynb #90b93ea3
+# %% ../../nbs/study/folder.ipynb #897f3d19
 def _find_run(
     settings: RunSettings,
 ) -> RunFolder:  # where there may be nothing yet
@@ -139,20 +256,47 @@ def _find_run(
         _check_settings(settings, folder)
     return folder
 
-# %% ../../nbs/study/folder.ipynb #4e448c71
+# %% ../../nbs/study/folder.ipynb #90b93ea3
+def _refuse_nameless(folder: RunFolder) -> None:
+    "Raise ValueError where a folder holds what a run made, and not the run's settings."
+    made = [path.name for path in (folder.metrics, folder.prompts, folder.history, folder.path / _CHECKPOINT) if path.exists()]
+    if made and not folder.config.exists():
+        raise ValueError(f"{str(folder.path)!r} holds {made[0]} and no config.json, so nobody knows of which run it is: delete the folder, "
+                         "or run again with overwrite=True")
+
+# %% ../../nbs/study/folder.ipynb #8e40dbc6
+def _throw_away(folder: RunFolder) -> None:
+    "Remove the files of a run."
+    for name in ("metrics.json", "SHA256SUMS", "transfer.json", _CHECKPOINT, "prompts.safetensors", "history.csv", "inputs.json", "config.json"):
+        (folder.path / name).unlink(missing_ok=True)
+    if folder.figures.is_dir() and not folder.figures.is_symlink():
+        shutil.rmtree(folder.figures)
+
+# %% ../../nbs/study/folder.ipynb #2fa8ca87
+def _tidy(folder: RunFolder) -> None:
+    "Remove what killed processes left, by whoever holds the folder."
+    for place in folder.path, folder.figures:
+        sweep(place)
+    if folder.finished:
+        (folder.path / _CHECKPOINT).unlink(missing_ok=True)
+
+# %% ../../nbs/study/folder.ipynb #4b512cc2
 def _open_run(
     settings: RunSettings,
     inputs: RunInputs,  # what the run is made from
     *,
+    precision: str | None = None,  # that was chosen, where the settings leave it open
     overwrite: bool = False,  # throw away what is there
 ) -> RunFolder:
-    "Make or find a run's folder. Raises ValueError where it holds a run of other settings or inputs, naming them."
-    if overwrite and RunFolder(settings.folder).config.exists():
-        shutil.rmtree(settings.folder)
+    "Make or find a run's folder, which is held. Raises ValueError where it holds a run of other settings or inputs, naming them."
+    if overwrite:
+        _throw_away(RunFolder(settings.folder))
     folder = _find_run(settings)
+    _refuse_nameless(folder)
+    _tidy(folder)
     if _has_begun(folder):
         _check_inputs(folder.inputs, inputs)
     else:
         _write_json(inputs.model_dump(mode="json"), folder.inputs)
-        _write_json(settings.model_dump(mode="json"), folder.config)
+        _write_json(settings.model_dump(mode="json") | dict(precision=settings.precision or precision), folder.config)
     return folder

@@ -136,8 +136,10 @@ def save_pretrained(
     metrics: dict | None = None,  # for the card, as `npt.study.runs.do_run` or `npt.training.evaluation.evaluate` gives them
     pretrained: str | None = None,  # open_clip's tag of the backbone's weights, if they have one
 ) -> None:
-    "Write prompts.safetensors, config.json and a model card, README.md. Raises ValueError for a tag that is none."
+    "Write prompts.safetensors, config.json and a model card, README.md. Raises ValueError for a tag that is none, or a run's folder."
     files, origin = RunFolder(Path(folder).expanduser()), _origin_of(learner, dataset, pretrained)
+    if files.metrics.exists() or files.inputs.exists():
+        raise ValueError(f"{str(folder)!r} is the folder of a run, whose files would be replaced: give another folder")
     save_prompts(learner, files.prompts)
     write_text(origin.model_dump_json(indent=1), files.config)
     write_text(_model_card(learner, origin, metrics or {}), files.path / "README.md")

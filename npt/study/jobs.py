@@ -94,19 +94,19 @@ _KILLED = "was killed, as a machine does with the largest process when it runs o
 
 
 def _said_at_the_end(stderr: str, code: int) -> str:
-    "The error of Papermill, and the lines before it."
-    lines = stderr.strip().splitlines() or [f"papermill ended with the code {code}"]
-    killed = f": the kernel of the run {_KILLED}: {_FOR_MEMORY}" if "DeadKernelError" in lines[-1] else ""
-    return "\n".join([f"{lines[-1]}{killed}", *lines[-20:]])
+    "The error of Papermill."
+    last = (stderr.strip().splitlines() or [f"papermill ended with the code {code}"])[-1]
+    return f"{last}: the kernel of the run {_KILLED}: {_FOR_MEMORY}" if "DeadKernelError" in last else last
 
 # %% ../../nbs/study/jobs.ipynb #ac3d862c
 def _do_in_notebook(settings: RunSettings, notebook: str) -> None:
-    "Do a run as an executed copy of a notebook in its folder. Raises RuntimeError with what Papermill said at the end."
+    "Do a run as an executed copy of a notebook in its folder. Raises RuntimeError with the error that Papermill told."
     settings.folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(_papermill_command(settings, notebook), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise RuntimeError(_said_at_the_end(done.stderr, done.returncode))
+        lines = RuntimeError("\n".join(["papermill said", *done.stderr.splitlines()[-20:]]))
+        raise RuntimeError(_said_at_the_end(done.stderr, done.returncode)) from lines
 
 # %% ../../nbs/study/jobs.ipynb #5dbc19e3
 def _do_or_find(task: Task, notebook: str | None) -> None:

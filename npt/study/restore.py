@@ -20,7 +20,7 @@ from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..learners.base import Learner
 from ..learners.build import build_learner
 from ..learners.saving import _read_prompts, load_prompts
-from .folder import RunFolder
+from .folder import RunFolder, _check_sums
 from .inputs import _preparation_of, _read_inputs
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
@@ -103,13 +103,7 @@ def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
 def _read_header(path: Path) -> tuple[str, list[str], dict]:  # the learner's name, class names, settings
     "Read what a prompts file says of its learner. Raises ValueError that names a damaged file."
     header = _read_prompts(path)[1]
-    try:
-        classnames, settings = json.loads(header["classnames"]), json.loads(header["settings"])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(path)!r} has a damaged header ({error}). Train again, or fetch it again.") from error
-    if not isinstance(classnames, list) or not isinstance(settings, dict):
-        raise ValueError(f"{str(path)!r} has a damaged header: classnames must be a list and settings a table.")
-    return header["learner"], classnames, settings
+    return header["learner"], json.loads(header["classnames"]), json.loads(header["settings"])
 
 # %% ../../nbs/study/restore.ipynb #75df3883
 def _rebuild(
@@ -122,8 +116,8 @@ def _rebuild(
     name, classnames, settings = header
     try:
         learner = build_learner(name, clip, classnames, template, **settings)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} has settings that no learner {name!r} can have: {settings} ({error}).") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} has class names or settings {settings} that no learner {name!r} can have: {error}") from error
     load_prompts(learner, path)
     return learner.eval()
 
@@ -135,8 +129,11 @@ def _load_folder(
     pretrained: str | None = None,  # where its weights are, if not where config.json says
 ) -> Learner:
     "Build the learner of a folder. Raises FileNotFoundError or ValueError that names what is wrong."
-    path, origin = RunFolder(folder).prompts, _read_origin(RunFolder(folder).config)
+    files = RunFolder(folder)
+    path, origin = files.prompts, _read_origin(files.config)
     header = _read_header(path)
+    if files.finished:
+        _check_sums(files)
     clip = clip or _load_origin_clip(origin, device, pretrained)
     _check_fingerprint(origin, clip)
     return _rebuild(path, header, clip, origin.prompts)

@@ -10,8 +10,8 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,10 @@ from torch import nn
 
 import npt
 from .._files import write_text
+from .._lock import Hold
 from ..clip.backbone import find_backbone
 from ..clip.frozen import FrozenCLIP
-from ..clip.load import load_clip
+from ..clip.load import _PRECISIONS, load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, dataset_state, prepare
@@ -34,31 +35,37 @@ from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
 from ..learners.saving import load_prompts, save_prompts
 from ..learners.zero_shot import _listed
-from .folder import RunFolder, _check_settings, _has_begun, _open_run, _read_json, _write_json, read_metrics
-from .inputs import _check_inputs, _run_inputs
+from ..objectives.anchors import _cluster_count
+from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
+from .inputs import RunInputs, _run_inputs
 from .machine import _choices_said, _on_this_machine
 from .settings import RunSettings
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
-from ..training.fit import _check_fits, fit
+from ..training.fit import _check_fits, _told_how_to_go_on, fit
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
 class Run:
     "The four axes of a run, loaded, and the folder that it writes."
 
-    settings: RunSettings  # with what was chosen where they left it open
+    settings: RunSettings  # as they were given, with a device
     choices: str  # the same in a line, with the reasons
     folder: RunFolder
     data: FewShotData
     clip: FrozenCLIP
     zero_shot: nn.Module  # zero-shot CLIP on the classes that are trained on
     learner: nn.Module  # the prompts to be learned, on the same
+    lock: Hold = field(repr=False)  # of the folder
 
     @property
     def trained(self) -> Part:
         "The classes that are trained on."
         return getattr(self.data, self.settings.classes)
+
+    def close(self) -> None:
+        "Let other processes write to the folder."
+        self.lock.release()
 
 # %% ../../nbs/study/runs.ipynb #0eb42da5
 def _fetch_missing(settings: RunSettings) -> None:
@@ -157,29 +164,53 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     _run_recipe(settings).objective_for(settings.objective)
 
 # %% ../../nbs/study/runs.ipynb #04e35b6f
+def _hold_run(
+    settings: RunSettings,
+    inputs: RunInputs,
+    clip: FrozenCLIP,
+    overwrite: bool,
+) -> tuple[RunFolder, Hold]:
+    "Take a run's folder. Raises ValueError where it holds a run of other settings or inputs, naming them."
+    lock, precision = RunFolder(settings.folder).held(), next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
+    try:
+        return _open_run(settings, inputs, precision=precision, overwrite=overwrite), lock
+    except BaseException:
+        lock.release()
+        raise
+
+# %% ../../nbs/study/runs.ipynb #b1df8661
+def _check_overwrite(overwrite: bool) -> None:
+    "Raise ValueError for what is no truth value."
+    if not isinstance(overwrite, bool):
+        raise ValueError(f"overwrite={overwrite!r} is neither True nor False, and nothing is thrown away without a clear word: write one of them")
+
+# %% ../../nbs/study/runs.ipynb #20fd780b
 def set_up(
     settings: RunSettings,
     *,
     overwrite: bool = False,  # throw away an earlier run of the same name
 ) -> Run:
-    """Load data and backbone and build the learner.
+    """Load data and backbone, build the learner, and take the folder, see `Run`; where another process has it, wait.
 
     Every bad setting raises here, before anything is trained or written: ValueError, FileNotFoundError or, where a dataset or
     weights cannot be fetched, ConnectionError, each with what to do.
     """
-    given, settings = settings, _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
+    _check_overwrite(overwrite)
+    chosen = _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
     with _threads_of(settings):
         data = _load_run_data(settings)
-        clip = load_clip(settings.backbone, settings.pretrained, device=settings.device, precision=settings.precision,
+        clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=chosen.precision,
                          memory_budget=settings.memory_budget)
         template, names = _run_template(settings, data), getattr(data, settings.classes).classnames
+        _cluster_count(len(names), settings.num_clusters)
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
         _check_trainable(settings, learner, data)
         _try_hand_written(settings, zero_shot, data)
         _try_novel(settings, learner, data)
-    folder = _open_run(settings, _run_inputs(settings, data, clip, template), overwrite=overwrite)
-    return Run(settings, _choices_said(given, settings, _run_recipe(settings)), folder, data, clip, zero_shot, learner)
+    choices, here = _choices_said(settings, chosen, _run_recipe(settings)), settings.model_copy(update=dict(device=chosen.device))
+    folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), clip, overwrite)
+    return Run(here, choices, folder, data, clip, zero_shot, learner, lock)
 
 # %% ../../nbs/study/runs.ipynb #808804dc
 def set_up_baseline(
@@ -190,22 +221,24 @@ def set_up_baseline(
     "The same run with the learner's own loss; None for a run that has it already, or whose learner has nothing to train."
     if run.settings.objective == "own" or not list(run.learner.parameters()):
         return None
+    _check_overwrite(overwrite)
     settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
     with _threads_of(settings):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
-    folder = _open_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), overwrite=overwrite)
-    return replace(run, settings=settings, folder=folder, learner=learner)
+    folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.clip, overwrite)
+    return replace(run, settings=settings, folder=folder, learner=learner, lock=lock)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
 _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
 
-# %% ../../nbs/study/runs.ipynb #258c0472
-def _check_folder(run: Run) -> None:
-    "Raise ValueError where a run's folder says other settings or inputs than the run's."
-    _check_settings(run.settings, run.folder)
-    _check_inputs(run.folder.inputs, _run_inputs(run.settings, run.data, run.clip, run.zero_shot.template))
-
 # %% ../../nbs/study/runs.ipynb #e86c06eb
+def _learned_before(run: Run) -> pd.DataFrame:  # the history
+    "Load what a finished run learned. Raises ValueError naming a damaged file."
+    _check_sums(run.folder)
+    load_prompts(run.learner, run.folder.prompts)
+    return _read_history(run.folder.history)
+
+# %% ../../nbs/study/runs.ipynb #39a14650
 def fit_run(
     run: Run,
     *,
@@ -213,15 +246,13 @@ def fit_run(
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
     settings, folder = run.settings, run.folder
-    _check_folder(run)
-    if folder.finished:
-        load_prompts(run.learner, folder.prompts)
-        return pd.read_csv(folder.history)
-    with _threads_of(settings):
+    with folder.held(), _threads_of(settings):
+        if folder.finished:
+            return _learned_before(run)
         history = fit(run.learner, run.trained.train, test=getattr(run.trained, settings.measured_on), run_dir=folder.path,
                       progress=progress, **{name: getattr(settings, name) for name in _FIT_SETTINGS})
-    write_text(history.to_csv(index=False), folder.history)
-    save_prompts(run.learner, folder.prompts)
+        write_text(history.to_csv(index=False), folder.history)
+        save_prompts(run.learner, folder.prompts)
     return history
 
 # %% ../../nbs/study/runs.ipynb #2cf51b8d
@@ -256,18 +287,15 @@ def _without_collapse(measured: dict, when: str) -> tuple[dict, dict[str, dict]]
     collapse = {f"{when}{place}": measured[key] for key, place in _COLLAPSE_KEYS.items() if key in measured}
     return {key: value for key, value in measured.items() if key not in _COLLAPSE_KEYS}, collapse
 
-# %% ../../nbs/study/runs.ipynb #058f23fb
-def measure_run(
+# %% ../../nbs/study/runs.ipynb #2059748e
+def _measured(
     run: Run,
     seconds: float,  # how long the run took so far
 ) -> dict:  # what metrics.json holds
-    "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
-    if run.folder.finished:
-        return read_metrics(run.folder)
-    with _threads_of(run.settings):
-        before, collapse_before = _without_collapse(_evaluate_learner(run, run.zero_shot), "before")
-        after, collapse_after = _without_collapse(_evaluate_learner(run, run.learner), "after")
-    metrics = {
+    "Evaluate zero-shot CLIP and the learned prompts."
+    before, collapse_before = _without_collapse(_evaluate_learner(run, run.zero_shot), "before")
+    after, collapse_after = _without_collapse(_evaluate_learner(run, run.learner), "after")
+    return {
         "zero_shot": before,
         **after,
         "collapse": collapse_before | collapse_after,
@@ -276,9 +304,22 @@ def measure_run(
         "seconds": round(seconds, 2),
         "versions": _versions(),
     }
-    _write_json(metrics, run.folder.metrics)
-    (run.folder.path / _CHECKPOINT).unlink(missing_ok=True)
-    return read_metrics(run.folder)
+
+# %% ../../nbs/study/runs.ipynb #058f23fb
+def measure_run(
+    run: Run,
+    seconds: float,  # how long the run took so far
+) -> dict:  # what metrics.json holds
+    "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
+    folder, how = run.folder, "what was learned is kept; the same run, called again, goes on to measure it"
+    with folder.held(), _threads_of(run.settings), _told_how_to_go_on(lambda: how):
+        if folder.finished:
+            return read_metrics(folder)
+        if not folder.prompts.exists() or not folder.history.exists():
+            raise ValueError(f"nothing was fitted in {str(folder.path)!r} yet: call fit_run first")
+        _write_metrics(_measured(run, seconds), folder)
+        (folder.path / _CHECKPOINT).unlink(missing_ok=True)
+        return read_metrics(folder)
 
 # %% ../../nbs/study/runs.ipynb #a9fba8db
 def do_run(
@@ -288,6 +329,6 @@ def do_run(
 ) -> dict:  # what metrics.json holds
     "Do one whole run without a notebook, or find it finished."
     started = time.perf_counter()
-    run = set_up(settings)
-    fit_run(run, progress=progress)
-    return measure_run(run, time.perf_counter() - started)
+    with closing(set_up(settings)) as run:
+        fit_run(run, progress=progress)
+        return measure_run(run, time.perf_counter() - started)

@@ -165,6 +165,11 @@ _IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_cluster
              "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
 
+# %% ../../nbs/study/settings.ipynb #a51fe002
+def _from_file(backbone: str, pretrained: str | None) -> bool:
+    "Whether weights are a file or a folder, whose name tells nothing."
+    return isinstance(pretrained, str) and pretrained != "none" and not open_clip.is_pretrained_cfg(backbone, pretrained)
+
 # %% ../../nbs/study/settings.ipynb #8a991965
 def _told_by_its_word(value: Any) -> bool:
     "Whether no other value of a learner's setting is written as this one in a folder's name."
@@ -178,7 +183,8 @@ def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
     untold = {name for name in type(settings).model_fields.keys() - _NOT_IN_NAMES - _IN_WORDS if settings.is_unusual(name)}
     untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
     untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
-    return {name: getattr(settings, name) for name in sorted(untold)}
+    told = settings.model_dump() | ({"pretrained": "file"} if _from_file(settings.backbone, settings.pretrained) else {})
+    return {name: told[name] for name in sorted(untold)}
 
 # %% ../../nbs/study/settings.ipynb #8f671158
 def _hash_of_untold(settings: "RunSettings") -> str:  # "" where there is nothing to tell, which is so where all is as usual

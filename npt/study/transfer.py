@@ -29,11 +29,12 @@ from ..data.split import Split
 from ..learners.base import Learner, _with_template
 from ..learners.build import build_learner
 from .collect import _run_row
-from .folder import RunFolder
+from .folder import RunFolder, _check_sums, _read_json
 from .machine import _usual_device
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
 from ..training.evaluation import _measures, _Outputs, outputs
+from ..training.fit import _told_how_to_go_on
 
 # %% ../../nbs/study/transfer.ipynb #c26aed1a
 def _family(record: DatasetRecord) -> str:  # equal for two datasets that are domains of each other
@@ -253,7 +254,7 @@ def _with_result(
 # %% ../../nbs/study/transfer.ipynb #a65b82db
 def _run_root(folder: RunFolder) -> str | None:
     "The data_root that a run was trained with. Raises ValueError where it is no text."
-    root = json.loads(folder.config.read_bytes()).get("data_root")
+    root = _read_json(folder.config).get("data_root")
     if not isinstance(root, str | None):
         raise ValueError(f"{str(folder.config)!r} is damaged: its data_root is {root!r}, not a path")
     return root
@@ -275,6 +276,7 @@ def _read_source(run_dir: str | Path) -> _Source:
     if not folder.finished:
         load_run(folder.path)  # says what is wrong
     origin, root = _read_origin(folder.config), _run_root(folder)
+    _check_sums(folder)
     if origin.dataset is None:
         raise ValueError(f"{str(folder.config)!r} does not say on which dataset the prompts were learned")
     return _Source(folder, origin, find_dataset(origin.dataset), root)
@@ -389,10 +391,12 @@ def transfer(
     """
     source = _read_source(run_dir)
     records = _wanted_records(source.record, targets)
-    kept = _refresh(_kept_results(source.folder, source.record.name), source, records, data_root)
-    unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
-    if unmeasured:
-        kept = _measure_targets(source, unmeasured, kept, data_root, device or _usual_device())
+    how = "the targets that are measured are kept; the same call goes on with the others"
+    with source.folder.held(), _told_how_to_go_on(lambda: how):
+        kept = _refresh(_kept_results(source.folder, source.record.name), source, records, data_root)
+        unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
+        if unmeasured:
+            kept = _measure_targets(source, unmeasured, kept, data_root, device or _usual_device())
     if targets is not None:
         _refuse_missing(kept, list(records))
     return kept.only(list(records))

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -56,15 +56,23 @@ def _end_with_parent() -> None:
 _GRACE = 3.0  # seconds to clean up
 
 
+def _lives(process: psutil.Process) -> bool:
+    "Whether a process has not ended."
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _end_all(processes: Sequence[psutil.Process]) -> None:
     "End processes, and be sure of it."
     for end in psutil.Process.terminate, psutil.Process.kill:
-        for process in processes:
-            try:
+        for process in filter(_lives, processes):
+            with suppress(psutil.NoSuchProcess):
                 end(process)
-            except psutil.NoSuchProcess:
-                continue
-        processes = psutil.wait_procs(processes, timeout=_GRACE)[1]
+        until = time.monotonic() + _GRACE
+        while any(map(_lives, processes)) and time.monotonic() < until:
+            time.sleep(0.02)
 
 # %% ../../nbs/study/watch.ipynb #c5626763
 def _child(work: _Work, tasks: Sequence[Task], threads: int, told: Connection) -> None:

@@ -397,6 +397,14 @@ def _drawing(
         torch.manual_seed((1_000_003 * seed + 500_009 + epoch) % 2**64)  # other draws than those of the order of the images
         yield
 
+# %% ../../nbs/training/fit.ipynb #1a1b2586
+def _check_learned(learner: nn.Module, epoch: int) -> None:
+    "Raise FloatingPointError where a parameter is not finite after an epoch."
+    lost = [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]
+    if lost:
+        raise FloatingPointError(f"{lost[0]} became infinite, or no number, at the last step of epoch {epoch}; the checkpoint of the epoch "
+                                 "before is kept. Try a smaller lr or smaller weights in the objective")
+
 # %% ../../nbs/training/fit.ipynb #6b9e9890
 def _epoch_rows(
     learner: nn.Module, train: Split, test: Split | None, plan: _Plan, state: _State, workers: int | None, progress: bool
@@ -410,16 +418,9 @@ def _epoch_rows(
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
             with _drawing(learner, plan.seed, epoch):
                 means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
+                _check_learned(learner, epoch)
                 collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
             yield {"epoch": epoch, "lr": lr, **means, **collapse}
-
-# %% ../../nbs/training/fit.ipynb #1a1b2586
-def _check_learned(learner: nn.Module, epoch: int) -> None:
-    "Raise FloatingPointError where a parameter is not finite after an epoch."
-    lost = [name for name, parameter in learner.named_parameters() if not parameter.isfinite().all()]
-    if lost:
-        raise FloatingPointError(f"{lost[0]} became infinite, or no number, at the last step of epoch {epoch}; the checkpoint of the epoch "
-                                 "before is kept. Try a smaller lr or smaller weights in the objective")
 
 # %% ../../nbs/training/fit.ipynb #fbfa5595
 def _resume(state: _State, path: Path | None, learner: nn.Module, fitted: str) -> None:
@@ -435,7 +436,6 @@ def _run(
     weights = plan.average.weights(plan.epochs).tolist() if plan.average else None
     with closing(rows):
         for row in rows:
-            _check_learned(learner, row["epoch"])
             state.history.append(row)
             if weights:
                 _add_to_average(state.average, learner, weights[row["epoch"]])

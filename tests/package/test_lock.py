@@ -1,5 +1,6 @@
 "One process at a time has a folder; the others are told by whom it is held, and a dead one holds nothing."
 
+import errno
 import os
 import signal
 import subprocess
@@ -90,6 +91,15 @@ def test_a_forked_process_holds_nothing_of_its_parents(tmp_path):
     os.waitpid(child, 0)
     assert len(_HELD) == 1
     hold.release()
+
+
+def test_what_may_only_be_read_has_no_lock(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))
+
+    monkeypatch.setattr("npt._lock.FileLock.acquire", refuse)
+    with Hold(tmp_path):
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_named_and_leaves_no_noise(tmp_path, capfd):

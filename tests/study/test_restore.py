@@ -17,11 +17,14 @@ from npt.learners.saving import _read_prompts
 from npt.study.hub import from_pretrained, save_pretrained
 from npt.study.restore import _Origin, load_run
 
+pytestmark = pytest.mark.filterwarnings("ignore:a run without SHA256SUMS")
+
 
 @pytest.fixture
 def run_dir(trained_dir, tmp_path) -> Path:
-    "A copy of a finished run that a test may damage."
-    return Path(shutil.copytree(trained_dir, tmp_path / "run"))
+    "A copy of a finished run that a test may damage; it has no checksums, which would tell that before anything else is looked at."
+    (Path(shutil.copytree(trained_dir, tmp_path / "run")) / "SHA256SUMS").unlink()
+    return tmp_path / "run"
 
 
 def test_names_of_templates():
@@ -47,6 +50,17 @@ def test_run_is_loaded_without_its_dataset_or_objective(run_dir, pixels):
     (run_dir / "config.json").write_text(json.dumps(config))
     assert torch.equal(logits(load_run(run_dir), pixels), logits(before, pixels))
     assert load_run(run_dir).template == DATASETS["dtd"].template
+
+
+def test_an_edit_that_makes_sense_is_found_by_the_checksums(trained_dir, tmp_path):
+    folder = Path(shutil.copytree(trained_dir, tmp_path / "run"))
+    path = folder / "prompts.safetensors"
+    tensors, header = _read_prompts(path)
+    tensors["context"][0, 0] += 1e-3
+    write_tensors(tensors, path, header)
+    for load in load_run, from_pretrained:
+        with pytest.raises(ValueError, match="prompts.safetensors' is damaged .it is not as the run wrote it"):
+            load(folder)
 
 
 def remove(name):

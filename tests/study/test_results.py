@@ -1,14 +1,20 @@
 "Results of a grid as files, those of this repository, and what its README says of them."
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 from invented import table
+from notebooks import run_cells
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from workflows import grid_file, leave_run, small_grid
 
 from npt._files import write_text
 from npt.study.comparison import change_table, gains, gains_over_learners
 from npt.study.grid import expand, read_grid
+from npt.study.jobs import do_task
 from npt.study.results import Results, read_results, write_results
 from npt.study.tables import main_table, markdown_table
 
@@ -30,6 +36,45 @@ def test_damaged_tables_are_named(content, said, tmp_path):
     write_text(content, tmp_path / "runs.csv")
     with pytest.raises(ValueError, match=rf"runs.csv.*{said}"):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize("file, content", [("metrics.json", '{"base": 7'), ("config.json", "{"), ("history.csv", "epoch,loss\n0,1."),
+                                           ("inputs.json", "{}"), ("transfer.json", "[")])
+def test_a_damaged_run_is_named_and_left_out_and_missing(file, content, tmp_path):
+    grid = small_grid(seed=[1, 2, 3]) | dict(runs_dir=str(tmp_path / "runs"))
+    tasks = expand(read_grid(grid))
+    for task in tasks:
+        leave_run(task)
+    (tasks[1].folder.path / file).write_text(content)
+    with pytest.warns(UserWarning, match=f"a run is left out: .*seed2/{file}.*delete it"):
+        results = read_results(grid_file(tmp_path, grid))
+    assert results.missing.seed.tolist() == [2] and results.runs.seed.tolist() == [1, 3] and len(results.wanted) == 3
+    write_results(results, tmp_path)
+    assert sorted(pd.read_csv(tmp_path / "runs.csv").seed) == [1, 2, 3]
+
+
+def report_on(grid: dict, folder) -> pd.DataFrame:
+    "Run the report of a grid; the table that it writes."
+    parameters = dict(results=str(grid_file(folder, grid)))
+    nbformat.write(parameterize_notebook(load_notebook_node(str(ROOT / "nbs" / "report.ipynb")), parameters), folder / "report.ipynb")
+    run_cells(folder / "report.ipynb", folder)
+    return pd.read_csv(folder / grid["runs_dir"] / "runs.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a run is left out")
+def test_a_grid_without_own_or_training_gets_its_report_with_what_there_is(few_pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = small_grid(shots=1, epochs=1, objective="npt", learner=["zero_shot", "tip_adapter", "coop"])
+    tasks = expand(read_grid(grid))
+    assert [do_task(task) for task in tasks] == [None] * 3
+    rows = report_on(grid, tmp_path)
+    assert rows.h.notna().all() and len(rows) == 3 and set(rows.objective) == {"npt"}
+    alone = grid | dict(experiments=dict(alone=grid["experiments"]["small"] | dict(learner="zero_shot", seed=[1, 2])))
+    leave_run(expand(read_grid(alone))[1])
+    tasks[0].folder.metrics.write_text("{")
+    rows = report_on(alone, tmp_path)
+    assert rows.learner.tolist() == ["zero_shot"] * 2 and rows.h.notna().sum() == 1
 
 
 @pytest.mark.parametrize("name", KEPT)

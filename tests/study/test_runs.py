@@ -2,13 +2,16 @@
 
 import inspect
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +24,14 @@ from safetensors.torch import load_file, save_file
 from server import serve
 from shared import count_calls
 from tiny import tiny_backbones
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from trained import SMALL, without_time
 
 import npt
 import npt.data.prepare
 import npt.study.runs
 import npt.training.fit
+from npt._lock import _HELD
 from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.imbalance import long_tail_counts
@@ -35,20 +40,25 @@ from npt.learners.build import learner_names
 from npt.learners.recipes import recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
+from npt.study.folder import RunFolder, read_metrics
 from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
 from npt.training.measure import measure_collapse
 
-FILES = {"config.json", "inputs.json", "metrics.json", "history.csv", "prompts.safetensors"}
+FILES = {"config.json", "inputs.json", "metrics.json", "history.csv", "prompts.safetensors", "SHA256SUMS"}
+
+
+def files_in(folder: Path) -> set[str]:
+    "What lies in a run's folder, beside its lock."
+    return {path.name for path in folder.iterdir()} - {".lock"}
 
 
 def assert_same_files(one, other):
-    "The same history and the same prompts, to the last bit; the order of a safetensors header is not fixed."
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    prompts = [load_file(folder / "prompts.safetensors") for folder in (one, other)]
-    assert prompts[0].keys() == prompts[1].keys() and all(torch.equal(prompts[0][k], prompts[1][k]) for k in prompts[0])
+    "The same history, prompts and inputs, to the last byte."
+    for name in "history.csv", "prompts.safetensors", "inputs.json":
+        assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
 @pytest.fixture
@@ -68,7 +78,7 @@ def photographs(tmp_path):
 
 def test_metrics_hold_what_is_promised(finished):
     settings, metrics = finished
-    assert FILES == {path.name for path in settings.folder.iterdir()}
+    assert FILES == files_in(settings.folder)
     for name in ("base", "novel", "h"):
         assert 0 <= metrics[name] <= 100 and 0 <= metrics["zero_shot"][name] <= 100
     assert set(metrics["collapse"]["before"]) == set(metrics["collapse"]["after"]) >= {"nc1", "nc3", "nc4"}
@@ -114,7 +124,96 @@ def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     whole = settings.model_copy(update=dict(runs_dir=str(tmp_path / "whole")))
     assert without_time(resumed) == without_time(do_run(whole))
     assert_same_files(settings.folder, whole.folder)
-    assert FILES == {path.name for path in settings.folder.iterdir()}
+    assert FILES == files_in(settings.folder)
+
+
+def overwrite(settings: RunSettings) -> None:
+    with closing(set_up(settings, overwrite=True)) as run:
+        fit_run(run, progress=False)
+        measure_run(run, 1.0)
+
+
+def at_once(settings: RunSettings, ways: list, start: float) -> list:
+    "Do a run in several processes, which begin at one moment."
+    def work(way):
+        time.sleep(max(start - time.monotonic(), 0))
+        way(settings)
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(way,)) for way in ways]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def test_processes_that_want_one_run_at_once_never_mix(finished, tmp_path, capfd):
+    "Three that overwrite and two that do not: each does it whole or finds it finished, and those that wait say for whom."
+    settings = finished[0].model_copy(update=dict(runs_dir=str(tmp_path / "runs")))
+    processes = at_once(settings, [overwrite, do_run, overwrite, do_run, overwrite], time.monotonic() + 1)
+    for process in processes:
+        process.join()
+    said = capfd.readouterr().err
+    assert [process.exitcode for process in processes] == [0] * 5, said
+    told = re.findall(r"is in use by process (\d+) on \S+ since .*: waiting", said)
+    assert len(told) >= 3 and {int(number) for number in told} <= {process.pid for process in processes} and "Traceback" not in said
+    assert files_in(settings.folder) == FILES
+    assert_same_files(settings.folder, finished[0].folder)
+    assert without_time(read_metrics(RunFolder(settings.folder))) == without_time(finished[1])
+
+
+def test_a_run_that_is_set_up_is_held_until_it_is_closed_or_forgotten(tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    run = set_up(settings)
+    own = set_up_baseline(run)
+    assert {path.parent for _, path in _HELD} == {run.folder.path.resolve(), own.folder.path.resolve()}
+    again = set_up(settings)
+    run.close()
+    run.close()
+    assert len(_HELD) == 2, "this process has it twice"
+    del own, again
+    assert not _HELD
+    do_run(settings, progress=False)
+    assert not _HELD
+
+
+def test_a_run_that_was_interrupted_in_its_first_epoch_goes_on_in_the_same_kernel(finished, tmp_path, capfd):
+    "Where it was interrupted at any time, the cell is run again on the same objects."
+    settings = finished[0].model_copy(update=dict(runs_dir=str(tmp_path)))
+    run, steps = set_up(settings), iter(range(100))
+
+    def stop(*_):
+        if next(steps) == 0:
+            raise KeyboardInterrupt
+
+    hook = register_optimizer_step_post_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(run, progress=False)
+    hook.remove()
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("Interrupted")] == [
+        f"Interrupted: 0 of 3 epochs are kept in {str(settings.folder / 'checkpoint.safetensors')!r}; the same fit, called again, goes on from there"]
+    with pytest.raises(ValueError, match="nothing was fitted in .* yet: call fit_run first"):
+        measure_run(run, 0.0)
+    fit_run(run, progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(npt.study.runs, "base_to_novel", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        measure_run(run, 0.0)
+    assert "Interrupted: what was learned is kept" in capfd.readouterr().err
+    assert without_time(measure_run(run, 0.0)) == without_time(finished[1])
+    assert_same_files(settings.folder, finished[0].folder)
+
+
+def test_more_clusters_than_classes_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="32 classes can form 1 to 32 clusters, not num_clusters=33"):
+        set_up(RunSettings(learner="coop", objective="cpt", num_clusters=33, runs_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_failed_for_its_lr_can_be_asked_for_with_another(few_pictures, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path), shots=2, epochs=3, lr=1e30)
+    with pytest.raises((FloatingPointError, ValueError), match="infinite|not finite"):
+        do_run(settings, progress=False)
+    other = settings.model_copy(update=dict(lr=0.01))
+    assert do_run(other, progress=False)["h"] > 0 and other.folder.parent.parent == settings.folder.parent.parent
 
 
 @pytest.mark.parametrize("learner", learner_names())
@@ -126,6 +225,7 @@ def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
     assert metrics["objective"] == str(recipe(learner, "world").objective_for("npt"))
     learned = set_up(settings).learner
     load_prompts(learned, settings.folder / "prompts.safetensors")
+    assert do_run(settings) == metrics or metrics["h"] != metrics["h"], "it is found finished, also where nothing was trained"
     base = load_dataset("world/textures", shots=1).base
     assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
 
@@ -280,14 +380,6 @@ def test_a_novel_name_too_long_for_zero_shot_is_found_before_training(own, photo
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_that_was_made_anew_meanwhile_is_not_trained_into(tmp_path):
-    settings = RunSettings(dataset="world/textures", learner="coop", measured_on="val", runs_dir=str(tmp_path), **SMALL)
-    first, second = set_up(settings), set_up(settings.model_copy(update=dict(lr=0.5)))
-    with pytest.raises(ValueError, match="lr: 0.5 there, None asked for"):
-        fit_run(first, progress=False)
-    assert len(fit_run(second, progress=False)) == 3
-
-
 def test_an_interrupted_run_goes_on_with_weights_that_were_moved(noise_folder, tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     common = dict(dataset="folder", data_root=str(noise_folder), learner="coop", backbone="small-quickgelu", runs_dir=str(tmp_path / "runs"))
@@ -346,7 +438,7 @@ def of_crops(noise_folder, tmp_path):
 
 def test_views_are_part_of_what_a_run_is(of_crops, folder):
     published = of_crops.model_copy(update=dict(views=None))
-    assert of_crops.folder.parent.name == published.folder.parent.name + "-views2"
+    assert "-views2-" in of_crops.folder.parent.name and "views" not in published.folder.parent.name
     metrics = do_run(of_crops)
     assert do_run(of_crops) == metrics and len(list(folder.glob("*"))) == 2 + 3, "train, base and novel as tested"
     differ = of_crops.model_copy(update=dict(views=3))

@@ -26,7 +26,8 @@ from npt.training.evaluation import evaluate, outputs
 from npt.world.label_sets import _PER_CLASS
 
 MEASURE, BIND = npt.study.transfer._measure, npt.study.transfer._bind
-pytestmark = pytest.mark.filterwarnings("ignore:.*split_zhou.*so a split was made")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*split_zhou.*so a split was made"),
+              pytest.mark.filterwarnings("ignore:a run without SHA256SUMS")]
 COMMON = dict(dataset="world/textures", learner="coop", backbone="world", shots=1, epochs=1, measured_on="val")
 
 
@@ -59,6 +60,7 @@ def test_metrics_hold_calibration_and_old_ones_are_still_read(trained, tmp_path)
         if old:
             kept = {key: value for key, value in metrics.items() if "ece" not in key}
             (tmp_path / name / "metrics.json").write_text(json.dumps(kept))
+            (tmp_path / name / "SHA256SUMS").unlink()
     table = collect_runs(tmp_path)
     assert table.base_ece.isna().tolist() == [False, True] and table.h.nunique() == 1
 
@@ -116,11 +118,14 @@ def test_other_prompts_have_no_results_yet(trained, run_dir, tmp_path):
     other = RunSettings(runs_dir=str(tmp_path / "other"), **COMMON | dict(seed=2))
     do_run(other)
     shutil.copy(other.folder / "prompts.safetensors", run_dir)
+    with pytest.raises(ValueError, match="prompts.safetensors' is damaged .it is not as the run wrote it"):
+        transfer(run_dir, targets=["world/scenes"])
+    (run_dir / "SHA256SUMS").unlink()
     again = transfer(run_dir, targets=["world/scenes"])
     assert again.prompts != first.prompts and again.rows[1].ece != first.rows[1].ece
 
 
-def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch):
+def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch, capfd):
     def killed_at_the_third(learner, bound, zero_shot, split, kind):
         if split.record.name == "world/shapes":
             raise KeyboardInterrupt
@@ -129,9 +134,10 @@ def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch):
     monkeypatch.setattr(npt.study.transfer, "_measure", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         transfer(run_dir, targets=["world/scenes", "world/shapes"])
+    assert capfd.readouterr().err.splitlines()[-1].startswith("Interrupted: the targets that are measured are kept")
     kept = read_transfer(run_dir / "transfer.json")
     assert [row.target for row in kept.rows] == ["world/textures", "world/scenes"]
-    assert not [path for path in run_dir.iterdir() if path.name.startswith(".")]
+    assert not [path for path in run_dir.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
 @pytest.mark.parametrize("own", [dict(learner_settings=dict(class_specific=True)), dict(learner="tip_adapter")])
@@ -170,6 +176,7 @@ def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch
     transfer(run_dir, targets=["world/scenes"])
     config = json.loads((run_dir / "config.json").read_text())
     (run_dir / "config.json").write_text(json.dumps(config | dict(template="a drawing of a {}.")))
+    (run_dir / "SHA256SUMS").unlink()
     (run_dir / "transfer.json").unlink()
     transfer(run_dir, targets=["world/scenes"])
     assert asked == [DATASETS["world/textures"].template, shapes.template] + ["a drawing of a {}."] * 2

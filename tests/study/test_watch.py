@@ -15,7 +15,7 @@ from npt.study.folder import read_metrics
 from npt.study.grid import Task, expand, read_grid
 from npt.study.jobs import do_task
 from npt.study.settings import RunSettings
-from npt.study.watch import _do_group, _Work
+from npt.study.watch import _do_group, _lives, _Work
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ def test_a_signal_ends_both_processes_and_no_other_run_begins(number, whom, code
     child = psutil.Process(int(begun.read_text()))
     os.kill(dict(parent=parent, child=child.pid)[whom], number)
     assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == code
-    assert not psutil.wait_procs([child], timeout=10)[1] and not (tmp_path / "second").exists()
+    patience = time.monotonic() + 10
+    while _lives(child) and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert not _lives(child) and not (tmp_path / "second").exists()
 
 
 def test_a_run_in_a_child_is_the_same_run(tmp_path):
