@@ -37,7 +37,7 @@ from .transfer import transfer
 def _prepare_dataset(name: str, data_root: str | None) -> None:
     "Put a dataset in place. Raises ValueError or ConnectionError with what to do where it cannot be fetched."
     record, root = find_dataset(name), Path(data_root or DATA_ROOT).expanduser()
-    if record.folder and dataset_state(record, root).word != "ready":
+    if record.folder and not dataset_state(record, root).complete:
         prepare(name, root)
 
 # %% ../../nbs/study/jobs.ipynb #cfc44ab3

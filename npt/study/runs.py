@@ -72,7 +72,7 @@ def _fetch_missing(settings: RunSettings) -> None:
     "Bring the dataset of a run to this machine, if `prepare` is on and it is not there."
     record, root = find_dataset(settings.dataset), Path(settings.data_root or DATA_ROOT).expanduser()
     state = dataset_state(record, root)
-    if settings.prepare and state.word != "ready":
+    if settings.prepare and not state.complete:
         if not state.by_hand:
             print(_announce(record, root))
         prepare(record.name, root)

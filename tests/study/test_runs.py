@@ -18,7 +18,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from miniature import CLASSNAMES, PUBLISHED, make_mirror
+from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from server import serve
@@ -31,9 +31,11 @@ import npt
 import npt.data.prepare
 import npt.study.runs
 import npt.training.fit
+from npt._files import write_text
 from npt._lock import _HELD
 from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
+from npt.data.formats import _list_rows
 from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
@@ -517,6 +519,23 @@ def test_a_run_fetches_what_is_missing_and_says_so(published, capsys):
         warnings.simplefilter("ignore")
         set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
     assert "dtd-r1.0.1.tar.gz" not in capsys.readouterr().out
+
+
+def test_a_run_tries_the_published_split_first(published, monkeypatch):
+    publish, root = published
+    record, folder = publish("eurosat"), make_tree("eurosat", root)
+    record = replace(record, downloads=tuple(replace(download, sha256=None) for download in record.downloads))
+    for records in DATASETS, npt.data.prepare._PREPARED:
+        monkeypatch.setitem(records, "eurosat", record)
+    rows = _list_rows(record, root)
+    write_text(json.dumps({**rows, "train": rows["train"][::-1]}), root.parent / "mirror" / "eurosat" / "split_zhou_EuroSAT.json")
+    for prepare, there in (False, "split_npt_EuroSAT.json"), (True, "split_zhou_EuroSAT.json"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            set_up(RunSettings(dataset="eurosat", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1,
+                               seed=int(prepare), prepare=prepare))
+        assert [path.name for path in folder.glob("split_*")] == [there]
+        (folder / there).unlink()
 
 
 def test_a_run_fetches_nothing_when_told_so(published):
