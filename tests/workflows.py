@@ -1,6 +1,5 @@
 "What tests of grids share: the grids of this repository, a small one, runs that nobody made, and Snakemake in a process of its own."
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -16,6 +15,7 @@ from conftest import ROOT
 from notebooks import CONTEXT
 
 from npt._files import write_text
+from npt.study.folder import _write_metrics
 from npt.study.grid import Task
 from npt.study.inputs import RunInputs
 from npt.study.plan import make_plan
@@ -106,9 +106,10 @@ def leave_run(task: Task, seconds: float = 1.0) -> None:
                    versions=dict(npt="0.0"), collapse={})
     inputs = RunInputs(weights="0" * 64, preprocess={}, template="a photo of a {}.", classnames={}, images={})
     files = {"config.json": task.settings.model_dump_json(), "inputs.json": inputs.model_dump_json(), "history.csv": "epoch,loss\n0,1.5\n",
-             "prompts.safetensors": "", "metrics.json": json.dumps(metrics)}
+             "prompts.safetensors": ""}
     for name, text in files.items():
         write_text(text, task.folder.path / name)
+    _write_metrics(metrics, task.folder)
 
 
 def process_of(task: Task, since: int) -> int:

@@ -9,6 +9,7 @@ __all__ = ['Grid', 'read_grid', 'Task', 'expand']
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from .._names import known
 from ..data.datasets import DATASETS
 from .collect import _run_row
-from .folder import RunFolder, _read_json
+from .folder import RunFolder, _damaged, _read_history, _read_json
 from .inputs import _read_inputs
 from .settings import RunSettings
 from .transfer import _results_file, read_transfer
@@ -139,38 +140,38 @@ def _measured_targets(folder: RunFolder) -> set[str]:
     return {row.target for row in read_transfer(path).rows} if path.exists() else set()
 
 # %% ../../nbs/study/grid.ipynb #53da2330
-def _check_history(path: Path) -> None:
-    "Raise ValueError where a history.csv was cut off, naming it."
-    text = path.read_text()
-    columns = {line.count(",") for line in text.splitlines()}
-    if len(columns) != 1 or not text.endswith("\n"):
-        raise ValueError(f"{str(path)!r} is damaged (it is cut off): delete its folder or run again with overwrite=True")
-
-# %% ../../nbs/study/grid.ipynb #7118cbfe
 def _check_whole(folder: RunFolder) -> None:
-    "Raise what says which file of a run is missing or damaged."
+    "Raise ValueError that names a file of a run which is missing or damaged."
     if folder.config.exists() or folder.finished:
         _read_json(folder.config)
         _read_inputs(folder.inputs)
     if folder.finished:
         _run_row(folder)
-        _check_history(folder.history)
+        _read_history(folder.history)
         _measured_targets(folder)
-        folder.prompts.stat()
+        if not folder.prompts.exists():
+            raise _damaged(folder.prompts, "it is missing")
+
+# %% ../../nbs/study/grid.ipynb #7118cbfe
+def _state_of(folder: RunFolder) -> tuple:
+    "What changes when a file of a run does."
+    files = [path.stat() for path in sorted(folder.path.iterdir()) if path.is_file()] if folder.path.is_dir() else []
+    return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in files)
+
+
+@lru_cache(maxsize=100_000)
+def _damage_in(folder: RunFolder, state: tuple) -> str:  # "" where there is none
+    "What is wrong with the files of a run in some state."
+    try:
+        _check_whole(folder)
+    except ValueError as error:
+        return str(error) if "delete" in str(error) else f"{error}, or delete its folder"
+    return ""
 
 # %% ../../nbs/study/grid.ipynb #fd6a039f
 def _damage_of(folder: RunFolder) -> str:  # "" where there is none
     "What is wrong with the files of a run, and what to do."
-    try:
-        _check_whole(folder)
-    except FileNotFoundError as error:
-        return f"{error.filename!r} is missing: delete its folder or run again with overwrite=True"
-    except ValueError as error:
-        named = str(error) if str(folder.path) in str(error) else f"{str(folder.path)!r} is damaged ({error})"
-        return named if "delete" in named else f"{named}, or delete its folder"
-    except (AttributeError, KeyError, TypeError) as error:
-        return f"{str(folder.metrics)!r} is damaged ({error!r}): delete its folder or run again with overwrite=True"
-    return ""
+    return _damage_in(folder, _state_of(folder))
 
 # %% ../../nbs/study/grid.ipynb #fda2e0a2
 _FAILED = "failed.txt"

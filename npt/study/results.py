@@ -6,7 +6,6 @@
 __all__ = ['Results', 'write_results', 'read_results', 'versions_said', 'seeds_table']
 
 # %% ../../nbs/study/results.ipynb #185b4ee3
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from .._files import write_text
 from .collect import _run_row
 from .comparison import in_order
-from .folder import _differing_settings, _read_json
+from .folder import _differing_settings, _read_history, _read_json
 from .grid import Grid, Task, expand, read_grid
 from .transfer import _results_file, _transfer_rows
 
@@ -43,8 +42,7 @@ _SAME_RUN = {"dataset", "learner", "objective", "tau", "shots", "seed"}
 # %% ../../nbs/study/results.ipynb #0634a555
 def _history_rows(task: Task) -> pd.DataFrame:  # empty where collapse was not measured
     "The measured epochs of a finished run."
-    text = task.folder.history.read_text()
-    history = pd.read_csv(io.StringIO(text)) if text.strip() else pd.DataFrame()
+    history = _read_history(task.folder.history)
     measured = [name for name in history if name.startswith(("train_", "test_"))]
     rows = history.dropna(subset=measured, how="all") if measured else history.iloc[:0]
     same = task.settings.model_dump(include=_SAME_RUN) | {"folder": str(task.folder.path)}

@@ -25,7 +25,7 @@ def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, cap
     assert do_task(first) is None and first.folder.metrics.stat().st_mtime_ns == written and not first.failed.exists()
     metrics = first.folder.metrics.read_text()
     first.folder.metrics.write_text(json.dumps({name: value for name, value in json.loads(metrics).items() if name != "versions"}))
-    assert "metrics.json' is damaged (KeyError('versions'))" in do_task(first) and not first.finished
+    assert "metrics.json' is damaged" in do_task(first) and not first.finished
 
 
 def test_a_run_without_training_is_found_again(tmp_path):

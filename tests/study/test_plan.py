@@ -6,7 +6,7 @@ import os
 import pytest
 from workflows import leave_run, small_grid
 
-from npt.study.grid import Task, expand, read_grid
+from npt.study.grid import expand, read_grid
 from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
 
 
@@ -20,7 +20,10 @@ def test_a_changed_grid_leaves_finished_groups_alone():
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid = read_grid(small_grid())
-    leave_run(Task(expand(grid)[0].settings.model_copy(update=dict(epochs=7))))
+    (task,) = expand(grid)
+    leave_run(task)
+    task.folder.metrics.unlink()
+    task.folder.config.write_text(task.settings.model_copy(update=dict(epochs=7)).model_dump_json())
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 

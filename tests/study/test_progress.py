@@ -65,4 +65,4 @@ def test_a_damaged_run_is_counted_as_missing_and_named_with_what_to_do(tmp_path,
         assert str(path) in tell_failures(plan).splitlines()[1] and "delete its folder" in tell_failures(plan)
         path.write_text(whole)
     damaged.folder.prompts.unlink()
-    assert f"{str(damaged.folder.prompts)!r} is missing" in tell_failures(plan)
+    assert f"{str(damaged.folder.prompts)!r} is damaged (it is missing)" in tell_failures(plan)
