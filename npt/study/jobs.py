@@ -6,7 +6,6 @@
 __all__ = ['do_task']
 
 # %% ../../nbs/study/jobs.ipynb #cf3ae1d6
-import json
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from filelock import FileLock
 
 from .._files import write_text
@@ -74,8 +74,8 @@ def _run_lock(settings: RunSettings) -> FileLock:
 # %% ../../nbs/study/jobs.ipynb #7cad48d2
 def _papermill_command(settings: RunSettings, notebook: str) -> list[str]:
     "What executes a copy of a notebook in the folder of a run."
-    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar",
-            "-k", "python3", "-y", json.dumps(settings.model_dump() | dict(baseline=False))]  # it is a run of its own in the grid
+    given = yaml.safe_dump(settings.model_dump() | dict(baseline=False), default_flow_style=True)  # it is a run of its own in the grid
+    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar", "-k", "python3", "-y", given]
 
 # %% ../../nbs/study/jobs.ipynb #cd73ef24
 def _do_in_notebook(settings: RunSettings, notebook: str) -> None:

@@ -1,9 +1,11 @@
 "One job: its runs and their targets, one that fails among them, and what is done already."
 
+import yaml
 from workflows import small_grid
 
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _do_group, _run_lock, do_task
+from npt.study.jobs import _do_group, _papermill_command, _run_lock, do_task
+from npt.study.settings import RunSettings
 
 
 def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, capfd):
@@ -26,3 +28,10 @@ def test_a_run_that_another_process_does_is_waited_for(tmp_path):
     (task,) = expand(read_grid(small_grid() | dict(runs_dir=str(tmp_path))))
     one, other = _run_lock(task.settings), _run_lock(task.settings.model_copy(update=dict(device="cuda")))
     assert one.lock_file == other.lock_file, "whatever device it is done on"
+
+
+def test_papermill_is_told_every_setting_as_it_is():
+    "YAML takes 2e-05 for a text."
+    settings = RunSettings(lr=2e-5, learner="tip_adapter", learner_settings=dict(alpha=1e-7), template="yes: {}", runs_dir="a, b", tau=1e-3)
+    given = yaml.safe_load(_papermill_command(settings, "train.ipynb")[-1])
+    assert given.pop("baseline") is False and RunSettings(**given) == settings
