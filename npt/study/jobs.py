@@ -6,15 +6,22 @@
 __all__ = ['do_task']
 
 # %% ../../nbs/study/jobs.ipynb #cf3ae1d6
+<<<<<<< HEAD
 import json
 import os
 import socket
+=======
+>>>>>>> g2
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 
+<<<<<<< HEAD
 import torch
+=======
+import yaml
+>>>>>>> g2
 from filelock import FileLock
 
 from .._files import write_text
@@ -86,8 +93,8 @@ _FOR_MEMORY = ("do fewer runs at a time (a smaller --cores), give the grid a mem
 # %% ../../nbs/study/jobs.ipynb #7cad48d2
 def _papermill_command(settings: RunSettings, notebook: str) -> list[str]:
     "What executes a copy of a notebook in the folder of a run."
-    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar",
-            "-k", "python3", "-y", json.dumps(settings.model_dump() | dict(baseline=False))]  # it is a run of its own in the grid
+    given = yaml.safe_dump(settings.model_dump() | dict(baseline=False), default_flow_style=True)  # it is a run of its own in the grid
+    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar", "-k", "python3", "-y", given]
 
 # %% ../../nbs/study/jobs.ipynb #cd73ef24
 _KILLED = "was killed, as a machine does with the largest process when it runs out of memory"

@@ -205,7 +205,10 @@ def _data_name(settings: "RunSettings") -> str:
 # %% ../../nbs/study/settings.ipynb #3716973a
 def _reason(problem: Mapping[str, Any]) -> str:  # problem: one of pydantic's
     "What is wrong with a value, and how to write it."
-    return problem["msg"].removeprefix("Value error, ") + (": write True or False" if problem["type"].startswith("bool") else "")
+    how = ": write True or False" if problem["type"].startswith("bool") else ""
+    if problem["type"] == "float_type" and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", str(problem["input"])):
+        how = ": write it with a point, such as 1.0e-4, since YAML takes 1e-4 for a text"
+    return problem["msg"].removeprefix("Value error, ") + how
 
 # %% ../../nbs/study/settings.ipynb #46c179e4
 def _said(

@@ -40,6 +40,7 @@ BAD = {
     "a number for a truth value": (dict(prepare=1), "prepare=1"),
     "a number for a text": (dict(learner=3), "learner=3: Input should be a valid string"),
     "a list for a name": (dict(dataset=["dtd"]), "dataset=['dtd']"),
+    "what YAML takes for a text": (dict(lr="1e-4"), "lr='1e-4': Input should be a valid number: write it with a point, such as 1.0e-4"),
     "half a shot": (dict(shots=2.5), "shots=2.5"), "more shots than there are": (dict(shots=10**30), "less than or equal to 1000000"),
     "seed beyond 2^63": (dict(seed=2**63), "less than 9223372036854775808"), "seed below 0": (dict(seed=-1), "seed=-1"),
     "half beyond 2^63": (dict(class_split=2**63), "class_split="), "class_split is a truth value": (dict(class_split=True), "class_split=True"),
