@@ -6,22 +6,15 @@
 __all__ = ['do_task']
 
 # %% ../../nbs/study/jobs.ipynb #cf3ae1d6
-<<<<<<< HEAD
-import json
 import os
 import socket
-=======
->>>>>>> g2
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 
-<<<<<<< HEAD
 import torch
-=======
 import yaml
->>>>>>> g2
 from filelock import FileLock
 
 from .._files import write_text

@@ -1,21 +1,14 @@
 "One job: its runs and their targets, one that fails among them, and what is done already."
 
-<<<<<<< HEAD
 import json
 
-from workflows import small_grid
-
-from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
-from npt.study.watch import _do_group, _Work
-=======
 import yaml
 from workflows import small_grid
 
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _do_group, _papermill_command, _run_lock, do_task
+from npt.study.jobs import _one_line, _papermill_command, _run_lock, _said_at_the_end, _say_begun, do_task
 from npt.study.settings import RunSettings
->>>>>>> g2
+from npt.study.watch import _do_group, _Work
 
 
 def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, capfd):
@@ -50,15 +43,14 @@ def test_a_run_that_another_process_does_is_waited_for(tmp_path):
     assert one.lock_file == other.lock_file, "whatever device it is done on"
 
 
-<<<<<<< HEAD
 def test_too_little_memory_is_told_with_what_to_change():
     for said in _one_line(MemoryError()), _said_at_the_end("nbclient.exceptions.DeadKernelError: Kernel died", 1):
         assert "memory_budget" in said and "--cores" in said
     assert "memory" not in _said_at_the_end("ValueError: as an example", 1)
-=======
+
+
 def test_papermill_is_told_every_setting_as_it_is():
     "YAML takes 2e-05 for a text."
     settings = RunSettings(lr=2e-5, learner="tip_adapter", learner_settings=dict(alpha=1e-7), template="yes: {}", runs_dir="a, b", tau=1e-3)
     given = yaml.safe_load(_papermill_command(settings, "train.ipynb")[-1])
     assert given.pop("baseline") is False and RunSettings(**given) == settings
->>>>>>> g2
