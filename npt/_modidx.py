@@ -1539,6 +1539,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'npt/study/settings.py'),
                                     'npt.study.settings.RunSettings.is_unusual': ( 'study/settings.html#runsettings.is_unusual',
                                                                                    'npt/study/settings.py'),
+                                    'npt.study.settings._check_characters': ( 'study/settings.html#_check_characters',
+                                                                              'npt/study/settings.py'),
                                     'npt.study.settings._check_together': ('study/settings.html#_check_together', 'npt/study/settings.py'),
                                     'npt.study.settings._check_value': ('study/settings.html#_check_value', 'npt/study/settings.py'),
                                     'npt.study.settings._chosen_backbone': ( 'study/settings.html#_chosen_backbone',
