@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import open_clip
+import papermill
 import pytest
 import torch
 from conftest import ROOT
