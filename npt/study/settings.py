@@ -9,6 +9,7 @@ __all__ = ['RunSettings', 'check_parameters', 'notebook_settings']
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     create_model,
     model_validator,
@@ -31,6 +33,7 @@ from ..clip.backbone import BACKBONES
 from ..clip.pretraining import _check_tag, _uses_quick_gelu
 from ..data.datasets import DATASETS
 from ..data.features import _check_views
+from ..data.prepare import _UNASKED
 from ..learners.base import fill
 from ..learners.build import learner_names, learner_settings
 from ..objectives.objective import build_objective
@@ -154,6 +157,24 @@ def _data_name(settings: "RunSettings") -> str:
     tail += f"-clusters{settings.num_clusters}" if settings.num_clusters else ""
     return f"tau{settings.tau:g}-shots{settings.shots}{tail}"
 
+# %% ../../nbs/study/settings.ipynb #950aab74
+_UNITS = dict(MB=1e6, GB=1e9, TB=1e12)
+
+
+def _bytes_agreed(prepare: bool | str) -> float:
+    "How many bytes of a dataset a run may fetch. Raises ValueError for a text that is no size."
+    if isinstance(prepare, bool):
+        return _UNASKED * prepare
+    if not (size := re.fullmatch(r"(\d{1,6}(?:\.\d+)?) ?([MGT]B)", prepare)):
+        raise ValueError(f"prepare={prepare!r} is neither True nor False nor a size such as '10GB'")
+    return float(size[1]) * _UNITS[size[2]]
+
+
+def _checked_prepare(prepare: bool | str) -> bool | str:
+    "Raise ValueError as `_bytes_agreed` does."
+    _bytes_agreed(prepare)
+    return prepare
+
 # %% ../../nbs/study/settings.ipynb #e3ce1624
 _Dataset = Annotated[str, _name_of("dataset", lambda: DATASETS)]
 _Learner = Annotated[str, _name_of("learner", learner_names)]
@@ -164,6 +185,7 @@ _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]
 _Device = Annotated[str, AfterValidator(_device_name)]
+_Prepare = Annotated[StrictBool | str, AfterValidator(_checked_prepare)]
 _ClassSplit = Literal["half"] | Annotated[int, Field(ge=0)]
 
 # %% ../../nbs/study/settings.ipynb #62ee3567
@@ -189,7 +211,7 @@ class RunSettings(BaseModel):
     pretrained: str | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
     data_root: str | None = None  # the folder that holds the datasets, or your photographs; None: data, here
-    prepare: bool = True  # fetch a published dataset that is missing
+    prepare: _Prepare = True  # fetch a published dataset that is missing: True, if it has at most 2 GB, False, or a size such as "10GB"
     workers: int | None = Field(None, ge=0)  # processes that open images; None: as many as pay
     runs_dir: str = "runs"  # where the run folder is made
     epochs: int | None = Field(None, ge=1)  # None, here and below: the recipe's value for this learner and backbone

@@ -148,7 +148,7 @@ def test_all_is_unattended_but_for_imagenet(server: Server, root: Path, monkeypa
     The miniature is not whole, and ImageNet asks for steps by hand; both are told in the end.
     """
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    pack_whole("stanford_cars", server.folder / "zhengli97/prompt_learning_dataset/resolve/main/stanford_cars.zip")
+    pack_whole("stanford_cars", server.folder / "zhengli97/prompt_learning_dataset/resolve/ceb3112337fb6e1bf71534e355ca5569b63f19a6/stanford_cars.zip")
     split = root / _DOWNLOADS / "stanford_cars" / "split_zhou_StanfordCars.json"  # wrong, so that no test looks for it elsewhere
     split.parent.mkdir(parents=True)
     split.write_text("not a split")
