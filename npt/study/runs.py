@@ -27,7 +27,7 @@ from ..clip.frozen import FrozenCLIP
 from ..clip.load import load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
-from ..data.prepare import _announce, dataset_state, prepare
+from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
 from ..data.split import Part
 from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
@@ -35,7 +35,7 @@ from ..learners.saving import load_prompts, save_prompts
 from .folder import RunFolder, _open_run, _read_json, _write_json, read_metrics
 from .inputs import _run_inputs
 from .machine import _choices_said, _on_this_machine
-from .settings import RunSettings
+from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import fit
@@ -65,6 +65,7 @@ def _fetch_missing(settings: RunSettings) -> None:
     state = dataset_state(record, root)
     if settings.prepare and state.word != "ready":
         if not state.by_hand:
+            _check_size_agreed(record, root, _bytes_agreed(settings.prepare))
             print(_announce(record, root))
         prepare(record.name, root)
 
