@@ -501,6 +501,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.data.prepare._space_needed': ('data/prepare.html#_space_needed', 'npt/data/prepare.py'),
                                   'npt.data.prepare._steps_by_hand': ('data/prepare.html#_steps_by_hand', 'npt/data/prepare.py'),
                                   'npt.data.prepare._temporary_folder': ('data/prepare.html#_temporary_folder', 'npt/data/prepare.py'),
+                                  'npt.data.prepare._total_to_fetch': ('data/prepare.html#_total_to_fetch', 'npt/data/prepare.py'),
                                   'npt.data.prepare._try_next': ('data/prepare.html#_try_next', 'npt/data/prepare.py'),
                                   'npt.data.prepare._try_whole': ('data/prepare.html#_try_whole', 'npt/data/prepare.py'),
                                   'npt.data.prepare._unpack_or_copy': ('data/prepare.html#_unpack_or_copy', 'npt/data/prepare.py'),

@@ -113,7 +113,7 @@ def _needs_whole(missing: Sequence[Download], record: DatasetRecord, mirror: str
     return any(each.needed and not _addresses(each, record, mirror) for each in missing)
 
 
-def _bytes_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> int:
+def _total_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> int:
     "About how many bytes the missing files of a dataset have that can be fetched."
     whole = _needs_whole(missing, record, mirror)
     return sum(each.size for each in _files_to_fetch(missing, record, mirror) if whole or each is not record.whole)
@@ -130,7 +130,7 @@ def _lines_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: 
     "A line for each file that has an address, under one with the sum of their sizes; none where there is no such file."
     instead = None if _needs_whole(missing, record, mirror) else record.whole
     lines = [_line_to_fetch(each, record, mirror, each is instead) for each in _files_to_fetch(missing, record, mirror)]
-    return [f"to fetch, about {_size_text(_bytes_to_fetch(missing, record, mirror))}:", *lines] if lines else []
+    return [f"to fetch, about {_size_text(_total_to_fetch(missing, record, mirror))}:", *lines] if lines else []
 
 # %% ../../nbs/data/prepare.ipynb #a03b41f8
 def _announce(record: DatasetRecord, root: str | Path, mirror: str | None = None) -> str:  # a few lines
@@ -152,7 +152,7 @@ def _check_size_agreed(
 ) -> None:
     "Raise ValueError, naming the size and how to agree, where more would have to be fetched of a dataset."
     by_hand = _download_folder(record, root)
-    size = _bytes_to_fetch([each for each in dataset_state(record, root).missing if not (by_hand / each.name).exists()], record, None)
+    size = _total_to_fetch([each for each in dataset_state(record, root).missing if not (by_hand / each.name).exists()], record, None)
     if size > most:
         raise ValueError(f"{record.name} is not in {root}, and a run fetches at most {_size_text(most)} unasked, while this takes about "
                          f"{_size_text(size)}: give -p prepare {math.ceil(size / 1e9)}GB, or first run python data_prep/prepare.py "
@@ -244,7 +244,7 @@ def _receive(download: Download, url: str, folder: Path, use: Callable[[Path], N
     try:
         if not file.exists():
             _download_file(address, file, _max_bytes(download))
-        _check_file(file, download.size if url in download.addresses else None, **{"sha256": told} | download.sums)
+        _check_file(file, download.size if url in download.addresses else None, **{"md5": None, "sha256": told} | download.sums)
         use(file)
     except ValueError as error:
         _delete_received(file)
