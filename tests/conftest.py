@@ -30,9 +30,10 @@ def copy_checkout(to: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    "Keep features and the like in a folder of this session's own, for what runs here and in notebooks."
+    "Keep features and the like in a folder of this session's own, for what runs here, in notebooks and in the other process."
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("NPT_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         yield
 
 

@@ -23,11 +23,11 @@ from npt.study.settings import RunSettings, check_parameters
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
     "experiments/pretrain_world": dict(steps=4, batch_size=32, most=1, out="world.safetensors"),
-    "train": dict(epochs=1, shots=1, runs_dir="runs"),
+    "train": dict(dataset="world/textures", epochs=1, shots=1, runs_dir="runs"),
     "experiments/judge_world": dict(taus=[1.0, 0.25], seeds=[1], epochs=1, runs_dir="runs"),
     "experiments/search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
-    "experiments/benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
+    "experiments/benchmark": dict(model_name="ViT-B-32-quickgelu", num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
     "experiments/views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
     "experiments/predict": dict(top=2),
     "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
@@ -293,12 +293,10 @@ def test_a_notebook_refuses_parameters_that_it_does_not_know(path: Path):
             check_parameters(namespace | {"In": ["", cells[place].source, given.replace(name, f"{name}_", 1)]})
 
 
-@pytest.mark.parametrize("name, given, said", [
-    ("train", dict(epoch=2), "no setting is called 'epoch'; did you mean 'epochs'?"),
-    ("report", dict(result="world"), "no setting is called 'result'; did you mean 'results'?")], ids=str)
-def test_a_bad_parameter_stops_the_notebook(name: str, given: dict, said: str, tmp_path: Path):
-    with pytest.raises(papermill.exceptions.PapermillExecutionError, match=re.escape(said)):
-        papermill.execute_notebook(ROOT / "nbs" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters=given,
+def test_a_bad_parameter_stops_a_notebook(tmp_path: Path):
+    "What stands in Papermill's cell reaches the check; that each notebook makes it first, and knows its own, is tested above."
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="no setting is called 'result'; did you mean 'results'"):
+        papermill.execute_notebook(ROOT / "nbs" / "report.ipynb", tmp_path / "out.ipynb", parameters=dict(result="world"),
                                    kernel_name="python3", cwd=tmp_path, progress_bar=False)
 
 

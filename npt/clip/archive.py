@@ -14,7 +14,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,8 +76,8 @@ def _check_name(
 
 # %% ../../nbs/clip/archive.ipynb #4e22bec5
 def _is_counts(value: object) -> bool:
-    "Whether a value is a tuple of whole numbers."
-    return isinstance(value, tuple) and all(type(n) is int for n in value)
+    "Whether a value is a tuple of whole numbers, not longer than any tensor has dimensions."
+    return isinstance(value, tuple) and len(value) < 100 and all(type(n) is int for n in value)
 
 # %% ../../nbs/clip/archive.ipynb #92c637ed
 def _new_object(name: object, arguments: object) -> _Module:
@@ -137,9 +137,9 @@ def _set_items(of: object, values: list) -> None:
 # %% ../../nbs/clip/archive.ipynb #5760ce97
 def _give_attributes(to: object, values: list) -> None:
     "The answer to BUILD."
-    if not isinstance(to, _Module) or type(values[0]) is not dict:
-        raise ValueError("it gives attributes to what is no module")
-    to.attributes.update(values[0])
+    if not isinstance(to, _Module) or type(values[0]) is not dict or to.attributes:
+        raise ValueError("it gives attributes to what is no module, or twice")
+    to.attributes = values[0]  # not copied: a small file may give the same ones to very many modules
 
 # %% ../../nbs/clip/archive.ipynb #4d4dc701
 _CHANGES: dict[str, tuple[int | None, Callable]] = {
@@ -207,6 +207,7 @@ def _weight_names(
 # %% ../../nbs/clip/archive.ipynb #067d41ac
 _MOST_MODULES = 10_000  # CLIP has some hundreds
 _MOST_TEXT = 64 * 2**20  # bytes of the program
+_MOST_FOR_A_BYTE = 64  # bytes of the program, and characters of names, for each byte of the file
 
 # %% ../../nbs/clip/archive.ipynb #35efecfc
 def _root_of(names: Sequence[str]) -> str:
@@ -221,7 +222,7 @@ class _Members:
     "The members of an open archive. Raises ValueError for one that is missing or too long."
 
     def __init__(self, file: zipfile.ZipFile, length: int):  # bytes of the whole file
-        self.file, self.bytes_left, self.text_left = file, length, _MOST_TEXT
+        self.file, self.bytes_left, self.text_left = file, length, min(_MOST_TEXT, _MOST_FOR_A_BYTE * length)
         self.members = {member.filename: member for member in file.infolist()}
         self.root = _root_of([member.filename for member in file.infolist()])
 
@@ -242,8 +243,8 @@ class _Members:
     def text(self, name: str) -> str:
         "A member that is text, unpacked if need be."
         member = self.member(name)
-        if member.file_size > self.text_left:
-            raise ValueError(f"its program has more than {_MOST_TEXT} bytes")
+        if member.file_size > self.text_left or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"its member {name!r} unpacks to too much, or is packed in a way that PyTorch does not use")
         self.text_left -= member.file_size
         return self.file.read(member).decode()
 
@@ -286,6 +287,7 @@ class _Archive(_Members):
     def __init__(self, file: zipfile.ZipFile, length: int):  # bytes of the whole file
         super().__init__(file, length)
         self.swapped, self.code, self.storages = _is_swapped(self), {}, {}
+        self.names_left, self.modules_left = _MOST_FOR_A_BYTE * length, _MOST_MODULES
 
     def weights_of(self, module: _Module) -> set[str]:
         "Which attributes of a module are parameters or buffers, by the text of its class."
@@ -304,20 +306,30 @@ class _Archive(_Members):
             self.storages[placed.storage] = _read_numbers(self, placed.storage, self.swapped)
         return self.storages[placed.storage].as_strided(placed.size, placed.stride, placed.offset)
 
+    def attributes_of(self, prefix: str, module: _Module) -> Iterator[tuple[str, str, object]]:
+        "A module's attributes: whole name, name and value. Raises ValueError where all names together get too long for the file."
+        self.modules_left -= 1
+        if self.modules_left < 0:
+            raise ValueError("it holds too many modules, or one in itself")
+        for name, held in module.attributes.items():
+            self.names_left -= len(prefix) + len(name) + 1
+            if self.names_left < 0:
+                raise ValueError("it holds too many modules for its length, or one in itself")
+            yield prefix + name, name, held
+
     def state_dict(self) -> dict[str, Tensor]:
         "Parameters and buffers by name, as the archived module's own `state_dict` would give them."
-        weights, waiting, seen = {}, [("", _describe_pickle(bytes(self.unpacked("data.pkl"))))], 0
+        weights, waiting = {}, [("", _describe_pickle(bytes(self.unpacked("data.pkl"))))]
         while waiting:
             prefix, module = waiting.pop()
-            seen += 1
-            if not isinstance(module, _Module) or seen > _MOST_MODULES:
-                raise ValueError("it holds no module, or too many")
+            if not isinstance(module, _Module):
+                raise ValueError("it holds no module")
             names = self.weights_of(module)
-            for name, held in module.attributes.items():
+            for whole, name, held in self.attributes_of(prefix, module):
                 if isinstance(held, _Module):
-                    waiting.append((f"{prefix}{name}.", held))
+                    waiting.append((f"{whole}.", held))
                 elif isinstance(held, _Placed) and name in names:
-                    weights[prefix + name] = self.tensor(held)
+                    weights[whole] = self.tensor(held)
         return weights
 
 # %% ../../nbs/clip/archive.ipynb #6f5f19da

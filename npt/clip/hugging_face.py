@@ -147,11 +147,34 @@ def _check_config(
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 # %% ../../nbs/clip/hugging_face.ipynb #c3073423
+def _is_square_of(size: object, edge: int) -> bool:
+    "Whether a size of transformers', in any way of writing it, means an edge or a square of it."
+    lengths = size if isinstance(size, Mapping) else {"shortest_edge": size}
+    return lengths in ({"shortest_edge": edge}, {"height": edge, "width": edge})
+
+
+def _unlike_open_clip(processor: Mapping[str, object], edge: int) -> str:  # "" where there is nothing
+    "What transformers does to pictures that open_clip has not, as it stands in a file."
+    steps = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+    cropped, square = processor.get("do_center_crop", True), isinstance(processor.get("size"), Mapping) and "height" in processor["size"]
+    wrong = {name: value for name, value in processor.items() if name.startswith("do_") and name not in steps and value}
+    wrong |= {name: False for name in ("do_resize", "do_rescale") if not processor.get(name, True)}
+    wrong |= {name: processor[name] for name in ("size", "crop_size")
+              if processor.get(name) and (cropped or name == "size") and not _is_square_of(processor[name], edge)}
+    wrong |= {} if cropped or square or "size" not in processor else {"do_center_crop": False}
+    wrong |= {} if math.isclose(processor.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-4) else {"rescale_factor": processor["rescale_factor"]}
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in wrong.items())
+
+# %% ../../nbs/clip/hugging_face.ipynb #447302f3
 def _from_processor(
     processor: Mapping[str, object],  # of preprocessor_config.json
+    edge: int,  # of the pictures that the model takes
 ) -> dict:  # mean, std, interpolation and resize_mode, as far as they are told
-    "How transformers prepares pictures, in open_clip's words. Raises ValueError for an interpolation that open_clip has not."
+    "How transformers prepares pictures, in open_clip's words. Raises ValueError for what open_clip has not."
     told, size, number = {}, processor.get("size"), processor.get("resample")
+    if unlike := _unlike_open_clip(processor, edge):
+        raise ValueError(f"preprocessor_config.json, which lies beside the weights, has {unlike}, where open_clip resizes pictures to {edge} pixels and "
+                         "their values to between 0 and 1, and does no more. Write what is nearest into that file.")
     plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3} if processor.get("do_normalize") is False else {}
     for ours, name in ("mean", "image_mean"), ("std", "image_std"):
         if value := (processor | plain).get(name):
@@ -162,6 +185,5 @@ def _from_processor(
                              "open_clip has 2 and 3, bilinear and bicubic. Write the nearer of them into that file.")
         told["interpolation"] = _RESAMPLE[number]
     if size:
-        squash = isinstance(size, Mapping) and "height" in size and not processor.get("do_center_crop")
-        told["resize_mode"] = "squash" if squash else "shortest"
+        told["resize_mode"] = "squash" if isinstance(size, Mapping) and "height" in size else "shortest"
     return told

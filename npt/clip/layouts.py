@@ -6,14 +6,17 @@
 __all__ = []
 
 # %% ../../nbs/clip/layouts.ipynb #fd00bb60
+import argparse
 import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from .._names import error_line
 from .archive import _is_archive, read_archive
@@ -58,6 +61,13 @@ def _shards(
                                 f"first {missing[0]!r}. Fetch the whole folder.")
     return files
 
+# %% ../../nbs/clip/layouts.ipynb #39105f17
+_REBUILDING = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # what NumPy's numbers and arrays are pickled as
+_PLAIN_DATA = [
+    argparse.Namespace, np.dtype, np.ndarray, *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
+    *((function, f"{place}.multiarray.{function.__name__}") for function in _REBUILDING for place in ("numpy.core", "numpy._core")),
+]
+
 # %% ../../nbs/clip/layouts.ipynb #9dd06f10
 def _is_safetensors(path: Path) -> bool:
     "Whether a file is named or begins as safetensors do: the length of a JSON table, and its brace."
@@ -71,10 +81,11 @@ def _unpickle_or_load(path: Path) -> object:  # tensors in tables
     try:
         if _is_archive(path):
             return read_archive(path)
-        return load_file(path) if _is_safetensors(path) else torch.load(path, map_location="cpu", weights_only=True)
+        with safe_globals(_PLAIN_DATA):
+            return load_file(path) if _is_safetensors(path) else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{str(path)!r} holds Python objects and not only tensors, or is no weights file. It is refused, because "
+            f"{str(path)!r} holds Python objects and not only tensors and plain data, or is no weights file. It is refused, because "
             f"opening it could run any program. Give the weights as a .safetensors file."
         ) from error
     except Exception as error:

@@ -10,12 +10,14 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 
 import open_clip
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, set_model_preprocess_cfg
 from torch import Tensor, nn
@@ -189,6 +191,36 @@ def _fetching(
         raise ConnectionError(f"{what} could not be fetched. It is fetched once and then kept: connect to the network"
                               f"{otherwise}. ({error_line(error)})") from error
 
+# %% ../../nbs/clip/load.ipynb #0104697f
+_HUB_SECONDS = 5  # that the hub may take to answer
+
+
+def _hub_answers() -> bool:
+    "Whether the hub can be reached, or need not be since it was switched off."
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # the client's kinds of errors have changed with its versions
+        return False
+    return True
+
+
+@contextmanager
+def _hub_asked_once() -> Iterator[None]:
+    "Let the hub's client use what is on this machine where the hub does not answer."
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+# %% ../../nbs/clip/load.ipynb #1b6308f5
+def _asks_hub(backbone: str, pretrained: str | None) -> bool:
+    "Whether loading a backbone may need a file of the hub's."
+    text = open_clip.get_model_config(backbone)["text_cfg"]
+    record = open_clip.get_pretrained_cfg(backbone, pretrained) if pretrained else {}
+    return any([record.get("hf_hub"), text.get("hf_model_name"), text.get("hf_tokenizer_name")])
+
 # %% ../../nbs/clip/load.ipynb #06c04eb7
 def _fetch_text_tower(backbone: str, borrowed: str) -> None:  # an open_clip name, and the hub's for its text tower
     "Bring the configuration of a borrowed text tower to this machine."
@@ -319,8 +351,9 @@ def _model_and_tokenizer(
     record = find_backbone(backbone)
     if record.build is None:
         pretrained = _check_weights(backbone, pretrained)
-        tokenizer = _fetch_weights(backbone, pretrained)
-        return _build_model(backbone, pretrained, given), tokenizer
+        with _hub_asked_once() if _asks_hub(backbone, pretrained) else nullcontext():
+            tokenizer = _fetch_weights(backbone, pretrained)
+            return _build_model(backbone, pretrained, given), tokenizer
     if pretrained is not None or given:
         raise ValueError(f"The backbone {backbone!r} brings its own weights and pictures: leave out pretrained and preprocess.")
     return record.build(), record.tokenizer()

@@ -194,7 +194,8 @@ def _of_hugging_face(path: Path, backbone: str) -> _Pretraining:
         _check_config(config, path, backbone)
         quick_gelu = _config_activation(config)
         said_by = f"has hidden_act {'quick_gelu' if quick_gelu else 'gelu'!r} in its config.json"
-    return _Pretraining(said_by, quick_gelu, _from_processor(processor or {}), "preprocessor_config.json" if processor else "")
+    edge = open_clip.get_model_config(backbone)["vision_cfg"].get("image_size", 224)
+    return _Pretraining(said_by, quick_gelu, _from_processor(processor or {}, edge), "preprocessor_config.json" if processor else "")
 
 # %% ../../nbs/clip/pretraining.ipynb #08058528
 def _of_open_clip(config: Mapping[str, object]) -> _Pretraining:  # open_clip_config.json

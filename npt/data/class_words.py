@@ -65,12 +65,16 @@ def _class_words(
     return {folder: words.get(folder, folder) for folder in folders}
 
 # %% ../../nbs/data/class_words.ipynb #1809c503
-def _warn_of_numbers(names: Iterable[str]) -> None:
-    "Warn of class names that are a number, or start with WordNet's."
-    if numbers := [name for name in names if re.match(r"n\d{8}\b|n\d{8}_|[\d\W_]+$", name)]:
-        warnings.warn(f"{len(numbers)} class names such as {numbers[0]!r} hold numbers in the place of words, which tell CLIP "
-                      "nothing: give them words in a file classnames.txt beside the folders, a line each such as "
-                      f"'{numbers[0]} tabby cat'", stacklevel=6)
+_WORDLESS = {"numbers": r"n\d{8}\b|n\d{8}_|[\W_]*\d[\d\W_]*$", "signs": r"[\W_]+$"}
+
+
+def _warn_of_wordless(names: Collection[str]) -> None:
+    "Warn of class names that are a number, or start with WordNet's, or have neither letter nor number."
+    for what, pattern in _WORDLESS.items():
+        if wordless := [name for name in names if re.match(pattern, name)]:
+            warnings.warn(f"{len(wordless)} class names such as {wordless[0]!r} hold {what} in the place of words, which tell CLIP "
+                          "little or nothing: give them words in a file classnames.txt beside the folders, a line each such as "
+                          f"'{wordless[0]} tabby cat'", stacklevel=6)
 
 # %% ../../nbs/data/class_words.ipynb #b3caad14
 @cache

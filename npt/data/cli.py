@@ -138,7 +138,7 @@ def _prepare_and_tell(name: str, options: argparse.Namespace) -> None:
 def _verify_and_tell(name: str, options: argparse.Namespace) -> None:
     "Verify one dataset; ValueError with all that is wrong."
     if wrong := _verify(name, options.root):
-        raise ValueError("\n  ".join([f"{len(wrong)} faults", *wrong]))
+        raise ValueError("\n  ".join([f"{len(wrong)} fault{'s' if wrong[1:] else ''}", *wrong]))
 
 # %% ../../nbs/data/cli.ipynb #5df9db88
 @contextmanager

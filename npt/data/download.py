@@ -9,6 +9,7 @@ __all__ = []
 import hashlib
 import os
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -53,7 +54,12 @@ def _may_pass(error: Exception) -> bool:
     "Whether trying again may help: after a cut or a busy server it may, after a clear no it does not."
     if isinstance(error, requests.HTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, _CUT) and not isinstance(error, _REFUSED)
+    return isinstance(error, _CUT) and not isinstance(error, _REFUSED) and not _unknown_host(error)
+
+
+def _unknown_host(error: BaseException | None) -> bool:
+    "Whether what caused an error is that a host's name leads nowhere."
+    return error is not None and (isinstance(error, socket.gaierror) or _unknown_host(error.__cause__ or error.__context__))
 
 # %% ../../nbs/data/download.ipynb #5b577c0d
 def _download_once(url: str, path: Path, max_bytes: int) -> None:

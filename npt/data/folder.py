@@ -13,11 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from .class_words import _class_words, _refuse_same_prompts, _warn_of_numbers
+from .class_words import _class_words, _refuse_same_prompts, _warn_of_wordless
 from .datasets import DatasetRecord
 from .formats import _SPLITS, ImageRow, ImageRows, register_format
-from .label_table import _TABLE, _Labelled, _labelled_by_table, _split_named
-from .photographs import _find_photographs, _Found, _tell_of_others
+from .label_table import _TABLE, _Labelled, _labelled_by_table, _named_as_splits, _split_named
+from .photographs import _THUMBNAILS, _find_photographs, _Found, _tell_of_others
 
 # %% ../../nbs/data/folder.ipynb #afa8a1f8
 def _folders_at(
@@ -49,9 +49,9 @@ def _split_folders(
     where: str,  # for messages
 ) -> dict[str, str]:  # split of each folder; empty where the folders are classes
     "Which folders are train, val and test. Raises ValueError where that is not clear."
-    named = {name: split for name in folders if (split := _split_named(name))}
-    nested = [name for name in named if any("/" in path for path in folders[name])]
-    if not nested and len(named) < 2:
+    named = _named_as_splits(folders)
+    nested = [name for name in named if any("/" in path for path in _in_namesake(name, folders[name])[1])]
+    if len(named) < 2 and not any("/" in path for name in named for path in folders[name]):
         return {}
     if strange := [name for name in folders if name not in named]:
         raise ValueError(f"{where!r} holds {' and '.join(map(repr, named))}, and beside them {strange[0]!r}, which is none of train, "
@@ -64,6 +64,36 @@ def _split_folders(
         raise ValueError(f"{where!r} holds {both[0]!r} and {both[1]!r}, which both mean {twice[0]}: leave one")
     return named
 
+# %% ../../nbs/data/folder.ipynb #24ed7f25
+def _in_namesake(name: str, inside: list[str]) -> tuple[str, list[str]]:  # the place, and the photographs below it
+    "Look through folders of a folder's own name."
+    place = ""
+    while all(path.startswith(f"{name}/") for path in inside):
+        place, inside = f"{place}{name}/", [path.removeprefix(f"{name}/") for path in inside]
+    return place, inside
+
+# %% ../../nbs/data/folder.ipynb #861dcd6a
+def _rows_of_splits(
+    base: str,  # "" or a folder with a slash at its end
+    folders: dict[str, list[str]],  # as from `_folders_at`
+    splits: dict[str, str],  # as from `_split_folders`
+) -> list[_Labelled]:
+    "The photographs of train, val and test folders, with the class folders in them as labels."
+    places = {name: _in_namesake(name, folders[name]) for name in splits}
+    wrappers = {name: _unwrapped(inside) for name, (_, inside) in places.items()}
+    rows = []
+    for name, (place, inside) in places.items():
+        wrapper = wrappers[name] if all(wrappers.values()) else ""
+        below = [path.removeprefix(wrapper) for path in inside if path.startswith(wrapper)]
+        rows += [_Labelled(f"{base}{name}/{place}{wrapper}{path}", path.partition("/")[0], splits[name]) for path in below if "/" in path]
+    return rows
+
+# %% ../../nbs/data/folder.ipynb #0b514a39
+def _tell_of_splits(where: str, splits: dict[str, str]) -> None:
+    "Warn of folders that were taken for a split and have a longer name."
+    if longer := [f"{name!r} for {split}" for name, split in splits.items() if not _split_named(name)]:
+        warnings.warn(f"{where!r}: folders are taken by their names, {' and '.join(longer)}", stacklevel=7)
+
 # %% ../../nbs/data/folder.ipynb #b06e290a
 def _labelled_class(name: str, base: str, inside: Sequence[str], cut: bool) -> list[_Labelled]:
     "The photographs of one class folder, with the splits that its own folders name if `cut`."
@@ -74,19 +104,38 @@ def _is_cut(folders: dict[str, list[str]]) -> bool:
     "Whether every photograph of every class lies in a folder named as a split."
     return all("/" in path and _split_named(path.partition("/")[0]) for inside in folders.values() for path in inside)
 
+# %% ../../nbs/data/folder.ipynb #82a2c945
+def _check_class_folders(
+    folders: dict[str, list[str]],  # as from `_folders_at`
+    where: str,  # for messages
+) -> None:
+    "Raise ValueError where it is not clear which folders are the classes."
+    if small := [name for name in folders if name.lower() in _THUMBNAILS]:
+        raise ValueError(f"{where!r} holds {small[0]!r}, which may be a class or small copies of the others: give it another name, or "
+                         "move it away")
+    holders = defaultdict(list)
+    for name, inside in folders.items():
+        for inner in {path.partition("/")[0] for path in inside if "/" in path} - {name}:
+            holders[inner].append(name)
+    if len(holders) == 1 and all("/" in path for inside in folders.values() for path in inside) and not holders.keys() & folders.keys():
+        return
+    for inner, names in sorted(holders.items()):
+        if len(both := [*names, inner] if inner in folders else names) > 1:
+            raise ValueError(f"{where!r} holds {both[0]!r} and {both[1]!r}, and folders in them are named alike, such as "
+                             f"{f'{both[0]}/{inner}'!r}, so that it is not clear which are the classes: give one of them as data_root, or name "
+                             "them train, val and test; if they are the classes, take the photographs out of the folders in them")
+
 # %% ../../nbs/data/folder.ipynb #36ec999b
 def _labelled_by_folders(root: Path, found: _Found) -> list[_Labelled]:
     "Read folders as classes, or as train, val and test with classes in them."
     base = _unwrapped(found.photographs)
     folders = _folders_at(base, found.photographs)
-    splits = _split_folders(folders, str(root / base))
-    if splits:
-        rows = [_Labelled(f"{base}{folder}/{path}", path.partition("/")[0], split) for folder, split in splits.items()
-                for path in folders[folder] if "/" in path]
-    else:
-        cut = _is_cut(folders)
-        rows = [row for name, inside in folders.items() for row in _labelled_class(name, base, inside, cut)]
-    return rows
+    if splits := _split_folders(folders, str(root / base)):
+        _tell_of_splits(str(root / base), splits)
+        return _rows_of_splits(base, folders, splits)
+    if not (cut := _is_cut(folders)):
+        _check_class_folders(folders, str(root / base))
+    return [row for name, inside in folders.items() for row in _labelled_class(name, base, inside, cut)]
 
 # %% ../../nbs/data/folder.ipynb #deeba449
 def _tell_of_loose(root: Path, found: _Found, rows: Sequence[_Labelled]) -> None:
@@ -211,7 +260,7 @@ def _digest(path: Path) -> bytes:
 def _tell_of_copies(root: Path, rows: ImageRows) -> None:
     "Warn of copies of training pictures among those that are tested."
     if copies := _copies(root, rows):
-        warnings.warn(f"{str(root)!r}: {len(copies)} of {len(rows['test'])} test pictures are copies of training pictures, such as "
+        warnings.warn(f"{str(root)!r}: {len(copies)} of {len(rows['test'])} test pictures are, byte for byte, copies of training pictures, such as "
                       f"{copies[0][0]!r} of {copies[0][1]!r}: accuracy on them says nothing", stacklevel=6)
 
 # %% ../../nbs/data/folder.ipynb #d84c328f
@@ -266,5 +315,5 @@ def _tell_of_all(root: Path, rows: ImageRows, labelled: Sequence[_Labelled], nam
     "Warn of how the photographs were cut, of small classes, of names without words and of copies."
     _tell_of_cut(root, {row.split for row in labelled})
     _tell_of_small(root, rows, names)
-    _warn_of_numbers(names)
+    _warn_of_wordless(names)
     _tell_of_copies(root, rows)

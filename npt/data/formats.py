@@ -116,9 +116,9 @@ def register_format(
 @register_format("world")
 def _world(record: DatasetRecord, root: Path) -> ImageRows:
     "The pictures of a label set of the offline world."
-    things = LABEL_SETS[record.label_set].things
-    return {split: [ImageRow(WorldImage(record.label_set, split, label, number), label, thing.name)
-                    for label, thing in enumerate(things) for number in range(_PER_CLASS[split])] for split in _SPLITS}
+    names = [thing.name for thing in LABEL_SETS[record.label_set].things]
+    return {split: [ImageRow(WorldImage(record.label_set, split, label, number), label, name)
+                    for label, name in enumerate(names) for number in range(_PER_CLASS[split])] for split in _SPLITS}
 
 # %% ../../nbs/data/formats.ipynb #84653b03
 def _names_in(folder: Path, ignored: Iterable[str] = ()) -> list[str]:

@@ -6,9 +6,10 @@
 __all__ = []
 
 # %% ../../nbs/data/label_table.ipynb #fa756171
+import re
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,22 @@ def _split_named(name: str) -> str | None:
     "Which split a folder or a table's entry names, in any case; None where it is none."
     return _SPLIT_NAMES.get(name.strip().lower())
 
+# %% ../../nbs/data/label_table.ipynb #af331411
+def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
+    "Which split a folder's name holds as one of its words, and the other words."
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
+    splits = [word for word in words if _split_named(word)]
+    return (_split_named(splits[0]), tuple(word for word in words if word != splits[0])) if len(splits) == 1 else (None, ())
+
+
+def _named_as_splits(names: Iterable[str]) -> dict[str, str]:
+    "The split of each folder that is named as one, alone or beside another that differs in nothing else."
+    parsed = {name: _split_and_rest(name) for name in names}
+    by_rest = defaultdict(set)
+    for split, rest in parsed.values():
+        by_rest[rest].add(split)
+    return {name: split for name, (split, rest) in parsed.items() if split and (not rest or len(by_rest[rest] - {None}) > 1)}
+
 # %% ../../nbs/data/label_table.ipynb #5b59e3b7
 def _read_table(file: Path) -> pd.DataFrame:
     "The entries of a table as text, its columns in lower case. Raises ValueError for what is no table of texts."
@@ -54,9 +71,11 @@ def _check_table(table: pd.DataFrame) -> None:
     for name in "path", "label":
         if (empty := table[name] == "").any():
             raise ValueError(f"line {empty.argmax() + 2} has no {name}")
+    if list(table.columns).count("split") > 1:
+        raise ValueError("its first line names the column 'split' more than once")
     if "split" in table and (strange := table.split.map(_split_named).isna()).any():
         raise ValueError(f"line {strange.argmax() + 2} has the split {table.split[strange.argmax()]!r}: it must be train, val or "
-                         "test")
+                         "test, or the whole column empty")
 
 # %% ../../nbs/data/label_table.ipynb #27586a51
 def _endings(photographs: Sequence[str]) -> dict[str, list[str]]:
@@ -69,34 +88,58 @@ def _endings(photographs: Sequence[str]) -> dict[str, list[str]]:
     return by_ending
 
 # %% ../../nbs/data/label_table.ipynb #69c99368
-def _photograph_of(path: str, beside: str, endings: Mapping[str, Sequence[str]]) -> str:
+def _below(path: str, root: Path) -> str | None:
+    "The part of an absolute path below a folder, links in either of them followed or not; None where it does not lead there."
+    file = Path(path)
+    if not file.is_absolute():
+        return None
+    pairs = (file, root.absolute()), (file.parent.resolve() / file.name, root.resolve())
+    return next((inner.relative_to(outer).as_posix() for inner, outer in pairs if inner.is_relative_to(outer)), None)
+
+# %% ../../nbs/data/label_table.ipynb #1d289e48
+def _photograph_of(path: str, root: Path, beside: str, endings: Mapping[str, Sequence[str]]) -> str:
     "The photograph that a table means by a path. Raises ValueError where there is none, or more than one."
-    wanted = path.replace("\\", "/").removeprefix("./")
+    below = _below(path, root)
+    wanted = below or path.replace("\\", "/").removeprefix("./")
     fitting = endings.get(wanted, [])
-    if beside + wanted in fitting:
-        return beside + wanted
+    if (exact := below or beside + wanted) in fitting:
+        return exact
     if len(fitting) != 1:
         found = f"fits {fitting[0]!r} and {fitting[1]!r}" if fitting else "is no photograph here"
-        raise ValueError(f"{path!r} {found}: paths must start in the folder of the table")
+        raise ValueError(f"{path!r} {found}: paths must start in the folder of the table, or be absolute and lead into data_root")
     return fitting[0]
 
 # %% ../../nbs/data/label_table.ipynb #f49cf93e
 def _splits_by_folder(paths: Sequence[str]) -> list[str | None]:
     "The split that each path's folders name; None for all where one of them names none, or more than one."
-    named = [{_split_named(folder) for folder in path.split("/")[:-1]} - {None} for path in paths]
+    folders = [path.split("/")[:-1] for path in paths]
+    splits = _named_as_splits({folder for each in folders for folder in each})
+    named = [{splits[folder] for folder in each if folder in splits} for each in folders]
     return [next(iter(each)) for each in named] if all(len(each) == 1 for each in named) else [None] * len(paths)
 
 # %% ../../nbs/data/label_table.ipynb #f36a7352
-def _rows_of_table(table: pd.DataFrame, beside: str, photographs: Sequence[str]) -> list[_Labelled]:
-    "The photographs that a table names, in the order of their paths. Raises ValueError for one that is not there or there twice."
+def _once(rows: Sequence[_Labelled]) -> list[_Labelled]:
+    "Rows without repeated ones, which are warned of. Raises ValueError for a photograph that stands in two that differ."
+    single, first = list(dict.fromkeys(rows)), {}
+    for row in single:
+        if (other := first.setdefault(row.path, row)) != row:
+            raise ValueError(f"{row.path!r} stands in it twice, as {' and '.join(repr((each.label, each.split or '')) for each in (other, row))}")
+    if again := len(rows) - len(single):
+        twice = next(row for row, count in Counter(rows).items() if count > 1)
+        warnings.warn(f"{_TABLE}: {again} of {len(rows)} lines stand in it again and are counted once, such as that of {twice.path!r}", stacklevel=8)
+    return single
+
+# %% ../../nbs/data/label_table.ipynb #79be6839
+def _rows_of_table(table: pd.DataFrame, root: Path, beside: str, photographs: Sequence[str]) -> list[_Labelled]:
+    "The photographs that a table names, in the order of their paths. Raises ValueError for one that is not there or has two labels."
+    if list(table.columns).count("split") == 1 and (table.split == "").all():
+        table = table.drop(columns="split")
     _check_table(table)
     endings = _endings(photographs)
-    paths = [_photograph_of(path, beside, endings) for path in table.path]
-    if (twice := pd.Series(paths, dtype=str).duplicated()).any():
-        raise ValueError(f"{paths[twice.argmax()]!r} stands in it twice")
+    paths = [_photograph_of(path, root, beside, endings) for path in table.path]
     splits = table.split.map(_split_named) if "split" in table else _splits_by_folder(paths)
     order = {path: place for place, path in enumerate(photographs)}
-    return sorted(map(_Labelled, paths, table.label, splits), key=lambda row: order[row.path])
+    return sorted(_once(list(map(_Labelled, paths, table.label, splits))), key=lambda row: order[row.path])
 
 # %% ../../nbs/data/label_table.ipynb #cb01c3c3
 def _labelled_by_table(
@@ -106,6 +149,6 @@ def _labelled_by_table(
 ) -> list[_Labelled]:
     "Read a table of labels. Raises ValueError that names it where it cannot be used."
     try:
-        return _rows_of_table(_read_table(root / file), file[:-len(_TABLE)], photographs)
+        return _rows_of_table(_read_table(root / file), root, file[:-len(_TABLE)], photographs)
     except (ValueError, pd.errors.ParserWarning) as error:  # what is not UTF-8 is a ValueError too
         raise ValueError(f"{str(root / file)!r} cannot be used: {error}") from error

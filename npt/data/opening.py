@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/data/opening.ipynb #e31d8204
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,44 +35,73 @@ def _check_heic(path: Path) -> None:
         raise ImportError("HEIC needs the package pillow-heif: run python -m pip install pillow-heif, or save it as JPEG")
 
 # %% ../../nbs/data/opening.ipynb #f63056e5
-_WHITE = 255, 4095, 65535  # of 8, 12 and 16 bits
+_MOST_STATED = 341, 281  # TIFF's tags SMaxSampleValue and MaxSampleValue
 
 
-def _white_of(values: np.ndarray) -> int:
-    "Which value means white; 1 for floats of up to one. Raises ValueError where that cannot be known."
-    least, most = float(values.min()), float(values.max())
-    ranges = (1, *_WHITE) if values.dtype.kind == "f" else _WHITE
-    white = next((white for white in ranges if most <= white), None)
-    if not (np.isfinite(values).all() and least >= 0 and white and most >= white / 16):
-        raise ValueError(f"its grey values go from {least:g} to {most:g}, and which of them is white cannot be known: save it "
-                         "with 8 or 16 bits")
-    return white
+def _tiff_white(tags: Mapping[int, object]) -> float:
+    "Which value means white in a TIFF, by its tags."
+    if stated := [np.atleast_1d(tags[tag])[0] for tag in _MOST_STATED if tag in tags]:
+        return float(stated[0])
+    bits, kind = (int(np.atleast_1d(tags.get(tag, 1))[0]) for tag in (258, 339))  # BitsPerSample, SampleFormat
+    return {2: 2.0**(bits - 1) - 1, 3: 1.0}.get(kind, 2.0**bits - 1)  # signed, floats; else from 0
+
+
+def _white_of(image: Image.Image) -> float:
+    "Which value means white in a grey picture of more than 8 bits."
+    return _tiff_white(image.tag_v2) if image.format == "TIFF" else 1.0 if image.mode == "F" else 65535.0
 
 # %% ../../nbs/data/opening.ipynb #1138b84e
+def _check_greys(values: np.ndarray, white: float) -> None:
+    "Raise ValueError for grey values that would come out blank."
+    least, most = float(values.min()), float(values.max())
+    if not (np.isfinite(values).all() and least >= 0 and white / 16 <= most <= white):
+        raise ValueError(f"its grey values go from {least:.10g} to {most:.10g}, and in such a file 0 is black and {white:.10g} white: it "
+                         "would come out blank, so save it with 8 bits, or scaled to that")
+
+# %% ../../nbs/data/opening.ipynb #33d98a63
+_ORIENTATION = 0x0112  # the tag of EXIF
+
+
 def _grey(image: Image.Image) -> Image.Image:  # in mode L
-    "Scale a grey picture of 16 or 32 bits or of floats to eight bits. Raises ValueError where its white cannot be known."
-    values = np.asarray(image.convert("I") if image.mode.startswith("I") else image)
-    white = _white_of(values)
-    eight = values // ((white + 1) // 256) if values.dtype.kind == "i" else np.rint(values * (255 / white))
-    return Image.fromarray(eight.astype(np.uint8))
+    "Scale a grey picture of 16 or 32 bits or of floats to eight bits. Raises ValueError where it would come out blank."
+    values, white = np.asarray(image.convert("I") if image.mode.startswith("I") else image), _white_of(image)
+    _check_greys(values, white)
+    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # PhotometricInterpretation: white is zero
+        values = white - values
+    eight = values // 256 if white == 65535 else np.rint(values * (255 / white))
+    scaled = Image.fromarray(eight.astype(np.uint8))
+    scaled.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return scaled
 
 # %% ../../nbs/data/opening.ipynb #5c1bf855
 def _in_rgb(
     image: Image.Image,
     upright: bool,  # turn by the EXIF tag
 ) -> Image.Image:  # grey of more than 8 bits is scaled, see `_grey`
-    "Turn and convert an image. Raises ValueError for grey values whose white cannot be known."
-    image = ImageOps.exif_transpose(image) if upright else image
+    "Turn and convert an image. Raises ValueError for grey values that would come out blank."
     if image.mode == "F" or image.mode.startswith("I"):
         image = _grey(image)
+    image = ImageOps.exif_transpose(image) if upright else image
     return image.convert("RGB")
+
+# %% ../../nbs/data/opening.ipynb #fa7d5b9b
+Image.init()
+_FORMATS = tuple(name for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF", "JXL", "ICO",
+                                   "PCX", "PSD", "QOI", "SGI", "TGA") if name in Image.OPEN)
+
+# %% ../../nbs/data/opening.ipynb #2e3abb17
+def _without_map(image: Image.Image) -> Image.Image:
+    "Keep Pillow from mapping a TIFF into memory."
+    if image.format == "TIFF":
+        image.filename = ""
+    return image
 
 # %% ../../nbs/data/opening.ipynb #bbad692d
 def _open_in_rgb(path: str | Path, upright: bool) -> Image.Image:
     "Open an image file. Raises whatever a decoder raises, ImportError for HEIC without its package."
     _check_heic(Path(path))
-    with Image.open(path) as image:
-        return _in_rgb(image, upright)
+    with Image.open(path, formats=_FORMATS) as image:
+        return _in_rgb(_without_map(image), upright)
 
 # %% ../../nbs/data/opening.ipynb #9eba4df7
 def _open_image(

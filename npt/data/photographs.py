@@ -17,12 +17,17 @@ from PIL import Image
 
 # %% ../../nbs/data/photographs.ipynb #7fe8e631
 _TOOL_FOLDERS = {"__macosx", "__pycache__", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information",
-                 "lost+found", "lost.dir", "thumbs", "thumbnails", "_thumbs"}
+                 "lost+found", "lost.dir", "_thumbs"}
+_THUMBNAILS = {"thumbs", "thumbnails"}
 
 
-def _is_tool_folder(name: str) -> bool:
+def _is_tool_folder(
+    name: str,
+    beside_photographs: bool,  # that it may hold small copies of
+) -> bool:
     "Whether a folder belongs to a program, by its name."
-    return name.startswith((".", "@")) or name.lower() in _TOOL_FOLDERS
+    name = name.lower()
+    return name.startswith((".", "@")) or name in _TOOL_FOLDERS or beside_photographs and name in _THUMBNAILS
 
 # %% ../../nbs/data/photographs.ipynb #f14cde8b
 _PICTURE_ENDINGS = set("""
@@ -87,12 +92,13 @@ def _find_photographs(
     found = _Found([], [], [], [])
     for folder, below, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
         here = os.path.relpath(folder, root).replace(os.sep, "/") + "/" if folder != os.fspath(root) else ""
-        passed = [name for name in below if _is_tool_folder(name) or _leads_back(folder, name)]
+        pictures = {name for name in files if _is_photograph(folder, name)}
+        passed = [name for name in below if _is_tool_folder(name, bool(pictures)) or _leads_back(folder, name)]
         below[:] = [name for name in below if name not in passed]
         found.tools.extend(here + name for name in passed)
         found.folders.extend(here + name for name in below)
         for name in files:
-            (found.photographs if _is_photograph(folder, name) else found.others).append(here + name)
+            (found.photographs if name in pictures else found.others).append(here + name)
     return _Found(*map(_by_parts, (found.photographs, found.others, found.tools, found.folders)))
 
 # %% ../../nbs/data/photographs.ipynb #664a2553

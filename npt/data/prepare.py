@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from .._names import error_line, known
 from .datasets import DATASETS, DatasetRecord, Download
 from .download import _check_file, _delete_received, _download_file, _look_up, _size_text
-from .formats import _image_folder
+from .formats import _image_folder, _list_rows
 from .parts import _find_dataset
 from .unpack import _ARCHIVES, _unpack
 
@@ -50,6 +50,12 @@ class _DatasetState:
     word: str  # "ready", "partial" or "missing"
     missing: tuple[Download, ...]  # the files not in place, those included that can be done without
     by_hand: str  # the steps that only the user can take, unless there is a mirror; or ""
+    unsplit: bool = False  # ready, but it would get a split of npt's own where the published one would fit
+
+    @property
+    def complete(self) -> bool:
+        "Whether there is nothing that a run should try to fetch."
+        return self.word == "ready" and not self.unsplit
 
 # %% ../../nbs/data/prepare.ipynb #63b35531
 def _lacks_labels(record: DatasetRecord, root: Path) -> list[Download]:
@@ -66,6 +72,20 @@ def _lacks(record: DatasetRecord, root: Path) -> list[Download]:
     "The files that a dataset cannot be read without and that are not in place."
     images = [each for each in record.downloads if each.needed and not _in_place(root / each.makes)]
     return [*images, *_lacks_labels(record, root)]
+
+# %% ../../nbs/data/prepare.ipynb #354e7bcf
+def _lacks_split(record: DatasetRecord, root: Path) -> bool:
+    "Whether a dataset has all its images, and neither the published split nor one of npt's own."
+    home, names = root / record.folder, [f"split_{whose}_{record.split}.json" for whose in ("zhou", "npt")]
+    if names[0] not in [each.name for each in record.downloads] or any((home / name).is_file() for name in names):
+        return False
+    if not all(os.access(folder, os.W_OK) for folder in (root, home)):
+        return False
+    try:
+        rows = _list_rows(record, root)
+    except (OSError, ValueError):  # the run says what is wrong
+        return False
+    return len({row.path for part in rows.values() for row in part}) == record.num_images
 
 # %% ../../nbs/data/prepare.ipynb #5efcbe13
 def _has_begun(record: DatasetRecord, missing: Sequence[Download], root: Path) -> bool:
@@ -91,7 +111,7 @@ def dataset_state(
     missing = tuple(download for download in record.downloads if not _in_place(root / download.makes))
     needed = _lacks(record, root)
     if not needed:
-        return _DatasetState("ready", missing, "")
+        return _DatasetState("ready", missing, "", _lacks_split(record, root))
     word = "partial" if _has_begun(record, missing, root) else "missing"
     return _DatasetState(word, missing, _steps_by_hand(record, [each for each in missing if each.needed], root))
 

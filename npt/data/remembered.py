@@ -24,8 +24,8 @@ class _Answer(NamedTuple):
     lasting: bool = True  # worth keeping
 
 # %% ../../nbs/data/remembered.ipynb #471968d0
-_TABLE = "CREATE TABLE IF NOT EXISTS answers (path BLOB PRIMARY KEY, size INT, mtime_ns INT, answer TEXT)"
-_Version = tuple[bytes, int, int]  # absolute path, size, time of last change
+_TABLE = "CREATE TABLE IF NOT EXISTS kept (path BLOB PRIMARY KEY, version TEXT, answer TEXT)"
+_Version = tuple[bytes, str]  # absolute path; size, number and times
 
 # %% ../../nbs/data/remembered.ipynb #b522325f
 def _version(path: Path) -> _Version | None:
@@ -34,14 +34,14 @@ def _version(path: Path) -> _Version | None:
         stat = path.stat()
     except OSError:
         return None
-    return os.fsencode(path.absolute()), stat.st_size, stat.st_mtime_ns
+    return os.fsencode(path.absolute()), f"{stat.st_size} {stat.st_ino} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 # %% ../../nbs/data/remembered.ipynb #a249a386
 def _kept(database: sqlite3.Connection, versions: Iterable[_Version | None]) -> dict[_Version, str | None]:
     "The answers that are kept for some files, whatever their versions now."
     paths = [version[0] for version in versions if version]
-    select = f"SELECT path, size, mtime_ns, answer FROM answers WHERE path IN ({','.join('?' * len(paths))})"
-    return {row[:3]: row[3] for row in database.execute(select, paths)}
+    select = f"SELECT path, version, answer FROM kept WHERE path IN ({','.join('?' * len(paths))})"
+    return {row[:2]: row[2] for row in database.execute(select, paths)}
 
 # %% ../../nbs/data/remembered.ipynb #b4ea6f42
 _PORTION = 500  # files of one query
@@ -57,7 +57,7 @@ def _ask_portion(
     asked = dict(zip(new, pool.map(ask, new)))
     rows = [(*versions[path], answer.text) for path, answer in asked.items() if versions[path] and answer.lasting]
     with database:
-        database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
+        database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)
     return {path: asked[path].text if path in asked else kept[versions[path]] for path in paths}
 
 # %% ../../nbs/data/remembered.ipynb #2fe210b9

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/data/unpack.ipynb #b95d6673
 import errno
 import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -79,7 +80,7 @@ def _tar_members(path: Path, max_bytes: int) -> Iterator[_Member]:
 def _zip_kind(info: zipfile.ZipInfo) -> str:
     "What a member of a zip file is, as in `_Member`."
     mode = stat.S_IFMT(info.external_attr >> 16)
-    if info.is_dir():
+    if info.filename.endswith("/"):  # `is_dir` of Python 3.10 does not expect an empty name
         return "folder"
     if mode in (0, stat.S_IFREG):
         return "file"
@@ -131,16 +132,18 @@ def _write_members(members: Iterable[_Member], target: Path, pick: str) -> None:
         path = _member_path(member.name)
         if number > _MAX_MEMBERS:
             raise ValueError(f"it has more than {_MAX_MEMBERS} members")
+        if not path.parts and member.kind != "folder":
+            raise ValueError(f"its member number {number} has the name {member.name!r}, which is none")
         if path.is_relative_to(pick):
             _write_member(member, target / path.relative_to(pick))
 
 # %% ../../nbs/data/unpack.ipynb #28e13e7e
-_DAMAGE = tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError
+_DAMAGE = tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError
 
 # %% ../../nbs/data/unpack.ipynb #1e45a1dc
 def _means_damage(error: Exception) -> bool:
     "Whether an error comes from a damaged archive."
-    impossible = isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENAMETOOLONG)
+    impossible = isinstance(error, OSError) and error.errno in (None, errno.EINVAL, errno.ENAMETOOLONG)  # None: a decoder's
     return isinstance(error, _DAMAGE) or impossible
 
 # %% ../../nbs/data/unpack.ipynb #c96d12c1

@@ -24,10 +24,15 @@ from ..geometry.etf import align_etf, pairwise_cosines
 def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
+# %% ../../nbs/figures/captions.ipynb #80bdd8b2
+def _shown(value: float, form: str = ".1f") -> float:
+    "A number as it is printed."
+    return float(f"{value:{form}}") + 0.0  # no minus before a zero
+
 # %% ../../nbs/figures/captions.ipynb #80c6501a
 def _of_names(values: dict[str, float], form: str, unit: str = "") -> str:
     "Such as: 57.0 % (zero-shot) and 66.1 % (NPT). What is not a number is said to be not known."
-    said = {name: "not known" if math.isnan(value) else _signed(value, form) + unit for name, value in values.items()}
+    said = {name: "not known" if math.isnan(value) else _signed(_shown(value, form), form) + unit for name, value in values.items()}
     return _listed([f"{value} ({name})" for name, value in said.items()])
 
 # %% ../../nbs/figures/captions.ipynb #1425e7a3
@@ -40,13 +45,14 @@ def _sentence(text: str) -> str:
 
 # %% ../../nbs/figures/captions.ipynb #12298b10
 def _from_to(history: pd.DataFrame, column: str) -> str:
-    "Such as: from 1.60 to 0.50."
+    "Such as: fell from 1.60 to 0.50."
     known = history[column].dropna()
     if not len(known):
         return "was never a number"
-    first, last = float(known.iloc[0]), float(known.iloc[-1])
-    verb = "fell" if last < first else "rose" if last > first else "stayed"
-    return f"stayed at {last:.3g}" if verb == "stayed" else f"{verb} from {first:.3g} to {last:.3g}"
+    first, last = _shown(known.iloc[0], ".3g"), _shown(known.iloc[-1], ".3g")
+    if len(known) == 1:
+        return f"is {last:.3g}"
+    return f"ends where it began, at {last:.3g}" if last == first else f"{'fell' if last < first else 'rose'} from {first:.3g} to {last:.3g}"
 
 # %% ../../nbs/figures/captions.ipynb #85c2b35b
 def _terms_from_to(history: pd.DataFrame) -> str:
@@ -62,22 +68,26 @@ def training_in_words(
     for name, history in histories.items():
         _check_history(name, history)
     last, history = list(histories.items())[-1]
-    ends = {name: float(each["accuracy"].iloc[-1]) for name, each in histories.items()}
-    broken = history.loc[history["loss"].isna(), "epoch"]
+    if not len(history):
+        return _sentence(f"the history of {last} has no epoch")
+    ends = {name: float(each["accuracy"].iloc[-1]) if len(each) else math.nan for name, each in histories.items()}
+    broken = history.loc[~np.isfinite(history["loss"].astype(float)), "epoch"]
     if len(broken):
         return _sentence(f"the loss of {last} is not a number from epoch {broken.iloc[0]} on, so what follows is not to be trusted")
-    epochs = _counted(len(history), "epoch")
+    epochs = "the one epoch that there is" if len(history) == 1 else f"{len(history)} epochs"
     return (_sentence(f"in {epochs} the loss of {last} {_from_to(history, 'loss')}{_terms_from_to(history)}") + " "
             + _sentence(f"the accuracy on training batches ends at {_of_names(ends, '.1f', ' %')}"))
 
 # %% ../../nbs/figures/captions.ipynb #7fe83929
 _UNMOVED = 1.01
+_ZERO = 1e-6
 
 
 def _distances(parts: dict[str, dict[str, float]], part: str) -> dict[str, float]:
     "How far each metric of a part is from its ideal value; what is not finite is left out."
     found = {metric: parts.get(part, {}).get(metric) for metric in COLLAPSE_TITLES}
-    return {metric: abs(value - (metric == "nc4")) for metric, value in found.items() if value is not None and math.isfinite(value)}
+    away = {metric: abs(value - (metric == "nc4")) for metric, value in found.items() if value is not None and math.isfinite(value)}
+    return {metric: value if value > _ZERO else 0.0 for metric, value in away.items()}
 
 # %% ../../nbs/figures/captions.ipynb #1ddeee1c
 def _factors(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
@@ -93,18 +103,26 @@ def _short_title(metric: str) -> str:
     return f"{name} {kind}" if name == "NC2" else name
 
 # %% ../../nbs/figures/captions.ipynb #68735cf5
+def _by_factor(factor: float, nearer: bool) -> str:
+    "Such as: by a factor of 3.2."
+    if factor == math.inf:
+        return f"{'to' if nearer else 'from'} the ideal itself"
+    form = ".2f" if factor < 1.095 else ".2g" if factor < 9.95 else ".0f"
+    return f"by a factor of {'more than 100' if factor > 100 else format(factor, form)}"
+
+
 def _moved(factors: dict[str, float], nearer: bool) -> str:
     "Such as: 3 (most NC1, by a factor of 3.2); none, where no metric took this way."
     toward = {metric: factor if nearer else 1 / factor if factor else math.inf for metric, factor in factors.items()}
     moved = {metric: factor for metric, factor in toward.items() if factor > _UNMOVED}
     if not moved:
         return "none"
-    most = max(moved, key=moved.get)
-    by = "more than 100" if moved[most] > 100 else f"{moved[most]:.2f}" if moved[most] < 1.095 else f"{moved[most]:.2g}"
-    return f"{len(moved)} ({'most ' if len(moved) > 1 else ''}{_short_title(most)}, by a factor of {by})"
+    by = _by_factor(max(moved.values()), nearer)
+    most = [_short_title(metric) for metric, factor in moved.items() if _by_factor(factor, nearer) == by]
+    return f"{len(moved)} ({'most ' if len(moved) > len(most) else ''}{_listed(most)}, {by})"
 
 # %% ../../nbs/figures/captions.ipynb #964e6be6
-def _both_ways(after: str, factors: dict[str, float]) -> str:
+def _both_ways(after: str, factors: dict[str, float]) -> str:  # one or more factors
     "Such as: NPT is nearer to the ideal on 3 (...) of 5 metrics and farther on none."
     of = _counted(len(factors), "metric")
     if all(1 / _UNMOVED <= factor <= _UNMOVED for factor in factors.values()):
@@ -118,9 +136,11 @@ def _part_in_words(collapse: dict, part: str, before: str, after: str) -> str:
     factors = _factors(*ends)
     if not factors:
         return f"no metric of {before} and {after} can be compared on {part} classes"
+    zero = [_short_title(metric) for metric in factors if ends[0][metric] == ends[1][metric] == 0]
+    both = f", and {_listed(zero)} {'is' if len(zero) == 1 else 'are'} at the ideal in both" if zero else ""
     lost = len(ends[0].keys() ^ ends[1].keys())
     missing = f", and {_counted(lost, 'metric')} could be measured for one of the two alone" if lost else ""
-    return f"on {part} classes {_both_ways(after, factors)}{missing}"
+    return f"on {part} classes {_both_ways(after, factors)}{both}{missing}"
 
 # %% ../../nbs/figures/captions.ipynb #720f8a12
 def collapse_in_words(
@@ -144,14 +164,15 @@ def _off_simplex(features: torch.Tensor) -> float:  # (K, d)
 # %% ../../nbs/figures/captions.ipynb #00ea9200
 def _nearest(distances: dict[str, float], form: str) -> str:
     "Such as: NPT is nearest, 0.10 away; zero-shot is 0.80 away."
-    known = {name: value for name, value in distances.items() if not math.isnan(value)}
-    if len(known) < 2:
-        return _listed([f"{name} is {value:{form}} away" for name, value in known.items()] or ["no distance is known"])
-    if len({f"{value:{form}}" for value in known.values()}) == 1:
-        return f"{_listed(list(known))} are equally near, {next(iter(known.values())):{form}} away"
-    best = min(known, key=known.get)
-    return f"{best} is nearest, {known[best]:{form}} away; " + _listed([f"{name} is {value:{form}} away"
-                                                                         for name, value in known.items() if name != best])
+    known = {name: _shown(value, form) for name, value in distances.items() if not math.isnan(value)}
+    unknown = [f"the distance of {name} is not known" for name in distances if name not in known]
+    best = [name for name, value in known.items() if value == min(known.values())]
+    told = [f"{name} is {value:{form}} away" for name, value in known.items() if name not in best or len(known) == 1]
+    if len(known) > 1:
+        how = "nearest" if told else "equally near"
+        first = f"{_listed(best)} {'is' if len(best) == 1 else 'are'} {how}, {known[best[0]]:{form}} away"
+        return "; ".join([first, *([_listed(told)] if told else []), *unknown])
+    return "; ".join(told + unknown)
 
 # %% ../../nbs/figures/captions.ipynb #2b5870ef
 @torch.no_grad()
@@ -200,22 +221,26 @@ def features_in_words(
             f"{_nearest(to_text, '.2f')} (all classes and dimensions, in root mean square lengths of a class vector).")
 
 # %% ../../nbs/figures/captions.ipynb #d6910bfe
-def _farthest(differences: np.ndarray, classnames: list[str], better: bool) -> str:  # (K,)
+def _farthest(differences: np.ndarray, classnames: list[str], better: bool) -> str:  # (K,) in tenths of a point
     "Such as: 3 (most 'red disc', +20.0 points); none, where there is no such class."
     some = differences > 0 if better else differences < 0
     if not some.any():
         return "none"
-    place = np.nanargmax(differences) if better else np.nanargmin(differences)
-    return f"{some.sum()} ({'most ' if some.sum() > 1 else ''}{classnames[place]!r}, {_signed(differences[place], '+.1f')} points)"
+    most = np.nanmax(differences) if better else np.nanmin(differences)
+    places = np.flatnonzero(differences == most)
+    others = f" and {_counted(len(places) - 1, 'other')}, each" if len(places) > 1 else ","
+    return f"{some.sum()} ({'most ' if some.sum() > len(places) else ''}{classnames[places[0]]!r}{others} {_signed(most, '+.1f')} points)"
 
 # %% ../../nbs/figures/captions.ipynb #67454b11
 def _by_class(before: str, after: str, per_class: dict[str, np.ndarray], classnames: list[str]) -> str:
-    differences = per_class[after] - per_class[before]
+    exact = per_class[after] - per_class[before]
+    differences = np.array([_shown(one) for one in exact])
     known = int(np.isfinite(differences).sum())
     if not known:
         return f"no class can be compared with {before}"
     if not np.nan_to_num(differences).any():
-        return f"compared with {before}, {after} has the same accuracy on each of {_counted(known, 'class', 'classes')}"
+        within = ", to a tenth of a point," if np.nan_to_num(exact).any() else ""
+        return f"compared with {before}, {after} has the same accuracy{within} on each of {_counted(known, 'class', 'classes')}"
     better, worse = (_farthest(differences, classnames, sign) for sign in (True, False))
     return f"compared with {before}, {after} is better on {better} of {_counted(known, 'class', 'classes')} and worse on {worse}"
 
@@ -231,16 +256,18 @@ def accuracy_in_words(
     each = {name: np.array(values, float) for name, values in per_class.items()}
     if wrong := {name: len(values) for name, values in each.items() if len(values) != len(classnames)}:
         raise ValueError(f"There are {len(classnames)} class names, but other numbers of accuracies: {wrong}.")
-    means = {name: float(np.nanmean(values)) if np.isfinite(values).any() else math.nan for name, values in each.items()}
-    sentences = [f"the mean over {_counted(len(classnames), 'class', 'classes')} is {_of_names(means, '.1f', ' %')}"]
+    known = np.isfinite(list(each.values())).all(0)
+    means = {name: float(values[known].mean()) if known.any() else math.nan for name, values in each.items()}
+    over = _counted(len(known), "class", "classes") if known.all() else f"the {known.sum()} of {len(known)} classes whose accuracy is known"
+    sentences = [f"the mean over {over} is {_of_names(means, '.1f', ' %')}"]
     sentences += [_by_class(before, after, each, classnames) for before, after in _compared(list(each))]
     return " ".join(_sentence(sentence) for sentence in sentences)
 
 # %% ../../nbs/figures/captions.ipynb #69b0ebfb
 def _bias(bins: pd.DataFrame) -> str:
     "Such as: too sure: mean confidence 80.1 %, accuracy 72.0 %."
-    confidence, accuracy = (np.average(bins[column], weights=bins["images"]) for column in ("confidence", "accuracy"))
-    if abs(confidence - accuracy) < 0.05:
+    confidence, accuracy = (_shown(np.average(bins[column], weights=bins["images"])) for column in ("confidence", "accuracy"))
+    if confidence == accuracy:
         return f"as sure as it is right, with a mean confidence of {confidence:.1f} %"
     kind = "too sure" if confidence > accuracy else "not sure enough"
     return f"{kind} on the whole, with a mean confidence of {confidence:.1f} % at an accuracy of {accuracy:.1f} %"
@@ -248,8 +275,8 @@ def _bias(bins: pd.DataFrame) -> str:
 # %% ../../nbs/figures/captions.ipynb #b59ed7bd
 def _error_beside(name: str, change: float) -> str:
     "Such as: 3.9 points smaller than that of own loss."
-    if abs(change) < 0.05:
-        return f"that of {name}"
+    if not _shown(change):
+        return f"as large as that of {name}"
     return f"{abs(change):.1f} points {'smaller' if change < 0 else 'larger'} than that of {name}"
 
 # %% ../../nbs/figures/captions.ipynb #fe8fce6b
@@ -261,7 +288,8 @@ def reliability_in_words(
     errors = {name: _calibration_error(table) for name, table in bins.items()}
     last = list(bins)[-1]
     told = [f"the calibration error is {_of_names(errors, '.1f', ' %')}", f"{last} is {_bias(bins[last])}"]
-    if compared := [_error_beside(before, errors[last] - errors[before]) for before, _ in _compared(list(bins))]:
+    if compared := [_error_beside(before, _shown(errors[last]) - _shown(errors[before])) for before, _ in _compared(list(bins))
+                    if math.isfinite(errors[before] + errors[last])]:
         told.append(f"its error is {_listed(compared)}")
     return " ".join(_sentence(sentence) for sentence in told)
 
@@ -273,6 +301,12 @@ def _worst_pair(counts: torch.Tensor) -> tuple[int, int]:  # (K, K) with at leas
     wrong = counts - torch.diag(counts.diag())
     first, second = divmod(int((wrong + wrong.T).argmax()), len(counts))
     return (first, second) if wrong[first, second] >= wrong[second, first] else (second, first)
+
+# %% ../../nbs/figures/captions.ipynb #c1b0dfc1
+def _as_often(counts: torch.Tensor, first: int, second: int) -> int:  # (K, K)
+    "How many other pairs of classes are taken for each other as often as these two."
+    both = (counts + counts.T).triu(1)
+    return int((both == counts[first, second] + counts[second, first]).triu(1).sum()) - 1
 
 # %% ../../nbs/figures/captions.ipynb #55b5e312
 @torch.no_grad()
@@ -286,14 +320,16 @@ def confusion_in_words(
     counts = {name: _confusion(each, labels) for name, each in logits.items()}
     wrong = {name: float(each.sum() - each.trace()) for name, each in counts.items()}
     last, of_last = list(counts.items())[-1]
-    told = _sentence(f"of {_counted(len(labels), 'test picture')}, named wrongly: {_of_names(wrong, '.0f')}")
+    told = _sentence(f"of {_counted(len(labels), 'picture')}, named wrongly: {_of_names(wrong, '.0f')}")
     if not wrong[last]:
         return f"{told} {last} makes no mistake."
     first, second = _worst_pair(of_last)
+    alike = _as_often(of_last, first, second)
+    most = f"most, as often as {_counted(alike, 'other pair')}" if alike else "most"
     back = int(of_last[second, first])
     of_first, of_second = of_last.sum(1)[[first, second]].tolist()
-    return (f"{told} {last} confuses {classnames[first]!r} and {classnames[second]!r} most: it takes {of_last[first, second]} of "
-            f"{of_first} pictures of the first for the second, and {back or 'none'} of {of_second} the other way round.")
+    return (f"{told} {last} confuses {classnames[first]!r} and {classnames[second]!r} {most}: it takes {of_last[first, second]} of "
+            f"{_counted(of_first, 'picture')} of the first for the second, and {back or 'none'} of {of_second} the other way round.")
 
 # %% ../../nbs/figures/captions.ipynb #42c06895
 _RESULTS = dict(h="H", base="base", novel="novel", accuracy="accuracy")
@@ -309,13 +345,13 @@ def _points(metrics: dict[str, dict], before: str, after: str) -> dict[str, floa
 def _change(points: dict[str, float]) -> str:
     "Such as: H by +8.1 points (base +12.3, novel +3.2)."
     (key, value), *others = points.items()
-    rest = ", ".join(f"{_RESULTS[other]} {_signed(change, '+.1f')}" for other, change in others)
-    return f"{_RESULTS[key]} by {_signed(value, '+.1f')} points" + (f" ({rest})" if rest else "")
+    rest = ", ".join(f"{_RESULTS[other]} {_signed(_shown(change), '+.1f')}" for other, change in others)
+    return f"{_RESULTS[key]} by {_signed(_shown(value), '+.1f')} points" + (f" ({rest})" if rest else "")
 
 # %% ../../nbs/figures/captions.ipynb #f6ca6824
 def _verdict(name: str, than: str, key: str, change: float) -> str:
     measure = "H" if key == "h" else f"{_RESULTS[key]} accuracy".replace("accuracy accuracy", "accuracy")
-    if abs(change) < 0.05:
+    if not _shown(change):
         return f"{name} makes no difference to {than} in {measure}"
     if change > 0:
         return f"{name} ends above {than} in {measure}"
@@ -323,13 +359,14 @@ def _verdict(name: str, than: str, key: str, change: float) -> str:
 
 # %% ../../nbs/figures/captions.ipynb #b2333b31
 def _beside_spread(change: float, spread: float) -> str:
-    "What a difference of one run is worth beside the standard deviation over seeds."
-    known = f"the spread of {spread:.1f} points (standard deviation) over seeds"
-    if abs(change) <= spread:
-        return f"the {abs(change):.1f} points are not more than {known}: one run cannot tell"
-    if abs(change) <= 2 * spread:
-        return f"the {abs(change):.1f} points are more than {known}, but less than twice as much: run more seeds to be sure"
-    return f"the {abs(change):.1f} points are more than twice {known}"
+    "What a difference of one run is worth beside its standard deviation over seeds."
+    change, spread = abs(_shown(change)), _shown(spread)
+    known = f"the spread of {spread:.1f} points over seeds"
+    if change <= spread:
+        return f"the {change:.1f} points are not more than {known}: one run cannot tell"
+    if round(10 * change) <= 2 * round(10 * spread):
+        return f"the {change:.1f} points are more than {known}, but not more than twice as much: run more seeds to be sure"
+    return f"the {change:.1f} points are more than twice {known}"
 
 # %% ../../nbs/figures/captions.ipynb #ac01724e
 def _against_first(metrics: dict[str, dict]) -> str:
@@ -347,7 +384,7 @@ def _without_novel(metrics: dict[str, dict]) -> list[str]:
 # %% ../../nbs/figures/captions.ipynb #d85faa68
 def results_in_words(
     metrics: dict[str, dict],  # by name, in percent: base, novel and h, or accuracy
-    spread: float | None = None,  # standard deviation over seeds of H, or of accuracy, in points; None: not known
+    spread: float | None = None,  # standard deviation over seeds of the last difference of H, or of accuracy, in points; None: not known
 ) -> str:
     """What a run changed, by how much, and what that is worth beside the spread over seeds.
 

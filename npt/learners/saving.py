@@ -60,17 +60,33 @@ def _check_numbers(path: str | Path, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{path} is damaged: {name} holds values that are not numbers, or infinite. Train again, or fetch it again.")
 
 # %% ../../nbs/learners/saving.ipynb #21c69f96
+_LONGEST_HEADER, _MOST_TENSORS = 8 * 2**20, 10_000  # bytes, most of which are class names; no learner has a thousand tensors
+
+
+def _check_header_length(path: str | Path) -> None:
+    "Raise ValueError for a header that is longer than that of any prompts."
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"{path} has a header of {length} bytes, and prompts need less than {_LONGEST_HEADER}: it is damaged, or holds "
+                         "no prompts. Give the prompts.safetensors of a run.")
+
+# %% ../../nbs/learners/saving.ipynb #8c62baa7
 def _read_prompts(
     path: str | Path,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:  # tensors, and the header that `save_prompts` wrote
     "Read a prompts file. Raises FileNotFoundError where there is none, ValueError for a broken or foreign one."
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no prompts file {path}.")
+    _check_header_length(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names, header = list(file.keys()), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names} if len(names) <= _MOST_TENSORS else {}
     except SafetensorError as error:
         raise ValueError(f"{path} is cut short or no safetensors file. Delete it and train again. ({error})") from error
+    if len(names) > _MOST_TENSORS:
+        raise ValueError(f"{path} was not written by save_prompts. Give the prompts.safetensors of a run.")
     _check_header(path, header)
     _check_numbers(path, tensors)
     return tensors, header
@@ -107,6 +123,12 @@ def _make_room(
             setattr(modules[path], name, nn.Parameter(room) if name in modules[path]._parameters else room)
     return before
 
+# %% ../../nbs/learners/saving.ipynb #cfd27641
+def _shapes_text(tensors: dict[str, Tensor]) -> str:
+    "The names and shapes of at most twenty tensors."
+    shapes = {name: tuple(tensor.shape) for name, tensor in list(tensors.items())[:20]}
+    return f"{shapes}{f' and {len(tensors) - 20} more' if len(tensors) > 20 else ''}"
+
 # %% ../../nbs/learners/saving.ipynb #f14e8350
 def _put_in(
     learner: Learner,
@@ -122,9 +144,9 @@ def _put_in(
         for module, name, nothing in empty:
             setattr(module, name, nothing)
         learner.load_state_dict(before, strict=False)
-        held, needed = ({name: tuple(t.shape) for name, t in d.items()} for d in (tensors, before))
+        held, needed = (_shapes_text(d) for d in (tensors, before))
         raise ValueError(f"{path} holds {held}, and this learner needs {needed}: build it with {settings}. "
-                         f"({str(error).strip().splitlines()[-1].strip()})") from error
+                         f"({str(error).strip().splitlines()[-1].strip()[:300]})") from error
 
 # %% ../../nbs/learners/saving.ipynb #dd90cc60
 def _put_in_elsewhere(

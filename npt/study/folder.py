@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .._files import parse_json, sweep, write_bytes, write_text
 from .._lock import Hold
 from .inputs import RunInputs, _check_inputs
-from .settings import _NOT_COMPARED, RunSettings
+from .settings import _NOT_COMPARED, RunSettings, _from_file
 from ..training.checkpoint import _CHECKPOINT
 
 # %% ../../nbs/study/folder.ipynb #94dacb2e
@@ -229,8 +229,22 @@ def _differing_settings(
 ) -> list[str]:  # a sentence each
     "The settings in which a run that is there is not the one that is asked for; any precision will do where none is asked for."
     there = {key: field.get_default(call_default_factory=True) for key, field in RunSettings.model_fields.items()} | kept
+    files = [_from_file(settings.backbone, weights) for weights in (there["pretrained"], settings.pretrained)]
+    same = _NOT_COMPARED | ({"pretrained"} if any(files) else set())
     return [f"{key}: {there[key]!r} there, {value!r} asked for" for key, value in settings.model_dump().items()
-            if key not in _NOT_COMPARED and there[key] != value and (key, value) != ("precision", None)]
+            if key not in same and there[key] != value and (key, value) != ("precision", None)]
+
+# %% ../../nbs/study/folder.ipynb #79808dad
+def _has_begun(folder: RunFolder) -> bool:
+    "Whether a folder holds a run that has learned something."
+    return folder.config.exists() and (folder.finished or (folder.path / _CHECKPOINT).exists())
+
+# %% ../../nbs/study/folder.ipynb #b7a1c0de
+def _check_settings(settings: RunSettings, folder: RunFolder) -> None:
+    "Raise ValueError where a folder holds a run of other settings, naming them."
+    if differ := _differing_settings(settings, _read_json(folder.config)):
+        raise ValueError(f"{str(folder.path)!r} holds a run of other settings ({'; '.join(differ)}): choose another runs_dir, or "
+                         "overwrite=True to replace it")
 
 # %% ../../nbs/study/folder.ipynb #897f3d19
 def _find_run(
@@ -238,10 +252,8 @@ def _find_run(
 ) -> RunFolder:  # where there may be nothing yet
     "The folder of a run. Raises ValueError where it holds a run of other settings, naming them."
     folder = RunFolder(settings.folder)
-    differ = _differing_settings(settings, _read_json(folder.config)) if folder.config.exists() else []
-    if differ:
-        raise ValueError(f"{str(folder.path)!r} holds a run of other settings ({'; '.join(differ)}): choose another runs_dir, or "
-                         "overwrite=True to replace it")
+    if _has_begun(folder):
+        _check_settings(settings, folder)
     return folder
 
 # %% ../../nbs/study/folder.ipynb #90b93ea3
@@ -282,7 +294,7 @@ def _open_run(
     folder = _find_run(settings)
     _refuse_nameless(folder)
     _tidy(folder)
-    if folder.config.exists():
+    if _has_begun(folder):
         _check_inputs(folder.inputs, inputs)
     else:
         _write_json(inputs.model_dump(mode="json"), folder.inputs)

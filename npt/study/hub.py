@@ -7,11 +7,12 @@ __all__ = ['save_pretrained', 'from_pretrained']
 
 # %% ../../nbs/study/hub.ipynb #b23e642a
 import json
+import re
 from pathlib import Path
 
 import open_clip
 from huggingface_hub import EvalResult, ModelCardData, snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .._files import write_text
 from .._names import error_line
@@ -80,14 +81,23 @@ def _card_header(learner: Learner, origin: _Origin, metrics: dict) -> ModelCardD
     return ModelCardData(base_model=_base_model(origin), library_name="npt", pipeline_tag="image-classification",
                          tags=["clip", "prompt-tuning", learner.name], model_name=name, eval_results=results or None)
 
+# %% ../../nbs/study/hub.ipynb #ccc0c0ec
+def _inert(
+    value: object,  # a text, or what JSON can hold
+) -> str:  # without the quotes around a text
+    "Write a value so that it is nothing but text in Markdown, in HTML and between backticks."
+    text = json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"[<>&`\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text[1:-1] if isinstance(value, str) else text
+
 # %% ../../nbs/study/hub.ipynb #fc020f3b
 def _card_facts(learner: Learner, origin: _Origin) -> dict[str, str]:
     "What the prompts were made from, in the words of a card."
     several = f"{len(learner.template)} of them"
-    return dict(learner=learner.name, settings=json.dumps(learner.settings), backbone=origin.backbone,
-                pretrained=f"`{origin.pretrained}`" if origin.pretrained else find_backbone(origin.backbone).weights,
-                dataset=f"`{origin.dataset}`" if origin.dataset else "not said",
-                template=f"`{learner.template}`" if isinstance(learner.template, str) else several)
+    return dict(learner=_inert(learner.name), settings=_inert(learner.settings), backbone=_inert(origin.backbone),
+                pretrained=f"`{_inert(origin.pretrained)}`" if origin.pretrained else find_backbone(origin.backbone).weights,
+                dataset=f"`{_inert(origin.dataset)}`" if origin.dataset else "not said",
+                template=f"`{_inert(learner.template)}`" if isinstance(learner.template, str) else several)
 
 # %% ../../nbs/study/hub.ipynb #302191e1
 def _card_table(metrics: dict) -> str:
@@ -99,7 +109,7 @@ def _card_table(metrics: dict) -> str:
 def _model_card(learner: Learner, origin: _Origin, metrics: dict) -> str:
     "Write the README of learned prompts."
     body = _CARD.format(**_card_facts(learner, origin), metrics=_card_table(metrics), count=len(learner.classnames),
-                        classnames=json.dumps(learner.classnames, ensure_ascii=False))
+                        classnames=_inert(learner.classnames))
     return f"---\n{_card_header(learner, origin, metrics).to_yaml()}\n---\n\n{body}"
 
 # %% ../../nbs/study/hub.ipynb #9b52c8f3
@@ -135,13 +145,16 @@ def save_pretrained(
     write_text(_model_card(learner, origin, metrics or {}), files.path / "README.md")
 
 # %% ../../nbs/study/hub.ipynb #b84aacd0
-def _fetch_repository(name: str) -> Path:  # where the hub's client keeps user/name
+def _fetch_repository(
+    name: str,  # user/name
+    revision: str | None,  # as in `from_pretrained`
+) -> Path:  # where the hub's client keeps it
     "Fetch a repository of prompts. Raises FileNotFoundError where there is none of that name, ConnectionError."
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "prompts.safetensors"]))
-    except (HFValidationError, RepositoryNotFoundError) as error:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["config.json", "prompts.safetensors"]))
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileNotFoundError(f"{name!r} is neither a folder here nor a repository of the hub that you may read, such as "
-                                f"'user/name'. ({error_line(error)})") from error
+                                f"'user/name'{f', with the revision {revision!r}' if revision else ''}. ({error_line(error)})") from error
     except Exception as error:  # the hub's client raises those of its HTTP library too
         raise ConnectionError(f"{name!r} is no folder here, and could not be fetched from the hub as a repository: connect "
                               f"to the network, or give a folder. ({error_line(error)})") from error
@@ -151,11 +164,14 @@ def from_pretrained(
     name: str | Path,  # a folder that `save_pretrained` wrote, or a repository of the hub
     *,
     clip: FrozenCLIP | None = None,  # the backbone, on any device; None: loaded as config.json says, on the CPU
+    revision: str | None = None,  # of a repository: a commit's hash, which nobody can change later, or a branch or tag; None: the newest
 ) -> Learner:
     """Load prompts from a folder or the hub.
 
     Raises FileNotFoundError for a name that is neither, ConnectionError where the hub cannot be reached, ValueError where
-    a file is damaged or the weights are not those that the prompts were learned on.
+    a file is damaged or the weights are not those that the prompts were learned on, and for the revision of a folder.
     """
     folder = Path(name).expanduser()
-    return _load_folder(folder if folder.is_dir() else _fetch_repository(str(name)), clip, "cpu")
+    if revision is not None and folder.is_dir():
+        raise ValueError(f"{str(name)!r} is a folder here, which has no revision {revision!r}: leave it out.")
+    return _load_folder(folder if folder.is_dir() else _fetch_repository(str(name), revision), clip, "cpu")

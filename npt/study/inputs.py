@@ -95,6 +95,21 @@ def _differing_inputs(
         differ.append(f"the weights are others ({here.weights[:12]}, and were {there.weights[:12]})")
     return differ
 
+# %% ../../nbs/study/inputs.ipynb #94494c26
+def _measured_part(inputs: RunInputs) -> RunInputs:
+    "What is left without the training images."
+    images = {split: contents for split, contents in inputs.images.items() if not split.endswith(" train")}
+    return inputs.model_copy(update=dict(images=images))
+
+# %% ../../nbs/study/inputs.ipynb #8b15311a
+def _differing_data(inputs: RunInputs, data: FewShotData) -> list[str]:  # phrases
+    "In what data differ, today, from those that a run was measured on. Raises what `npt.data.contents._content_hashes` raises."
+    there = _measured_part(inputs)
+    here = {split: {name: tuple(one) for name, one in _split_contents(getattr(getattr(data, split.split()[0]), split.split()[1])).items()}
+            for split in there.images}
+    names = {part: getattr(data, part).classnames for part in there.classnames}
+    return _differing_inputs(there, there.model_copy(update=dict(images=here, classnames=names)))
+
 # %% ../../nbs/study/inputs.ipynb #374ab54b
 def _read_inputs(
     path: Path,  # of inputs.json in a run's folder
@@ -111,6 +126,12 @@ def _read_inputs(
 _MOST_TOLD = 5
 
 
+def _in_short(differ: list[str]) -> str:
+    "The first phrases, and how many more there are."
+    more = [f"and {len(differ) - _MOST_TOLD} more"] if len(differ) > _MOST_TOLD else []
+    return "; ".join(differ[:_MOST_TOLD] + more)
+
+# %% ../../nbs/study/inputs.ipynb #552c8435
 def _check_inputs(
     path: Path,  # of inputs.json
     here: RunInputs,
@@ -118,6 +139,5 @@ def _check_inputs(
     "Raise ValueError where a run was made from something else, naming what differs."
     differ = _differing_inputs(_read_inputs(path), here)
     if differ:
-        more = [f"and {len(differ) - _MOST_TOLD} more"] if len(differ) > _MOST_TOLD else []
         raise ValueError(f"{str(path.parent)!r} holds a run that was made from other things than those at hand "
-                         f"({'; '.join(differ[:_MOST_TOLD] + more)}): choose another runs_dir, or overwrite=True to replace it")
+                         f"({_in_short(differ)}): choose another runs_dir, or overwrite=True to replace it")

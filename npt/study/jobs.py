@@ -6,7 +6,6 @@
 __all__ = ['do_task']
 
 # %% ../../nbs/study/jobs.ipynb #cf3ae1d6
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import yaml
 from filelock import FileLock
 
 from .._files import write_text
@@ -37,7 +37,7 @@ from .transfer import transfer
 def _prepare_dataset(name: str, data_root: str | None) -> None:
     "Put a dataset in place. Raises ValueError or ConnectionError with what to do where it cannot be fetched."
     record, root = find_dataset(name), Path(data_root or DATA_ROOT).expanduser()
-    if record.folder and dataset_state(record, root).word != "ready":
+    if record.folder and not dataset_state(record, root).complete:
         prepare(name, root)
 
 # %% ../../nbs/study/jobs.ipynb #cfc44ab3
@@ -86,8 +86,8 @@ _FOR_MEMORY = ("do fewer runs at a time (a smaller --cores), give the grid a mem
 # %% ../../nbs/study/jobs.ipynb #7cad48d2
 def _papermill_command(settings: RunSettings, notebook: str) -> list[str]:
     "What executes a copy of a notebook in the folder of a run."
-    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar",
-            "-k", "python3", "-y", json.dumps(settings.model_dump() | dict(baseline=False))]  # it is a run of its own in the grid
+    given = yaml.safe_dump(settings.model_dump() | dict(baseline=False), default_flow_style=True)  # it is a run of its own in the grid
+    return [sys.executable, "-m", "papermill", notebook, str(settings.folder / "run.ipynb"), "--no-progress-bar", "-k", "python3", "-y", given]
 
 # %% ../../nbs/study/jobs.ipynb #cd73ef24
 _KILLED = "was killed, as a machine does with the largest process when it runs out of memory"

@@ -156,4 +156,6 @@ def load_run(
     if folder.config.exists() and not folder.finished:
         raise ValueError(f"The run in {str(run_dir)!r} is not finished. Start it again with the same settings, and it goes "
                          "on from its last epoch.")
+    if folder.config.exists():
+        _read_inputs(folder.inputs)
     return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained))

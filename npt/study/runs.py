@@ -30,17 +30,19 @@ from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, dataset_state, prepare
 from ..data.split import Part
+from ..learners.base import _check_usable, fill
 from ..learners.build import build_learner, learner_settings
 from ..learners.recipes import Recipe, recipe
 from ..learners.saving import load_prompts, save_prompts
+from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
-from .folder import RunFolder, _check_sums, _open_run, _read_history, _read_json, _write_metrics, read_metrics
+from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
 from .inputs import RunInputs, _run_inputs
 from .machine import _choices_said, _on_this_machine
 from .settings import RunSettings
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
-from ..training.fit import _told_how_to_go_on, fit
+from ..training.fit import _check_fits, _told_how_to_go_on, fit
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _fetch_missing(settings: RunSettings) -> None:
     "Bring the dataset of a run to this machine, if `prepare` is on and it is not there."
     record, root = find_dataset(settings.dataset), Path(settings.data_root or DATA_ROOT).expanduser()
     state = dataset_state(record, root)
-    if settings.prepare and state.word != "ready":
+    if settings.prepare and not state.complete:
         if not state.by_hand:
             print(_announce(record, root))
         prepare(record.name, root)
@@ -136,8 +138,15 @@ def _threads_of(settings: RunSettings) -> Iterator[None]:
 # %% ../../nbs/study/runs.ipynb #7a09c1a3
 def _begun_in(settings: RunSettings) -> str | None:
     "The precision of a run that is there, if one is."
-    config = RunFolder(settings.folder).config
-    return _read_json(config).get("precision") if config.exists() else None
+    folder = RunFolder(settings.folder)
+    return _read_json(folder.config).get("precision") if _has_begun(folder) else None
+
+# %% ../../nbs/study/runs.ipynb #9238ac94
+def _try_hand_written(settings: RunSettings, zero_shot: nn.Module, data: FewShotData) -> None:
+    "Raise ValueError where the text tower has no room for a hand-written prompt of a novel class."
+    if settings.classes == "base":
+        for template in _listed(zero_shot.template):
+            zero_shot.clip.tokenize(fill(template, data.novel.classnames))
 
 # %% ../../nbs/study/runs.ipynb #942f72ca
 def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
@@ -145,6 +154,14 @@ def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> 
     if settings.classes == "base" and learner.transfers:
         with torch.random.fork_rng(devices=[]):
             learner.for_classes(data.novel.classnames)
+
+# %% ../../nbs/study/runs.ipynb #bb2f2d3a
+def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
+    "Raise ValueError where nothing could be learned."
+    trained = getattr(data, settings.classes)
+    _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
+    _check_usable(learner)
+    _run_recipe(settings).objective_for(settings.objective)
 
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def _hold_run(
@@ -188,6 +205,8 @@ def set_up(
         _cluster_count(len(names), settings.num_clusters)
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
+        _check_trainable(settings, learner, data)
+        _try_hand_written(settings, zero_shot, data)
         _try_novel(settings, learner, data)
     choices, here = _choices_said(settings, chosen, _run_recipe(settings)), settings.model_copy(update=dict(device=chosen.device))
     folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), clip, overwrite)

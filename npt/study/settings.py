@@ -92,10 +92,20 @@ def _expanded(path: Any) -> Any:
         raise ValueError("nobody here has such a home: give the path in full, or ./~ for a folder of that name")
     return full
 
+# %% ../../nbs/study/settings.ipynb #e7c1e4a6
+def _check_characters(settings: "RunSettings") -> None:
+    "Raise ValueError for a setting with a character that UTF-8 does not have."
+    for name, value in settings:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}={value!r} holds a character that no file can hold: leave it out") from None
+
 # %% ../../nbs/study/settings.ipynb #553f45df
 def _check_together(settings: "RunSettings") -> None:
     "Raise ValueError where values do not fit each other, whatever machine this is."
     _all_settings(settings.learner, settings.learner_settings)
+    _check_characters(settings)
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
@@ -165,6 +175,11 @@ _IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_cluster
              "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
 
+# %% ../../nbs/study/settings.ipynb #a51fe002
+def _from_file(backbone: str, pretrained: str | None) -> bool:
+    "Whether weights are a file or a folder, whose name tells nothing."
+    return isinstance(pretrained, str) and pretrained != "none" and not open_clip.is_pretrained_cfg(backbone, pretrained)
+
 # %% ../../nbs/study/settings.ipynb #8a991965
 def _told_by_its_word(value: Any) -> bool:
     "Whether no other value of a learner's setting is written as this one in a folder's name."
@@ -178,7 +193,8 @@ def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
     untold = {name for name in type(settings).model_fields.keys() - _NOT_IN_NAMES - _IN_WORDS if settings.is_unusual(name)}
     untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
     untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
-    return {name: getattr(settings, name) for name in sorted(untold)}
+    told = settings.model_dump() | ({"pretrained": "file"} if _from_file(settings.backbone, settings.pretrained) else {})
+    return {name: told[name] for name in sorted(untold)}
 
 # %% ../../nbs/study/settings.ipynb #8f671158
 def _hash_of_untold(settings: "RunSettings") -> str:  # "" where there is nothing to tell, which is so where all is as usual
@@ -199,7 +215,11 @@ def _data_name(settings: "RunSettings") -> str:
 # %% ../../nbs/study/settings.ipynb #3716973a
 def _reason(problem: Mapping[str, Any]) -> str:  # problem: one of pydantic's
     "What is wrong with a value, and how to write it."
-    return problem["msg"].removeprefix("Value error, ") + (": write True or False" if problem["type"].startswith("bool") else "")
+    how = ": write True or False" if problem["type"].startswith("bool") else ""
+    if problem["type"] == "float_type" and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", str(problem["input"])):
+        how = ": write it with a point, such as 1.0e-4, since YAML takes 1e-4 for a text"
+    said = problem["msg"].removeprefix("Value error, ")
+    return (said if len(said) < 2000 else f"{said[:1000]} ...") + how
 
 # %% ../../nbs/study/settings.ipynb #46c179e4
 def _said(

@@ -7,16 +7,18 @@ __all__ = ['seed_spread']
 
 # %% ../../nbs/study/spread.ipynb #d0998539
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ..data.datasets import find_dataset
 from .collect import collect_runs
-from .folder import _NOT_COMPARED
+from .folder import RunFolder
+from .inputs import _differing_inputs, _measured_part, _read_inputs
 from .results import read_results
-from .settings import RunSettings
+from .settings import _NOT_COMPARED, RunSettings, _from_file
 
 # %% ../../nbs/study/spread.ipynb #6c9b9b93
 def _agrees(column: pd.Series, value: Any) -> pd.Series:  # bool
@@ -34,23 +36,75 @@ _FREE = _NOT_COMPARED | {"seed", "measure_every", "precision"}
 def _other_seeds(
     runs: pd.DataFrame,  # as `collect_runs` gives them
     settings: RunSettings,
+    free: Set[str] = _FREE,  # names of settings
 ) -> pd.DataFrame:
-    "The runs that differ by their seed at most."
-    asked = {name: value for name, value in settings.model_dump().items() if name not in _FREE}
+    "The runs that differ by their seed, and by settings that are free, at most."
+    asked = {name: value for name, value in settings.model_dump().items() if name not in free}
     same = pd.Series(True, index=runs.index)
     for name, value in asked.items():
         same &= _agrees(runs[name], value) if name in runs else not settings.is_unusual(name)
     return runs[same]
 
 # %% ../../nbs/study/spread.ipynb #751276b7
+def _measured_alike(
+    runs: pd.DataFrame,  # as `collect_runs` gives them
+    settings: RunSettings,
+) -> pd.Series:  # bool
+    "Where a run was measured on the images, class names, template and weights of the run with these settings, or of all others."
+    files = [RunFolder(settings.folder).inputs, *(RunFolder(Path(folder)).inputs for folder in runs.folder)]
+    own, *others = [_measured_part(_read_inputs(path)) if path.is_file() else None for path in files]
+    known = [one for one in others if one is not None]
+    if own is None and any(_differing_inputs(known[0], one) for one in known[1:]):
+        return pd.Series(False, index=runs.index)
+    return pd.Series([one is not None and not _differing_inputs(own or known[0], one) for one in others], index=runs.index, dtype=bool)
+
+# %% ../../nbs/study/spread.ipynb #49a2b2db
+def _by_seed(
+    settings: RunSettings,
+    tables: Iterable[str | Path],  # as in `seed_spread`
+) -> list[pd.Series]:  # by place: H, or accuracy, by seed
+    "The result of each seed. Raises ValueError naming a damaged file."
+    runs, metric = collect_runs(settings.folder.parent), "h" if settings.classes == "base" else "accuracy"
+    if len(runs):
+        runs = _other_seeds(runs, settings, _FREE | {"pretrained"})
+        runs = runs[_measured_alike(runs, settings)]
+    shared = find_dataset(settings.dataset).format != "folder" and not _from_file(settings.backbone, settings.pretrained)
+    found = [runs, *(_other_seeds(read_results(table).runs, settings) for table in tables if shared)]
+    return [one.groupby("seed")[metric].first().dropna() if metric in one else pd.Series(dtype=float) for one in found]
+
+# %% ../../nbs/study/spread.ipynb #a860441b
+class _Spread(NamedTuple):
+    "A standard deviation over seeds."
+
+    points: float
+    seeds: int  # of the run that has fewer
+    what: str  # it is the standard deviation of, in words
+
+# %% ../../nbs/study/spread.ipynb #4935ab65
+def _spread_of_differences(ends: tuple[list[pd.Series], list[pd.Series]]) -> _Spread | None:
+    "How far the difference of two runs moves with the seed; their results by place."
+    paired = max(((one - other).dropna() for one, other in zip(*ends)), key=len)
+    if len(paired) > 1:
+        return _Spread(float(paired.std()), len(paired), f"the differences of both runs, seed by seed, over {len(paired)} seeds")
+    one, other = (max(places, key=len) for places in ends)
+    if min(len(one), len(other)) < 2:
+        return None
+    return _Spread(float((one.var() + other.var()) ** 0.5), min(len(one), len(other)),
+                   f"a difference of two runs whose variances, over {len(one)} and {len(other)} other seeds, are added")
+
+# %% ../../nbs/study/spread.ipynb #ba827aee
 def seed_spread(
     settings: RunSettings,
     *,
+    beside: RunSettings | None = None,  # of the run that it is compared with; None: with what does not depend on the seed
     tables: Iterable[str | Path] = (),  # folders with the results of grids, see `npt.study.results.read_results`
-) -> tuple[float, int] | None:  # standard deviation of H, or of accuracy, in points, and over how many seeds; None: not known
-    "How far a run's result moves with its seed, as far as there are runs of other seeds. Raises ValueError naming a damaged file."
-    places = [collect_runs(settings.folder.parent), *(read_results(table).runs for table in tables)]
-    metric = "h" if settings.classes == "base" else "accuracy"
-    found = [_other_seeds(runs, settings) for runs in places if metric in runs]
-    results = max((runs.groupby("seed")[metric].first().dropna() for runs in found), key=len, default=pd.Series(dtype=float))
-    return (float(results.std()), len(results)) if len(results) > 1 else None
+) -> _Spread | None:  # of H, or of accuracy, in points; None: not known
+    """How far a run's result, or its difference to another's, moves with the seed, as far as there are runs of other seeds.
+
+    Raises ValueError naming a damaged file."""
+    tables = list(tables)
+    results = _by_seed(settings, tables)
+    if beside is not None:
+        return _spread_of_differences((results, _by_seed(beside, tables)))
+    most = max(results, key=len)
+    return _Spread(float(most.std()), len(most), f"this run's result over {len(most)} seeds") if len(most) > 1 else None

@@ -6,6 +6,7 @@
 __all__ = ['main_table', 'markdown_table']
 
 # %% ../../nbs/study/tables.ipynb #c6f230aa
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,12 +85,22 @@ def _titles(columns: pd.Index) -> list[str]:
     "The titles of columns, on one line each."
     return [", ".join(filter(None, map(str, name))) if isinstance(name, tuple) else str(name) for name in columns]
 
+# %% ../../nbs/study/tables.ipynb #bb1c740f
+_MARKUP = re.compile(r"[&<>|`\\]|\](?=\()")  # the last is of a link
+
+
+def _plain(text: object) -> str:
+    "A text on one line, with what could be markup as the numbers of its letters."
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).split()))
+
 # %% ../../nbs/study/tables.ipynb #f840ffd9
 def markdown_table(
     frame: pd.DataFrame,  # texts or numbers
+    title: str = "",  # in bold above it
 ) -> str:
     "A Markdown table; levels of an index are columns, levels of a header are joined, and what is not there is told so."
     flat = frame.reset_index().astype(object)
     titles = _titles(flat.columns)
     lines = [titles, ["---"] * len(titles), *flat.where(flat.notna(), _MISSING).astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    above = f"**{_plain(title)}**\n\n" if title.strip() else ""
+    return above + "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -24,15 +24,17 @@ from tqdm import tqdm
 from .._files import write_text
 from ..data.contents import _split_contents
 from ..data.datasets import DATASETS, DatasetRecord, find_dataset
-from ..data.load import load_dataset
+from ..data.load import DATA_ROOT, load_dataset
 from ..data.split import Split
 from ..learners.base import Learner, _with_template
 from ..learners.build import build_learner
 from .collect import _run_row
 from .folder import RunFolder, _check_sums, _read_json
+from .inputs import RunInputs, _differing_data, _in_short, _read_inputs
 from .machine import _usual_device
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
+from .settings import RunSettings
 from ..training.evaluation import _measures, _Outputs, outputs
 from ..training.fit import _told_how_to_go_on
 
@@ -259,6 +261,12 @@ def _run_root(folder: RunFolder) -> str | None:
         raise ValueError(f"{str(folder.config)!r} is damaged: its data_root is {root!r}, not a path")
     return root
 
+# %% ../../nbs/study/transfer.ipynb #73ad680c
+def _run_picks(folder: RunFolder) -> dict:  # as `load_dataset` takes it
+    "How a run picked its images."
+    kept = json.loads(folder.config.read_bytes())
+    return {name: kept.get(name, RunSettings.model_fields[name].default) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+
 # %% ../../nbs/study/transfer.ipynb #91687829
 @dataclass(frozen=True)
 class _Source:
@@ -267,7 +275,9 @@ class _Source:
     folder: RunFolder
     origin: _Origin  # its backbone and hand-written prompt
     record: DatasetRecord  # of the dataset that it was trained on
-    data_root: str | None  # where it had its data
+    data_root: str | Path | None  # where it had its data
+    picks: dict  # how it picked its images, as `load_dataset` takes it
+    inputs: RunInputs  # what it was made from
 
 # %% ../../nbs/study/transfer.ipynb #548a2881
 def _read_source(run_dir: str | Path) -> _Source:
@@ -279,7 +289,7 @@ def _read_source(run_dir: str | Path) -> _Source:
     _check_sums(folder)
     if origin.dataset is None:
         raise ValueError(f"{str(folder.config)!r} does not say on which dataset the prompts were learned")
-    return _Source(folder, origin, find_dataset(origin.dataset), root)
+    return _Source(folder, origin, find_dataset(origin.dataset), root, _run_picks(folder), _read_inputs(folder.inputs))
 
 # %% ../../nbs/study/transfer.ipynb #08170f10
 def _refuse_bound(learner: Learner) -> None:
@@ -312,6 +322,31 @@ def _target_root(
     own = target is source.record and target.format == "folder"
     return source.data_root if own else data_root or source.data_root
 
+# %% ../../nbs/study/transfer.ipynb #d76b5524
+def _where_it_is(
+    source: _Source,
+    targets: Sequence[str] | None,  # as in `transfer`
+    data_root: str | Path | None,  # as in `transfer`
+) -> _Source:
+    "The run, with the place of its photographs."
+    gone = not Path(source.data_root or DATA_ROOT).expanduser().is_dir()
+    asked = data_root is not None and source.record.format == "folder" and (gone or source.record.name in (targets or ()))
+    return replace(source, data_root=data_root) if asked else source
+
+# %% ../../nbs/study/transfer.ipynb #c7123737
+class _OtherPictures(ValueError):
+    "The source is not what the prompts were learned on."
+
+
+def _target_split(source: _Source, target: DatasetRecord, root: str | Path | None) -> Split:
+    "The test images of a target. Raises `_OtherPictures` for a source that has changed, and what `load_dataset` raises."
+    own = target.name == source.record.name
+    data = load_dataset(target.name, root=root, **source.picks if own else dict(shots=1))  # the shots are not used
+    if own and (differ := _differing_data(source.inputs, data)):
+        raise _OtherPictures(f"{target.name!r} is not what the prompts were learned and measured on ({_in_short(differ)}): bring back what was "
+                             "there, or give its place by data_root")
+    return data.all.test
+
 # %% ../../nbs/study/transfer.ipynb #d657ce90
 def _try_target(
     learner: Learner,
@@ -321,10 +356,12 @@ def _try_target(
 ) -> tuple[TransferRow | str, str | None]:  # or why there is none; a hash of what was measured
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
-        split = load_dataset(target.name, root=root, shots=1).all.test  # the shots are not used
+        split = _target_split(source, target, root)
         origin = source.origin
         bound, zero_shot = _bind(learner, split, origin.model_copy(update=dict(dataset=target.name)).prompts, origin.prompts)
     except (OSError, ValueError) as error:
+        if isinstance(error, _OtherPictures):
+            warnings.warn(str(error))
         return str(error), None
     return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record)), _target_contents(split)
 
@@ -333,11 +370,12 @@ def _measure_targets(
     source: _Source,
     targets: Sequence[DatasetRecord],  # one or more
     kept: Transfer,  # of earlier calls
-    data_root: str | Path | None,  # as in `transfer`, as the next
+    data_root: str | Path | None,  # as in `transfer`, as the next two
+    pretrained: str | Path | None,
     device: str,
 ) -> Transfer:
     "Measure targets, and write transfer.json after each. Raises ValueError for what cannot be transferred."
-    learner = load_run(source.folder.path, device=device)
+    learner = load_run(source.folder.path, pretrained=pretrained, device=device)
     _refuse_bound(learner)
     for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
         result, contents = _try_target(learner, source, target, _target_root(source, target, data_root))
@@ -363,17 +401,28 @@ def _target_contents(split: Split) -> str:  # 16 hexadecimal digits
     return hashlib.sha256(json.dumps([split.classnames, _split_contents(split)]).encode()).hexdigest()[:16]
 
 # %% ../../nbs/study/transfer.ipynb #52717c98
+def _changed(
+    kept: Transfer,
+    source: _Source,
+    target: DatasetRecord,
+    data_root: str | Path | None,  # as in `transfer`
+) -> bool:
+    "Whether a result is not that of what the target holds today; a warning where it will be measured again."
+    try:
+        split = _target_split(source, target, _target_root(source, target, data_root))
+    except _OtherPictures:
+        return True
+    except (OSError, ValueError):
+        return target.format == "folder" and data_root is not None and _target_root(source, target, data_root) == data_root
+    if kept.contents.get(target.name) == _target_contents(split):
+        return False
+    warnings.warn(f"{target.name} has other test images or class names than when it was measured: it is measured again")
+    return True
+
+# %% ../../nbs/study/transfer.ipynb #7bf0a709
 def _refresh(kept: Transfer, source: _Source, records: Mapping[str, DatasetRecord], data_root: str | Path | None) -> Transfer:
-    "The results on what the targets hold today; a warning for each that has changed."
-    changed = []
-    for name in {row.target for row in kept.rows} & records.keys():
-        try:
-            split = load_dataset(name, root=_target_root(source, records[name], data_root), shots=1).all.test
-        except (OSError, ValueError):
-            continue
-        if kept.contents.get(name) != _target_contents(split):
-            changed.append(name)
-            warnings.warn(f"{name} has other test images or class names than when it was measured: it is measured again")
+    "The results on what the targets hold today."
+    changed = [name for name in {row.target for row in kept.rows} & records.keys() if _changed(kept, source, records[name], data_root)]
     return kept.model_copy(update=dict(rows=tuple(row for row in kept.rows if row.target not in changed)))
 
 # %% ../../nbs/study/transfer.ipynb #46940d23
@@ -382,21 +431,23 @@ def transfer(
     *,
     targets: Sequence[str] | None = None,  # names in `npt.data.datasets.DATASETS`; None: all that fit, see `default_targets`
     data_root: str | Path | None = None,  # where the targets are; None: where the run had its data
+    pretrained: str | Path | None = None,  # the run's weights, where they were moved: a tag, a file or a folder
     device: str | None = None,  # None: the quickest here
 ) -> Transfer:  # of these targets, the source first; the file holds those of earlier calls too
     """Evaluate the prompts of a run on its source and on other datasets, or find it done, and write transfer.json.
 
     Raises ValueError for an unknown target and for a learner that cannot be bound to other classes; what `load_run` raises;
-    and, when all others are measured and kept, FileNotFoundError that lists named targets which could not be.
+    and, when all others are measured and kept, FileNotFoundError that lists targets which could not be, if targets were named. A source
+    whose pictures are others than those of the run could not be.
     """
-    source = _read_source(run_dir)
+    source = _where_it_is(_read_source(run_dir), targets, data_root)
     records = _wanted_records(source.record, targets)
     how = "the targets that are measured are kept; the same call goes on with the others"
     with source.folder.held(), _told_how_to_go_on(lambda: how):
         kept = _refresh(_kept_results(source.folder, source.record.name), source, records, data_root)
         unmeasured = [record for name, record in records.items() if name not in {row.target for row in kept.rows}]
         if unmeasured:
-            kept = _measure_targets(source, unmeasured, kept, data_root, device or _usual_device())
+            kept = _measure_targets(source, unmeasured, kept, data_root, pretrained, device or _usual_device())
     if targets is not None:
         _refuse_missing(kept, list(records))
     return kept.only(list(records))

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,11 +72,24 @@ def _check_names(objective: str | Objective, sampler: str, optimizer: str | None
         known("optimizer", optimizer, _OPTIMIZERS)
 
 # %% ../../nbs/training/fit.ipynb #5d47803b
-def _check_above_zero(**numbers: float | None) -> None:  # None where it is not given
-    "Raise ValueError for a number that is not above 0."
+_LEAST = dict(epochs=1, batch_size=1, workers=0, num_clusters=1, measure_every=0)
+
+
+def _check_number(name: str, number: float) -> None:
+    "Raise ValueError for a number that no fit can have."
+    if name == "lr":
+        fits, wanted = isinstance(number, Real) and 0 < number < math.inf, "a finite number above 0"
+    else:
+        fits, wanted = isinstance(number, Integral) and number >= _LEAST[name], f"a whole number, at least {_LEAST[name]}"
+    if not fits or isinstance(number, bool):
+        raise ValueError(f"{name}={number!r} must be {wanted}: leave it out for the usual value")
+
+
+def _check_numbers(**numbers: float | None) -> None:  # None where it is not given
+    "Raise ValueError for the first number that no fit can have."
     for name, number in numbers.items():
-        if number is not None and not number > 0:
-            raise ValueError(f"{name}={number} must be above 0: leave it out for the recipe's value")
+        if number is not None:
+            _check_number(name, number)
 
 # %% ../../nbs/training/fit.ipynb #18ce4376
 def _check_seed(seed: int) -> None:
@@ -90,7 +104,7 @@ def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
         _check_classes(learner, split)
     if test is not None and 0 in test.counts:
         raise ValueError(f"class {test.classnames[test.counts.index(0)]!r} has no image in the test split: add one, or leave the class out")
-    if not len(train) and any(True for _ in learner.parameters()):
+    if not len(train) and (learner.remembers or any(True for _ in learner.parameters())):
         raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
                          "use zero_shot")
 
@@ -158,7 +172,7 @@ class _Plan:
 
     def __post_init__(self):
         known("optimizer", self.kind, _OPTIMIZERS)
-        _check_above_zero(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
+        _check_numbers(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 # %% ../../nbs/training/fit.ipynb #bdd4eb55
 _NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objective", "kind", "average")]
@@ -470,7 +484,7 @@ def fit(
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
-    _check_above_zero(**given)
+    _check_numbers(**given, workers=workers, num_clusters=num_clusters, measure_every=measure_every)
     _check_seed(seed)
     _check_fits(learner, train, test)
     _cluster_count(len(learner.classnames), num_clusters)

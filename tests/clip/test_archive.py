@@ -5,6 +5,7 @@ import pickle
 import random
 import struct
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -249,7 +250,7 @@ def test_a_tensor_that_is_not_where_it_should_be_is_refused(tmp_path, wrong, wor
     (module("__torch__ Other", w=tensor()), dict(), "no class '__torch__ Other'"),
     (module("__torch__...etc.passwd M", w=tensor()), dict(), "lacks the member"),
     (module(w=tensor()), dict(packed=["data/0"]), "packed"),
-    (module(w=tensor()), {"code/__torch__.py": b"0" * 70_000_000, "packed": ["code/__torch__.py"]}, "its program"),
+    (module(w=tensor()), {"code/__torch__.py": b"0" * 70_000_000, "packed": ["code/__torch__.py"]}, "unpacks to too much"),
     (module(w=tensor()), {"byteorder": b"\xff"}, "decode"),
     (module(m=b"c__torch__\nM\n)\x81q\x00}(" + text("m") + b"h\x00ub"), dict(), "too many"),
     (b"c__torch__\nM\n)\x81" + b"q\x00}(" + text("m") + b"h\x00" + text("n") + b"h\x00ub", dict(), "too many"),
@@ -319,6 +320,43 @@ def test_a_pickle_cannot_take_forever():
     for number in range(200):
         deep += b"q" + bytes([number]) + b"h" + bytes([number]) + b"\x86"
     assert _describe_pickle(b"\x80\x02}" + deep + value(1) + b"s.") == {}
+
+
+def nested(length: int, name_length: int) -> bytes:
+    "A module that holds itself under a long name, and so many attributes that the file has about that length."
+    many = b"".join(text(f"a{number}") + b"N" for number in range(length // 10))
+    return b"c__torch__\nM\n)\x81q\x00}(" + text("m" * name_length) + b"h\x00" + many + b"ub"
+
+
+def shared(modules: int, attributes: int) -> bytes:
+    "Very many modules that are all given one dictionary of very many attributes."
+    held = b"}q\x00(" + b"".join(text(f"a{number}") + b"N" for number in range(attributes)) + b"u"
+    inner = b"".join(text(f"m{number}") + b"c__torch__\nM\n)\x81h\x00b" for number in range(modules))
+    return b"c__torch__\nM\n)\x81}(" + text("first") + held + inner + b"ub"
+
+
+@pytest.mark.parametrize("pickled, members", [
+    (nested(300, 600), {}),
+    (nested(10**6, 10), {}),
+    (shared(20_000, 20_000), {}),
+    (module(w=tensor()), {"code/__torch__.py": b"0" * 3_000_000, "packed": ["code/__torch__.py"]}),
+    (tensor(size=(1,) * 30_000) + tensor() * 3000, {}),
+], ids=["a long name", "many attributes", "one dictionary", "packed text", "a long tuple"])
+def test_reading_takes_time_as_the_file_is_long(tmp_path: Path, pickled: bytes, members: dict):
+    path = write(tmp_path / "slow.pt", pickled, **members)
+    start = time.process_time()
+    with pytest.raises(ValueError, match="slow.pt"):
+        read_archive(path)
+    assert time.process_time() - start < 0.5 + 5 * path.stat().st_size / 10**6
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_member_that_is_packed_as_pytorch_never_does_is_refused(tmp_path: Path, kind: int):
+    path = write(tmp_path / "lzma.pt", module(w=tensor()), without=["code/__torch__.py"])
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("a/code/__torch__.py", CODE, kind)
+    with pytest.raises(ValueError, match="lzma.pt.*packed in a way that PyTorch does not use"):
+        read_archive(path)
 
 
 def test_bytes_changed_at_random_give_weights_or_a_value_error(tiny_archive, tmp_path):

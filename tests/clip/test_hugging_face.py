@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from open_clip.transform import image_transform_v2
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import TEXTS, pixels, theirs, tiny_backbones
 from transformers import CLIPImageProcessor
@@ -96,7 +99,7 @@ def test_early_files_override_and_leave_out():
 
 def test_pictures_are_prepared_as_the_folder_says(saved, tmp_path, capsys):
     folder = change(saved, tmp_path / "other")
-    CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2).save_pretrained(folder)
+    CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=2, size=32, crop_size=32).save_pretrained(folder)
     config = load_clip("small-quickgelu", folder).preprocess_cfg
     assert (config.mean, config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)) and config.size in (32, (32, 32))
     assert (config.interpolation, config.resize_mode) == ("bilinear", "shortest")
@@ -104,10 +107,34 @@ def test_pictures_are_prepared_as_the_folder_says(saved, tmp_path, capsys):
 
 
 def test_the_words_of_a_processor():
-    assert _from_processor({"do_normalize": False, "size": {"height": 32, "width": 32}}) == dict(mean=(0, 0, 0), std=(1, 1, 1), resize_mode="squash")
-    assert _from_processor({}) == {}
+    squashed = {"size": {"height": 32, "width": 32}, "crop_size": {"height": 32, "width": 32}}
+    assert _from_processor(squashed | {"do_normalize": False}, 32) == dict(mean=(0, 0, 0), std=(1, 1, 1), resize_mode="squash")
+    assert _from_processor({}, 32) == {} and _from_processor({"size": 32, "crop_size": 32}, 32) == dict(resize_mode="shortest")
     with pytest.raises(ValueError, match="number 5"):
-        _from_processor({"resample": 5})
+        _from_processor({"resample": 5}, 32)
+
+
+@pytest.mark.parametrize("words, named", [
+    (dict(size=256, crop_size=224), "size 256, where open_clip resizes pictures to 224 pixels"), (dict(size={"shortest_edge": 256}), 'size {"shortest_edge": 256}'),
+    (dict(size=224, crop_size={"height": 192, "width": 192}), 'crop_size {"height": 192, "width": 192}'), (dict(size={"height": 224, "width": 320}), "size"),
+    (dict(size={"shortest_edge": 224, "longest_edge": 300}), "longest_edge"), (dict(size=224, do_center_crop=False), "do_center_crop false"),
+    (dict(do_rescale=False), "do_rescale false"), (dict(do_resize=False), "do_resize false"), (dict(rescale_factor=1 / 127.5), "rescale_factor 0.0078"),
+    (dict(do_pad=True), "do_pad true"),
+])
+def test_what_open_clip_does_not_do_to_pictures_is_refused(words, named):
+    with pytest.raises(ValueError, match="preprocessor_config.json.*Write what is nearest into that file") as caught:
+        _from_processor(dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3) | words, 224)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [dict(), dict(size={"height": 32, "width": 32})])
+def test_pictures_are_what_transformers_makes_of_them(words, saved, tmp_path):
+    folder = change(saved, tmp_path / "other")
+    processor = CLIPImageProcessor(**dict(size=32, crop_size=32) | words)
+    processor.save_pretrained(folder)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
+    ours = image_transform_v2(load_clip("small-quickgelu", folder).preprocess_cfg, is_train=False)(picture)
+    assert (ours - torch.as_tensor(processor(picture, return_tensors="np")["pixel_values"][0])).abs().mean() < 0.03
 
 
 def test_every_weight_is_mapped(saved):

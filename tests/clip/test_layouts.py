@@ -1,8 +1,12 @@
 """Layouts of weights files: what people save is read, nothing in it runs, and a broken or unclear file is named."""
 
+import argparse
 import json
+import os
 from pathlib import Path
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +14,13 @@ from safetensors.torch import save_file
 from npt.clip.layouts import _read_tensors
 
 WEIGHTS = {"logit_scale": torch.tensor(4.6), "visual.proj": torch.arange(6.0).reshape(2, 3)}
+
+
+class Runs:
+    "Would run a command when it is read."
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("false",)
 
 
 def named(prefix: str) -> dict[str, torch.Tensor]:
@@ -30,11 +41,30 @@ def assert_read(path: Path):
     {"state_dict": named("clip."), "ema": named("clip.")},
     {"my weights": WEIGHTS, "lr": 0.1},
     {**WEIGHTS, "epoch": 3},
+    {"state_dict": WEIGHTS, "args": argparse.Namespace(lr=0.1, optimiser=argparse.Namespace(name="sgd"))},
+    {"state_dict": WEIGHTS, "best": np.float64(0.5), "step": np.int64(3), "done": np.bool_(True), "losses": np.arange(3.0, dtype=np.float32)},
 ], ids=lambda held: " ".join(held)[:40])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
 def test_what_training_scripts_save(tmp_path, held, legacy):
     torch.save(held, tmp_path / "saved.pt", _use_new_zipfile_serialization=not legacy)
     assert_read(tmp_path / "saved.pt")
+
+
+def test_numbers_of_an_older_numpy(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "best": np.float64(0.5)}, tmp_path / "new.pt")
+    with ZipFile(tmp_path / "new.pt") as new, ZipFile(tmp_path / "old.pt", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray"))
+    assert b"cnumpy.core.multiarray" in (tmp_path / "old.pt").read_bytes()
+    assert_read(tmp_path / "old.pt")
+
+
+@pytest.mark.parametrize("hidden", [{"args": argparse.Namespace(run=Runs())}, {"best": np.array([Runs()], dtype=object)}, {"run": Runs()}], ids=list)
+def test_what_could_run_is_refused_also_within_plain_data(tmp_path, hidden):
+    torch.save({"state_dict": WEIGHTS, **hidden}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="evil.pt.*holds Python objects"):
+        _read_tensors(tmp_path / "evil.pt")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "for this file only"
 
 
 def test_safetensors_under_any_name(tmp_path):

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import tiny_backbones
 
 from npt.clip.load import _build_model, load_clip
 
@@ -74,6 +76,25 @@ def test_a_failing_download_says_what_to_do(monkeypatch, tmp_path):
         load_clip("ViT-B-16-SigLIP")
     with pytest.raises(ConnectionError, match="text tower of roberta-ViT-B-32, 'roberta-base', could not.*network"):
         load_clip("roberta-ViT-B-32")
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch, tmp_path):
+    hub = huggingface_hub.constants
+    for name, value in dict(HF_HUB_OFFLINE=False, ENDPOINT="http://127.0.0.1:9", HF_HUB_CACHE=str(tmp_path)).items():
+        monkeypatch.setattr(hub, name, value)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("nobody waits"))
+    with pytest.raises(ConnectionError, match="weights 'openai' of ViT-B-32-quickgelu could not be fetched.*-p backbone world"):
+        load_clip("ViT-B-32-quickgelu", "openai")
+    assert hub.HF_HUB_OFFLINE is False, "the next call asks again"
+    held = tmp_path / "models--me--small"
+    (held / "snapshots" / "1").mkdir(parents=True)
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("1")
+    with tiny_backbones(tmp_path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {"mine": dict(hf_hub="me/small/")})
+        save_file(_build_model("small", None).state_dict(), held / "snapshots" / "1" / "open_clip_model.safetensors")
+        assert load_clip("small", "mine").embed_dim, "what is on this machine is used"
 
 
 def test_a_missing_package_is_named(monkeypatch):

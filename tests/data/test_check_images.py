@@ -19,9 +19,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     "The names of the images that Pillow opens."
     names, true = [], Image.open
 
-    def counted(path, *arguments):
+    def counted(path, **how):
         names.append(Path(path).name)
-        return true(path, *arguments)
+        return true(path, **how)
 
     monkeypatch.setattr(Image, "open", counted)
     return names
@@ -71,7 +71,7 @@ def test_a_changed_image_is_opened_again(images: Path, opened: list[str]):
 def test_a_passing_fault_of_the_system_is_not_kept(images: Path, monkeypatch: pytest.MonkeyPatch):
     true, good = Image.open, images / "good-0.jpg"
 
-    def fails(path):
+    def fails(path, **_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Image, "open", fails)
@@ -86,7 +86,7 @@ def test_verdicts_may_be_kept_by_several_at_once(images: Path, tmp_path: Path):
     assert all({path.name for path in each} == BROKEN for each in broken)
     [database] = (tmp_path / "cache").iterdir()
     with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT COUNT(*) FROM answers").fetchone() == (7,)
+        assert connection.execute("SELECT COUNT(*) FROM kept").fetchone() == (7,)
 
 
 def test_a_damaged_cache_is_named(images: Path, tmp_path: Path):

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from npt._files import write_text
-from npt.data.class_words import _class_words, _refuse_same_prompts, _warn_of_numbers
+from npt.data.class_words import _class_words, _refuse_same_prompts, _warn_of_wordless
 
 FOLDERS = ["001", "n02085620-Chihuahua", "Red Fox", "Red"]
 
@@ -57,4 +57,11 @@ def test_names_that_differ_are_not():
 
 def test_numbers_in_the_place_of_words_are_warned_of():
     with pytest.warns(UserWarning, match="2 class names such as '001'.*classnames.txt"):
-        _warn_of_numbers(["001", "n02085620-Chihuahua", "4 wheels", "cat"])
+        _warn_of_wordless(["001", "n02085620-Chihuahua", "4 wheels", "cat"])
+
+
+@pytest.mark.parametrize("name, what", [("\N{CAT FACE}", "signs"), ("\N{CAT FACE}\N{DOG FACE}", "signs"), ("?!", "signs"), ("1.5", "numbers"), ("_7", "numbers")])
+def test_signs_are_not_called_numbers(name, what):
+    with pytest.warns(UserWarning, match=f"1 class names such as .* hold {what} in the place of words") as said:
+        _warn_of_wordless([name, "chat", "\u732b"])
+    assert len(said) == 1

@@ -80,6 +80,12 @@ def test_a_clear_no_is_not_asked_again(server: Server, tmp_path: Path):
     assert len(server.log) == 1
 
 
+def test_without_a_network_nobody_waits(tmp_path: Path, waits: list):
+    with pytest.raises(ConnectionError, match="nowhere.invalid"):
+        _download_file("http://nowhere.invalid/file", tmp_path / "file", MAX_BYTES)
+    assert not waits
+
+
 def test_what_google_drive_refuses_is_said_in_one_line_and_not_asked_again(monkeypatch, tmp_path: Path, waits: list):
     def refused(*arguments: object, **options: object) -> None:
         raise gdown.exceptions.FileURLRetrievalError("Failed to retrieve file url:\n\n\tToo many users have viewed it.")

@@ -136,6 +136,24 @@ def test_of_two_one_is_tested_and_the_other_cut(cut, tested, tmp_path):
     assert len(seen["train"]) == 8 and len(seen["val"]) == 2 and all(path.startswith(f"{cut}/") for path in seen["train"] | seen["val"])
 
 
+@pytest.mark.parametrize("names", [("training_set", "val_set", "test_set"), ("train_images", "valid_images", "test_images"),
+                                   ("seg_train", "seg_val", "seg_test"), ("TrainData", "ValData", "TestData"), ("train2017", "val2017", "test2017")])
+def test_names_of_splits_with_another_word_are_known_and_told_of(names, tmp_path):
+    draw(tmp_path, **{f"{name}__{of}": 1 for name in names for of in ("cat", "dog")})
+    with pytest.warns(UserWarning, match=f"{names[0]!r} for train"):
+        seen = paths(tmp_path)
+    assert {split: {path.split("/")[0] for path in seen[split]} for split in _SPLITS} == {split: {name} for split, name in zip(_SPLITS, names)}
+
+
+@quiet
+@pytest.mark.parametrize("train, test", [("seg_train__seg_train__", "seg_test__seg_test__"), ("train__train__", "test__"),
+                                         ("train__images__", "test__images__"), ("train__train__images__", "test__pictures__")])
+def test_wrappers_in_train_and_test_are_looked_through(train, test, tmp_path):
+    draw(tmp_path, **{f"{place}{of}": 3 for place in (train, test) for of in ("cat", "dog")})
+    assert paths(tmp_path)["test"] == {f"{test.replace('__', '/')}{of}/{number}.jpg" for of in ("cat", "dog") for number in range(3)}
+    assert counts(tmp_path, "train") == dict(cat=2, dog=2)
+
+
 @silent
 def test_classes_may_be_cut_by_themselves(tmp_path):
     draw(tmp_path, **{f"{of}__{name}": 2 for name in _SPLITS for of in ("cat", "dog")})
@@ -150,6 +168,14 @@ def test_classes_may_be_cut_by_themselves(tmp_path):
     "no classes in one": (dict(train__a=2, train__b=2, test=2), "'test' with photographs and no class folders"),
     "two of a kind": (dict(val__a=2, val__b=2, valid__a=2, train__a=1), "'val' and 'valid', which both mean val"),
     "a class untested": (dict(train__a=2, train__b=2, test__a=1, val__b=1), "class 'b' has no test picture"),
+    "a fourth with a longer name": (dict(seg_train__a=2, seg_train__b=2, seg_test__a=1, seg_test__b=1, seg_pred__seg_pred=2), "beside them 'seg_pred'"),
+    "no classes in a folder of its name": (dict(train__a=2, train__b=2, test__test=2), "'test' with photographs and no class folders"),
+    "folds": (dict(fold1__a=2, fold1__b=2, fold2__a=2, fold2__b=2, fold3__c=1), "'fold1' and 'fold2', and folders in them are named alike, such as 'fold1/a'"),
+    "masks": (dict(images__a=2, images__b=2, masks__a=2, masks__b=2), "give one of them as data_root, or name them train, val and test"),
+    "two datasets with one class in common": (dict(x__a=2, x__b=2, y__b=2, y__c=2), "'x' and 'y', and folders in them are named alike, such as 'x/b'"),
+    "a small copy of all": (dict(a=2, b=2, small__a=2, small__b=2), "'small' and 'a', and folders in them are named alike"),
+    "half cut": (dict(a__train=2, a__test=2, b__train=2, b=2), "'a' and 'b', and folders in them are named alike, such as 'a/train'"),
+    "thumbnails or a class": (dict(a=2, b=2, Thumbnails=2), "'Thumbnails', which may be a class or small copies"),
     "two spellings": (dict(train__Dog=2, test__dog=2, train__cat=2, test__cat=2), "'train/Dog' and 'test/dog' become one prompt"),
 }.values())
 @quiet
@@ -160,9 +186,21 @@ def test_folders_that_could_be_a_guess_are_refused(folders, message, tmp_path):
 
 
 @silent
-def test_a_train_is_a_class_among_vehicles(tmp_path):
-    draw(tmp_path, bus=3, train=3)
-    assert counts(tmp_path, "test") == dict(bus=1, train=1)
+@pytest.mark.parametrize("folders", [("bus", "train"), ("train_station", "test_tube"), ("cat__images", "dog__images"), ("cat__cat", "dog__dog"),
+                                     ("cat__old", "dog__new")])
+def test_what_looks_like_a_split_or_a_wrapper_may_be_a_class(folders, tmp_path):
+    draw(tmp_path, **dict.fromkeys(folders, 3))
+    assert counts(tmp_path, "test") == {folder.partition("__")[0]: 1 for folder in folders}
+
+
+@silent
+def test_thumbnails_beside_photographs_are_passed_over_and_a_table_may_name_others(tmp_path):
+    draw(tmp_path, cat=3, cat__thumbs=3, dog=3)
+    with pytest.warns(UserWarning, match="passed over.*1 thumbs/"):
+        assert counts(tmp_path, "test") == dict(cat=1, dog=1)
+    draw(tmp_path / "gestures", Thumbs=6)
+    write_text("path,label\n" + "".join(f"Thumbs/{number}.jpg,{'up' if number % 2 else 'down'}\n" for number in range(6)), tmp_path / "gestures" / "labels.csv")
+    assert counts(tmp_path / "gestures", "test") == dict(up=1, down=1)
 
 
 # ---- tables and words
@@ -210,7 +248,7 @@ def test_two_files_of_words_are_refused_and_words_that_become_one_prompt(tmp_pat
 def test_copies_in_train_and_test_are_counted(tmp_path):
     draw(tmp_path, train__cat=3, train__dog=3, val__cat=1, val__dog=1, test__cat=2, test__dog=2)
     shutil.copy(tmp_path / "train/cat/1.jpg", tmp_path / "test/dog/0.jpg")
-    with pytest.warns(UserWarning, match="1 of 4 test pictures are copies of training pictures, such as 'test/dog/0.jpg' of 'train/cat/1.jpg'"):
+    with pytest.warns(UserWarning, match="1 of 4 test pictures are, byte for byte, copies of training pictures, such as 'test/dog/0.jpg' of 'train/cat/1.jpg'"):
         rows_of(tmp_path)
 
 

@@ -33,6 +33,8 @@ def test_folders_say_the_split_where_the_table_does_not(tmp_path):
     photographs = ["train/1.jpg", "valid/2.jpg", "valid/3.jpg"]
     text = "path,label\ntrain/1.jpg,cat\nvalid/2.jpg,dog\n"
     assert [row.split for row in read(text, tmp_path, photographs=photographs)] == ["train", "val"]
+    other = [path.replace("/", "_images/") for path in photographs]
+    assert [row.split for row in read(text.replace("/", "_images/"), tmp_path, photographs=other)] == ["train", "val"]
     assert {row.split for row in read(text + "4.jpg,dog\n", tmp_path, photographs=[*photographs, "x/4.jpg"])} == {None}
 
 
@@ -40,8 +42,11 @@ def test_folders_say_the_split_where_the_table_does_not(tmp_path):
     ("images/1.jpg,cat\n", "first line must name the column 'path'"), ("path,class\n1.jpg,cat\n", "column 'label'"),
     ("", "No columns"), ("path,label\nimages/1.jpg,\n", "line 2 has no label"), ("path,label\n9.jpg,cat\n", "'9.jpg' is no photograph"),
     ("path,label\n../1.jpg,cat\n", "'../1.jpg' is no photograph"), ("path,label\n1.jpg,cat\n", "fits 'images/1.jpg' and 'images/more/1.jpg'"),
-    ("path,label\n2.jpg,cat\nimages/2.jpg,dog\n", "'images/2.jpg' stands in it twice"), ("path,label\n2.jpg,fox, red\n", "labels.csv"),
+    ("path,label\n2.jpg,cat\nimages/2.jpg,dog\n", "'images/2.jpg' stands in it twice, as ('cat', '') and ('dog', '')"), ("path,label\n2.jpg,fox, red\n", "labels.csv"),
     ("path,label,split\nimages/1.jpg,cat,train\n2.jpg,cat,dev\n", "line 3 has the split 'dev'"),
+    ("path,label,split\nimages/1.jpg,cat,train\n2.jpg,cat,\n", "line 3 has the split '': it must be train, val or test, or the whole column empty"),
+    ("path,label,split\n2.jpg,cat,train\n2.jpg,cat,test\n", "stands in it twice, as ('cat', 'train') and ('cat', 'test')"),
+    ("path,label\n/elsewhere/images/1.jpg,cat\n", "or be absolute and lead into data_root"), ("path,label,split,Split\n", "more than once"),
 ])
 def test_a_table_that_cannot_be_used_is_named_with_the_reason(text, message, tmp_path):
     with pytest.raises(ValueError, match="labels.csv' cannot be used") as caught:
@@ -49,3 +54,21 @@ def test_a_table_that_cannot_be_used_is_named_with_the_reason(text, message, tmp
     assert message in str(caught.value)
     with pytest.raises(ValueError, match="labels.csv' cannot be used"):
         read("path,label\nimages/1.jpg,caf\u00e9\n", tmp_path, encoding="latin-1")
+
+
+def test_a_repeated_line_is_counted_once_and_told_of(tmp_path):
+    with pytest.warns(UserWarning, match="2 of 4 lines stand in it again and are counted once, such as that of 'images/2.jpg'"):
+        assert read("path,label\nimages/2.jpg,cat\n2.jpg,cat\nimages/1.jpg,dog\n2.jpg,cat\n", tmp_path) == [
+            ("images/1.jpg", "dog", None), ("images/2.jpg", "cat", None)]
+
+
+def test_an_empty_split_column_is_none(tmp_path):
+    assert read("path,label,split\nimages/1.jpg,cat,\n2.jpg,dog, \n", tmp_path) == [("images/1.jpg", "cat", None), ("images/2.jpg", "dog", None)]
+
+
+def test_absolute_paths_into_the_folder_are_accepted(tmp_path):
+    (home := tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(home)
+    (home / "images" / "more").mkdir(parents=True)
+    text = f"path,label\n{home}/images/1.jpg,cat\n{tmp_path}/link/images/more/1.jpg,dog\n"
+    assert read(text, home) == read(text, tmp_path / "link") == [("images/1.jpg", "cat", None), ("images/more/1.jpg", "dog", None)]

@@ -118,6 +118,16 @@ def test_without_a_network_one_message_says_what_to_do(tmp_path: Path, root: Pat
     assert f"python data_prep/prepare.py eurosat --root '{root}'" in message
 
 
+def test_the_published_split_is_tried_where_it_would_fit(server: Server, mirrored: Callable, root: Path):
+    record, folder = mirrored("eurosat"), make_tree("eurosat", root)
+    assert dataset_state(record, root).word == "ready" and not dataset_state(record, root).complete, "all images are there, and no split"
+    assert dataset_state(replace(record, num_images=record.num_images + 1), root).complete, "the published split would name what is not there"
+    (folder / "split_npt_EuroSAT.json").write_text(SPLIT)
+    assert dataset_state(record, root).complete, "results on a split of npt's own are not to be lost"
+    (folder / "split_npt_EuroSAT.json").rename(folder / "split_zhou_EuroSAT.json")
+    assert dataset_state(record, root).complete and not server.log
+
+
 def test_a_file_put_there_by_hand_needs_no_network(server: Server, mirrored: Callable, root: Path):
     record = mirrored("imagenet_a")
     folder = root / _DOWNLOADS / "imagenet_a"

@@ -39,6 +39,17 @@ def test_each_file_is_asked_once_until_it_changes(files):
     assert ask_for(files) == (answers | {files[7]: "8"}, ["7"])
 
 
+@pytest.mark.parametrize("replaced", ["written over", "moved over"])
+def test_another_file_of_the_same_size_and_time_is_asked(files, replaced):
+    os.utime(files[0], ns=(0, 315532800 * 10**9))  # as reproducible archives and cp -p do
+    ask_for(files[:2])
+    other = files[0] if replaced == "written over" else files[0].with_name("other.txt")
+    other.write_text("9")
+    os.utime(other, ns=(0, 315532800 * 10**9))
+    other.replace(files[0])
+    assert ask_for(files[:2]) == ({files[0]: "9", files[1]: "1"}, ["0"])
+
+
 def test_what_does_not_last_and_what_is_not_there_is_asked_again(files):
     assert ask_for(files[:2], lasting=False)[1] == ask_for(files[:2])[1] == ["0", "1"]
     gone = files[0].with_name("gone.txt")
@@ -50,7 +61,7 @@ def test_several_may_ask_at_once(files):
         answers = [answer for answer, _ in pool.map(ask_for, [files] * 4)]
     assert answers == [{path: path.stem for path in files}] * 4
     with sqlite3.connect(files[0].parent / "kept" / "answers.sqlite3") as database:
-        assert database.execute("SELECT COUNT(*) FROM answers").fetchone() == (len(files),)
+        assert database.execute("SELECT COUNT(*) FROM kept").fetchone() == (len(files),)
 
 
 def test_a_damaged_database_is_named(files):

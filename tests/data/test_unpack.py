@@ -3,6 +3,7 @@
 import os
 import stat
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def test_a_member_outside_is_refused_by_name(make, suffix, name, tmp_path):
     (zipped(("dtd/a", b""), mode=stat.S_IFCHR | 0o666), "zip", "'dtd/a' is a device"),
     (zipped(("dtd/a", b""), mode=stat.S_IFIFO | 0o666), "zip", "'dtd/a' is a device"),
     (zipped(("dtd/a", b"1"), ("dtd/a", b"2")), "zip", "'dtd/a' would replace another"),
+    (tar(("dtd/a", b"1"), ("", b"2")), "tar.gz", "member number 2 has the name '', which is none"),
+    (tar(("./.", b"2")), "tar.gz", "member number 1 has the name './.', which is none"),
+    (zipped(("dtd/a", b"1"), ("", b"2")), "zip", "member number 2 has the name '', which is none"),
     (zipped(("dtd/a", bytes(10**7))), "zip", "far more than expected"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # an archive holds the time at which it was made
 def test_hostile_members_are_refused_by_name(content: bytes, suffix: str, message: str, tmp_path: Path):
@@ -89,3 +93,16 @@ def test_owners_and_modes_of_an_archive_are_dropped(tmp_path: Path):
     _unpack(tmp_path / "odd.tar.gz", tmp_path / "here", MAX_BYTES)
     written = (tmp_path / "here" / "a").stat()
     assert not written.st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IXUSR) and written.st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_told_in_one_sentence(kind: int, tmp_path: Path):
+    "However it is packed."
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w", kind) as file:
+        file.writestr("a.jpg", os.urandom(3000))
+    content = (tmp_path / "archive.zip").read_bytes()
+    for place in range(40, 1500, 70):
+        (tmp_path / "archive.zip").write_bytes(content[:place] + bytes(60) + content[place + 60:])
+        with pytest.raises(ValueError, match="^archive.zip is damaged") as caught:
+            _unpack(tmp_path / "archive.zip", tmp_path / str(place), MAX_BYTES)
+        assert len(str(caught.value).splitlines()) == 1

@@ -1,12 +1,16 @@
 "Sentences about figures, with numbers invented so that it is known what they have to say: better, worse, equal, not a number."
 
+import itertools
 import math
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from npt.figures.captions import (
+    _nearest,
     accuracy_in_words,
     collapse_in_words,
     confusion_in_words,
@@ -16,6 +20,7 @@ from npt.figures.captions import (
     results_in_words,
     training_in_words,
 )
+from npt.geometry.collapse import collapse_metrics
 from npt.geometry.etf import simplex_etf
 
 ZERO, OWN, NPT = dict(base=57.0, novel=60.0, h=58.5), dict(base=71.0, novel=55.0, h=62.0), dict(base=69.3, novel=63.2, h=66.1)
@@ -31,7 +36,7 @@ def test_a_result_names_every_difference():
 
 @pytest.mark.parametrize("spread, words", [
     (4.2, "4.1 points are not more than the spread of 4.2 points"),
-    (3.0, "less than twice as much: run more seeds"),
+    (3.0, "not more than twice as much: run more seeds"),
     (1.0, "4.1 points are more than twice the spread of 1.0 points"),
 ])  # fmt: skip
 def test_a_difference_is_weighed_against_the_seeds(spread, words):
@@ -72,7 +77,7 @@ def test_one_learner_alone_is_compared_with_nothing():
 def test_accuracy_counts_classes_that_gain_and_lose():
     trained = [70, 60, 65, math.nan]
     said = accuracy_in_words({"zero-shot": [50, 60, 70, math.nan], "own loss": trained, "NPT": trained}, list("abcd"))
-    assert "mean over 4 classes is 60.0 % (zero-shot), 65.0 % (own loss) and 65.0 % (NPT)." in said
+    assert "mean over the 3 of 4 classes whose accuracy is known is 60.0 % (zero-shot), 65.0 % (own loss) and 65.0 % (NPT)." in said
     assert "Compared with zero-shot, NPT is better on 1 ('a', +20.0 points) of 3 classes and worse on 1 ('c', −5.0 points)." in said
     assert "Compared with own loss, NPT has the same accuracy on each of 3 classes." in said
     worse = accuracy_in_words({"zero-shot": [50.0] * 300, "NPT": [40.0] * 299 + [30.0]}, [f"class {i}" for i in range(300)])
@@ -100,9 +105,8 @@ def test_a_factor_near_one_is_not_written_as_one():
 
 def test_collapse_that_is_perfect_or_not_measured():
     said = collapse_in_words({"zero-shot": {"base": dict(nc1=1.0, nc4=1.0)}, "NPT": {"base": dict(nc1=0.0, nc4=1.0)}})
-    assert "nearer to the ideal on 1 (NC1, by a factor of more than 100) of 2 metrics and farther on none" in said
-    assert ("farther on 1 (NC1, by a factor of more than "
-            "100)") in collapse_in_words({"a": {"base": dict(nc1=0.0)}, "b": {"base": dict(nc1=1.0)}})
+    assert "nearer to the ideal on 1 (NC1, to the ideal itself) of 2 metrics and farther on none, and NC4 is at the ideal in both" in said
+    assert "farther on 1 (NC1, from the ideal itself)" in collapse_in_words({"a": {"base": dict(nc1=0.0)}, "b": {"base": dict(nc1=1.0)}})
     none = collapse_in_words({"zero-shot": {"base": dict(nc1=math.inf)}, "NPT": {"base": dict(nc1=None)}})
     assert none == "Compared with zero-shot, no metric of zero-shot and NPT can be compared on base classes."
 
@@ -142,7 +146,7 @@ def test_training_says_which_terms_fell_and_warns_of_a_loss_that_is_no_number():
     said = training_in_words({"own loss": history.assign(accuracy=[50.0, 90.0]), "NPT": history})
     assert said.startswith("In 2 epochs the loss of NPT fell from 3 to 1.5 (before their weights, ce fell from 1.5 to 0.5 and lc ")
     assert said.endswith("ends at 90.0 % (own loss) and 80.0 % (NPT).")
-    assert "In 1 epoch the loss of NPT stayed at 3." in training_in_words({"NPT": history[["epoch", "loss", "accuracy"]][:1]})
+    assert "In the one epoch that there is the loss of NPT is 3." in training_in_words({"NPT": history[["epoch", "loss", "accuracy"]][:1]})
     assert "not a number from epoch 2 on" in training_in_words({"NPT": history.assign(loss=[3.0, math.nan])})
 
 
@@ -150,6 +154,118 @@ def test_confusion_names_the_pair_in_both_directions():
     logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 0, 2, 2]), 3).float()
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     said = confusion_in_words({"zero-shot": torch.eye(3)[labels], "NPT": logits}, labels, ["disc", "square", "cross"])
-    assert said.startswith("Of 6 test pictures, named wrongly: 0 (zero-shot) and 4 (NPT).")
+    assert said.startswith("Of 6 pictures, named wrongly: 0 (zero-shot) and 4 (NPT).")
     assert "'disc' and 'square' most: it takes 2 of 3 pictures of the first for the second, and 1 of 2 the other way round." in said
     assert confusion_in_words({"NPT": torch.eye(3)[labels]}, labels, list("abc")).endswith("NPT makes no mistake.")
+
+
+# ---- whatever the numbers are: what a sentence claims is computed again, from the numbers as they are printed
+
+NUMBERS = [0.0, 3.1, 3.6, 25.36, 25.38, 25.44, 26.1]  # ties, and numbers that differ in a digit that is not printed
+
+
+def on_all(*axes):
+    "Try every combination of some numbers, in one test."
+    def of(check):
+        def test():
+            for values in itertools.product(*axes):
+                check(*values)
+
+        return test
+
+    return of
+
+
+def shown(value: float) -> float:
+    return float(f"{value:.1f}")
+
+
+@on_all(NUMBERS, NUMBERS, NUMBERS)
+def test_calibration_errors_are_compared_as_they_are_printed(*errors):
+    zero, own, last = map(shown, errors)
+    said = reliability_in_words({name: bins(50 + error, 50) for name, error in zip(("zero-shot", "own loss", "NPT"), errors)})
+    claims = {}
+    for than, other in ("zero-shot", zero), ("own loss", own):
+        size = abs(last - other)
+        claims[than] = f"as large as that of {than}" if last == other else f"{size:.1f} points {'smaller' if last < other else 'larger'} than that of {than}"
+    assert said.endswith(f"Its error is {claims['zero-shot']} and {claims['own loss']}.")
+    assert ("as sure as it is right" in said) == (last == 0)
+
+
+@on_all([-1.8, -0.94, -0.04, 0.0, 0.9, 0.94, 1.78, 1.84, 1.86, 10.7], [0.0, 0.04, 0.9, 0.94, 1.8])
+def test_a_result_is_judged_by_what_is_printed(change, spread):
+    said = results_in_words({"zero-shot": dict(accuracy=50.0), "NPT": dict(accuracy=50.0 + change)}, spread)
+    size, known = abs(shown(change)), shown(spread)
+    assert ("makes no difference" in said) == (size == 0) and ("ends below" in said) == (shown(change) < 0) and "−0.0" not in said
+    assert ("not more than the spread" in said) == (size <= known)
+    assert ("more than twice the spread" in said) == (size > known and round(10 * size) > 2 * round(10 * known))
+
+
+@on_all(*[[0.0, 2e-8, 0.3, 0.3001, 0.6, math.nan]] * 4)
+def test_collapse_counts_what_moved(*ends):
+    metrics, (before, after) = ("nc1", "nc3"), (dict(zip(("nc1", "nc3"), ends[i : i + 2])) for i in (0, 2))
+    said = collapse_in_words({"zero-shot": {"base": before}, "NPT": {"base": after}})
+    pairs = [[value if value > 1e-6 else 0.0 for value in (before[one], after[one])] for one in metrics if math.isfinite(before[one] + after[one])]
+    nearer, farther = sum(b > a * 1.01 for b, a in pairs), sum(a > b * 1.01 for b, a in pairs)
+    if pairs and nearer + farther:
+        found = re.search(r"nearer to the ideal on (\w+).* of (\d) metrics? and farther on (\w+)", said)
+        assert found.groups() == (str(nearer or "none"), str(len(pairs)), str(farther or "none"))
+    assert ("at the ideal in both" in said) == any(b == a == 0 for b, a in pairs)
+    assert "more than 100" not in said and ("itself" in said) == any((b == 0) != (a == 0) for b, a in pairs)
+
+
+def test_two_classes_have_no_angles_to_speak_of():
+    chance = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(10)
+    ends = [collapse_metrics(torch.randn(2, 64, generator=chance), torch.randn(20, 64, generator=chance) + 1, labels) for _ in range(2)]
+    said = collapse_in_words({name: {"base": one} for name, one in zip(("zero-shot", "NPT"), ends)})
+    assert "NC2 text angles" in said.partition(" at the ideal in both")[0].rpartition("farther")[2] and "more than 100" not in said
+
+
+@on_all(*[[0.0, 0.1, 0.1004, 0.8, math.nan]] * 3)
+def test_the_nearest_are_all_that_are_printed_so(*distances):
+    names = dict(zip(("zero-shot", "own loss", "NPT"), distances))
+    said, known = _nearest(names, ".2f"), {name: round(value, 2) for name, value in names.items() if not math.isnan(value)}
+    best = [name for name, value in known.items() if value == min(known.values())]
+    if len(known) > 1:
+        first = said.split(" equally near")[0] if len(best) == len(known) else said.split(" nearest")[0]
+        assert [name for name in names if name in first] == best and f", {min(known.values()):.2f} away" in said
+    assert all((f"the distance of {name} is not known" in said) == (name not in known) for name in names)
+
+
+@on_all(*[[50.0, 50.04, 70.0, math.nan]] * 3)
+def test_classes_are_counted_and_ties_are_named(*values):
+    said = accuracy_in_words({"zero-shot": [50.0] * 3, "NPT": list(values)}, list("abc"))
+    changes = [shown(value) - 50 for value in values if not math.isnan(value)]
+    up = sum(one > 0 for one in changes)
+    if up:
+        assert f"better on {up} ('" in said and f"+20.0 points) of {len(changes)} class" in said and "most" not in said
+        assert (f" and {up - 1} other" in said) == (up > 1)
+    elif changes:
+        assert "has the same accuracy" in said and ("to a tenth of a point" in said) == (50.04 in values)
+    over = f"the {len(changes)} of 3 classes" if len(changes) < 3 else "3 classes"
+    assert f"mean over {over}" in said and ("not known" in said) == (not changes)
+
+
+@pytest.mark.parametrize("losses", [[13.6], [13.6, 13.61], [13.6, 13.7], [13.7, 13.6], [1e-9, 0.0], [math.inf], []])
+def test_a_loss_is_told_as_it_is_printed(losses):
+    history = pd.DataFrame(dict(epoch=range(len(losses)), loss=losses, accuracy=[50.0] * len(losses)))
+    said = training_in_words({"NPT": history})
+    if not losses or math.isinf(losses[0]):
+        assert ("no epoch" if not losses else "not a number from epoch 0 on") in said
+        return
+    first, last = (float(f"{loss:.3g}") for loss in (losses[0], losses[-1]))
+    assert ("the one epoch that there is" in said) == (len(losses) == 1)
+    assert (" fell " in said, " rose " in said) == (last < first, last > first)
+    assert ("where it began" in said) == (len(losses) > 1 and first == last)
+
+
+def test_pairs_that_are_confused_as_often_are_counted():
+    labels = torch.tensor([0, 1, 2, 3])
+    said = confusion_in_words({"NPT": torch.eye(4)[[1, 0, 3, 2]]}, labels, list("abcd"))
+    assert "confuses 'a' and 'b' most, as often as 1 other pair: it takes 1 of 1 picture of the first" in said
+
+
+def test_zero_has_no_sign():
+    assert "−0.0" not in cosines_in_words({"zero-shot": torch.eye(3) - 1e-6, "NPT": torch.eye(3) - 1e-5})
+    assert np.isclose(float(re.search(r"is ([\d.]+) \(zero", cosines_in_words({"zero-shot": torch.eye(3)}))[1]), 0)

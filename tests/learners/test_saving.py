@@ -1,6 +1,7 @@
 """Prompts in a file: they come back as they were, and what does not belong is refused."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -85,3 +86,22 @@ def test_prompts_of_another_backbone_are_refused(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "name", "ViT-B-16-quickgelu")
     with pytest.raises(ValueError, match="backbone 'world'"):
         load_prompts(build_learner("coop", clip, NAMES), tmp_path / "prompts.safetensors")
+
+
+def test_a_header_that_takes_long_is_not_followed(clip, tmp_path):
+    coop, path = trained(clip), tmp_path / "prompts.safetensors"
+    header = dict(learner="coop", backbone="world", settings="{}", classnames="[]")
+    many = {f"t{number}": torch.ones(1) for number in range(20_000)}
+    start = time.process_time()
+    save_file(many, path, header)
+    written = time.process_time() - start
+    with pytest.raises(ValueError, match="prompts.safetensors was not written by save_prompts"):
+        load_prompts(coop, path)
+    assert time.process_time() - start < 2 * written + 1
+    path.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="prompts.safetensors has a header of 1152921504606846976 bytes"):
+        load_prompts(coop, path)
+    save_file({f"t{number}": torch.ones(1) for number in range(3000)}, path, header | {"classnames": json.dumps(NAMES)})
+    with pytest.raises(ValueError, match="and 2980 more, and this learner needs") as caught:
+        load_prompts(coop, path)
+    assert len(str(caught.value)) < 2000

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from npt.study.folder import RunFolder, _find_run, _open_run, _read_history, _write_metrics, read_metrics
-from npt.study.inputs import RunInputs
+from npt.study.folder import RunFolder, _differing_settings, _find_run, _open_run, _read_history, _write_metrics, read_metrics
+from npt.study.inputs import RunInputs, _read_inputs
 from npt.study.restore import load_run
 from npt.study.runs import do_run, fit_run, set_up
 from npt.study.settings import RunSettings
 from npt.study.transfer import transfer
+from npt.training.checkpoint import _CHECKPOINT
 
 INPUTS = RunInputs(weights="0" * 64, preprocess={}, template="a photo of a {}.", classnames={"base": ("cat", "dog")},
                    images={"base train": {"cat": (2, "f3"), "dog": (2, "a0")}})
@@ -35,6 +36,34 @@ def settings_of(folder: RunFolder) -> RunSettings:
     return RunSettings(**json.loads(folder.config.read_text()) | dict(runs_dir=str(folder.path.parents[4]), precision=None))
 
 
+def begun(settings: RunSettings) -> RunFolder:
+    "The folder of a run that was stopped after an epoch."
+    folder = _open_run(settings, INPUTS)
+    (folder.path / _CHECKPOINT).touch()
+    return folder
+
+
+def test_a_run_that_has_learned_nothing_is_in_nobodys_way(tmp_path):
+    settings, other = RunSettings(runs_dir=str(tmp_path)), INPUTS.model_copy(update=dict(weights="1" * 64))
+    _open_run(settings, other)
+    folder = _open_run(settings.model_copy(update=dict(measure_every=2)), INPUTS)
+    assert _read_inputs(folder.inputs) == INPUTS and json.loads(folder.config.read_text())["measure_every"] == 2
+    (folder.path / _CHECKPOINT).touch()
+    with pytest.raises(ValueError, match="measure_every: 2 there, None asked for"):
+        _open_run(settings, INPUTS)
+
+
+@pytest.mark.parametrize("there, here, same", [
+    ("w.pt", "/elsewhere/w.pt", True), ("openai", "w.pt", True), ("w.pt", None, True), ("openai", "laion2b_s34b_b88k", False), ("openai", "none", False),
+])  # fmt: skip
+def test_where_weights_lie_is_not_compared(there, here, same):
+    settings = RunSettings(backbone="ViT-B-16", pretrained="none")
+    told = _differing_settings(settings.model_copy(update=dict(pretrained=here)), settings.model_dump() | dict(pretrained=there))
+    assert told == ([] if same else [f"pretrained: {there!r} there, {here!r} asked for"])
+    files = [settings.model_copy(update=dict(pretrained=path)).folder for path in ("w.pt", "/elsewhere/w.pt")]
+    assert files[0] == files[1] != settings.folder
+
+
 def test_folder_of_other_settings_is_not_trained_into(finished):
     settings, _ = finished
     with pytest.raises(ValueError, match="measure_every: None there, 0 asked for.*choose another runs_dir, or overwrite=True"):
@@ -43,7 +72,7 @@ def test_folder_of_other_settings_is_not_trained_into(finished):
 
 def test_a_setting_that_an_older_folder_does_not_know_had_its_default(tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path))
-    path = _open_run(settings, INPUTS).config
+    path = begun(settings).config
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "views"}))
     assert _open_run(settings.model_copy(update=dict(device="cuda", data_root="elsewhere")), INPUTS).config == path
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(lr=0.5)))
@@ -54,9 +83,11 @@ def test_a_setting_that_an_older_folder_does_not_know_had_its_default(tmp_path):
 def test_another_precision_is_another_run_where_one_is_asked_for(tmp_path):
     settings = RunSettings(runs_dir=str(tmp_path))
     folder = _open_run(settings, INPUTS, precision="bf16")
+    (folder.path / _CHECKPOINT).touch()
     assert json.loads(folder.config.read_text())["precision"] == "bf16" and _open_run(settings, INPUTS, precision="fp32") == folder
     asked = [_open_run(settings.model_copy(update=dict(precision=name)), INPUTS, precision="fp32") for name in ("bf16", "fp32")]
     assert len({folder.path, *(one.path for one in asked)}) == 3
+    (asked[0].path / _CHECKPOINT).touch()
     shutil.copytree(asked[0].path, asked[1].path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match="precision: 'bf16' there, 'fp32' asked for"):
         _find_run(settings.model_copy(update=dict(precision="fp32")))
@@ -69,6 +100,7 @@ def test_a_run_on_other_things_is_refused_and_may_be_overwritten(tmp_path):
     with pytest.raises(ValueError, match="the weights are others .*overwrite=True"):
         _open_run(settings, other)
     assert not _open_run(settings, other, overwrite=True).finished and _open_run(settings, other) == folder
+    (folder.path / _CHECKPOINT).touch()
     folder.inputs.unlink()
     with pytest.raises(ValueError, match="inputs.json.*is missing"):
         _open_run(settings, other)

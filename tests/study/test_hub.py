@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from trained import MEASURED, NAMES, logits, train_a_little
@@ -58,6 +59,20 @@ def test_card_of_odd_names_is_still_a_card(clip, tmp_path):
     assert from_pretrained(tmp_path).classnames == odd
 
 
+def test_card_of_hostile_names_is_nothing_but_text(clip, tmp_path):
+    hostile = "mine\n\n<script>alert(1)</script>\n---\nlicense: mit\n```|`\u2028<img src=x>"
+    names = ["\n<script>`", "\n---\na: b", "```\n", "cat"]
+    learner = ZeroShot(clip, names)
+    learner.template = "a photo of\n<script> {}"
+    save_pretrained(learner, tmp_path, dataset=hostile, metrics=MEASURED)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert not [letters for letters in ("<", "\u2028", "\n---", "\nlicense") if letters in card.text]
+    assert card.text.count("```") == 4, "those of its two blocks"
+    header = (tmp_path / "README.md").read_text().split("\n---\n")[0]
+    assert yaml.safe_load(header.removeprefix("---\n"))["model-index"][0]["results"][0]["dataset"]["name"] == hostile
+    assert card.data.license is None and json.loads(card.text.rpartition("```json\n")[2].partition("\n```")[0]) == names
+
+
 def test_card_links_published_weights(clip):
     learner = build_learner("coop", clip, NAMES)
     origin = _Origin(backbone="ViT-B-16-quickgelu", pretrained="openai", dataset="dtd")
@@ -99,7 +114,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         files, path = self.server.files, self.path.partition("?")[0]
-        if path == "/api/models/prompts/mine/revision/main":
+        if path in ("/api/models/prompts/mine/revision/main", f"/api/models/prompts/mine/revision/{self.commit}"):
             about = dict(_id="1", id="prompts/mine", sha=self.commit, siblings=[{"rfilename": name} for name in files])
             self.answer(json.dumps(about).encode(), Content_Type="application/json")
         elif path == f"/api/models/prompts/mine/tree/{self.commit}":
@@ -146,6 +161,13 @@ def test_prompts_are_fetched_from_the_hub(hub, clip, tmp_path, pixels):
     assert torch.equal(logits(fetched, pixels), logits(learner, pixels))
     got = {Path(path).name for path in hub.asked if "/resolve/" in path}
     assert got == {"config.json", "prompts.safetensors"}
+    again = from_pretrained("prompts/mine", revision=Hub.commit)
+    assert torch.equal(logits(again, pixels), logits(learner, pixels))
+    assert sum(path.endswith("/revision/main") for path in hub.asked) == 1, "a commit that is here already is not asked for"
+    with pytest.raises(FileNotFoundError, match="'prompts/mine' is neither.*with the revision 'other'"):
+        from_pretrained("prompts/mine", revision="other")
+    with pytest.raises(ValueError, match="is a folder here, which has no revision 'main'"):
+        from_pretrained(tmp_path / "mine", revision="main")
 
 
 def test_what_the_hub_has_not_is_said(hub):

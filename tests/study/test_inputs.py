@@ -12,6 +12,7 @@ from npt.data.load import load_dataset
 from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _run_inputs
 from npt.study.runs import do_run, set_up
 from npt.study.settings import RunSettings
+from npt.training.checkpoint import _CHECKPOINT
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ def test_another_folder_of_photographs_never_gets_the_first_ones_numbers(one, tm
         with pytest.raises(ValueError, match="made from other things .*'dog' has other images"):
             set_up(settings[1])
         (settings[0].folder / "metrics.json").unlink(missing_ok=True)
+        (settings[0].folder / _CHECKPOINT).touch()
     write_pictures(one / "cat", 1, "new{}.jpg", 1)
     with pytest.raises(ValueError, match="'cat' has"):
         set_up(settings[0])

@@ -2,10 +2,12 @@
 
 import json
 
+import yaml
 from workflows import small_grid
 
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.jobs import _one_line, _papermill_command, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.settings import RunSettings
 from npt.study.watch import _do_group, _Work
 
 
@@ -45,3 +47,10 @@ def test_too_little_memory_is_told_with_what_to_change():
     for said in _one_line(MemoryError()), _said_at_the_end("nbclient.exceptions.DeadKernelError: Kernel died", 1):
         assert "memory_budget" in said and "--cores" in said
     assert "memory" not in _said_at_the_end("ValueError: as an example", 1)
+
+
+def test_papermill_is_told_every_setting_as_it_is():
+    "YAML takes 2e-05 for a text."
+    settings = RunSettings(lr=2e-5, learner="tip_adapter", learner_settings=dict(alpha=1e-7), template="yes: {}", runs_dir="a, b", tau=1e-3)
+    given = yaml.safe_load(_papermill_command(settings, "train.ipynb")[-1])
+    assert given.pop("baseline") is False and RunSettings(**given) == settings

@@ -94,6 +94,7 @@ def other_header(**changes):
 DAMAGE = {
     "gone": (shutil.rmtree, FileNotFoundError, "There is no folder"),
     "no config": (remove("config.json"), FileNotFoundError, "config.json"),
+    "no inputs": (remove("inputs.json"), ValueError, "inputs.json.* is missing, so nobody knows what the run was made from"),
     "no prompts": (remove("prompts.safetensors"), FileNotFoundError, "prompts.safetensors"),
     "unfinished": (remove("metrics.json"), ValueError, "not finished"),
     "cut short": (cut, ValueError, "prompts.safetensors"),

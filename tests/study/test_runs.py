@@ -15,21 +15,28 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import open_clip
 import pytest
 import torch
-from miniature import CLASSNAMES, PUBLISHED, make_mirror
+from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from server import serve
 from shared import count_calls
+from tiny import tiny_backbones
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trained import SMALL, without_time
 
 import npt
 import npt.data.prepare
 import npt.study.runs
+import npt.training.fit
+from npt._files import write_text
 from npt._lock import _HELD
+from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
+from npt.data.formats import _list_rows
 from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
@@ -65,7 +72,8 @@ def photographs(tmp_path):
     for name, hue in (("bird", 20), ("cat", 60), ("dog", 100), ("frog", 200)):
         (tmp_path / "photographs" / name).mkdir(parents=True)
         for number in range(6):
-            image = Image.effect_noise((40 + number, 30), hue).convert(["RGB", "L", "CMYK", "RGBA", "P", "I;16"][number])
+            image = Image.effect_noise((40 + number, 30), hue).convert(["RGB", "L", "CMYK", "RGBA", "P", "L"][number])
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if number == 5 else image  # 16 bits
             ending = ["jpg", "png", "jpg", "webp", "gif", "png"][number]
             options = {"exif": sideways} if number == 0 else {}
             image.save(tmp_path / "photographs" / name / f"{number}.{ending}", **options)
@@ -348,6 +356,47 @@ def test_few_classes_and_few_photographs(photographs, tmp_path):
         folder_run(photographs, tmp_path / "base", **SMALL)
 
 
+@pytest.mark.filterwarnings("ignore:.*(fewer|few photographs)")
+def test_one_photograph_a_class_is_refused_before_anything_is_written(photographs, tmp_path):
+    for path in photographs.glob("*/[1-5].*"):
+        path.unlink()
+    for learner in "coop", "tip_adapter", "tip_adapter_f":
+        with pytest.raises(ValueError, match=f"no training images of 'folder', and '{learner}' learns from them"):
+            set_up(RunSettings(dataset="folder", learner=learner, backbone="world", data_root=str(photographs), runs_dir=str(tmp_path / "runs"), **SMALL))
+    assert not (tmp_path / "runs").exists()
+
+
+def long_name(words: int) -> str:
+    return " ".join(["very"] * words) + " frog"
+
+
+@pytest.mark.parametrize("own", [
+    dict(learner="coop", template="a nice and very sharp old photo of one single {}."),  # a longer prompt than the learner's
+    dict(learner="maple", template="ensemble"),
+    dict(learner="coop", learner_settings=dict(n_ctx=1, ctx_init=None)),
+], ids=["template", "ensemble", "short context"])  # fmt: skip
+def test_a_novel_name_too_long_for_zero_shot_is_found_before_training(own, photographs, tmp_path):
+    clip = load_clip("world")
+    words = next(n for n in range(1, 80) if not clip.fits([f"a photo of a {long_name(n)}."])[0])
+    (photographs / "classnames.txt").write_text(f"frog {long_name(words - (0 if 'template' not in own else 2))}\n")
+    with pytest.raises(ValueError, match="Text too long for the .* tokens of world"):
+        set_up(RunSettings(**dict(dataset="folder", backbone="world", data_root=str(photographs), runs_dir=str(tmp_path / "runs"), **SMALL) | own))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_run_goes_on_with_weights_that_were_moved(noise_folder, tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    common = dict(dataset="folder", data_root=str(noise_folder), learner="coop", backbone="small-quickgelu", runs_dir=str(tmp_path / "runs"))
+    with tiny_backbones(tmp_path):
+        save_file(open_clip.create_model("small-quickgelu").state_dict(), path)
+        run = set_up(RunSettings(pretrained=str(path), **common, **SMALL))
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(npt.training.fit, "_save_checkpoint", lambda *args, save=npt.training.fit._save_checkpoint: save(*args) or 1 / 0)
+            fit_run(run, progress=False)
+        again = set_up(RunSettings(pretrained=str(path.rename(tmp_path / "moved.safetensors")), **common, **SMALL))
+        assert (again.folder.path / "checkpoint.safetensors").exists() and len(fit_run(again, progress=False)) == 3
+
+
 def test_a_random_half_is_a_run_of_its_own(tmp_path):
     runs = [RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path), class_split=split, **SMALL) for split in ("half", 3)]
     counts = [do_run(settings)["train_counts"].keys() for settings in runs]
@@ -472,6 +521,23 @@ def test_a_run_fetches_what_is_missing_and_says_so(published, capsys):
         warnings.simplefilter("ignore")
         set_up(RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1))
     assert "dtd-r1.0.1.tar.gz" not in capsys.readouterr().out
+
+
+def test_a_run_tries_the_published_split_first(published, monkeypatch):
+    publish, root = published
+    record, folder = publish("eurosat"), make_tree("eurosat", root)
+    record = replace(record, downloads=tuple(replace(download, sha256=None) for download in record.downloads))
+    for records in DATASETS, npt.data.prepare._PREPARED:
+        monkeypatch.setitem(records, "eurosat", record)
+    rows = _list_rows(record, root)
+    write_text(json.dumps({**rows, "train": rows["train"][::-1]}), root.parent / "mirror" / "eurosat" / "split_zhou_EuroSAT.json")
+    for prepare, there in (False, "split_npt_EuroSAT.json"), (True, "split_zhou_EuroSAT.json"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            set_up(RunSettings(dataset="eurosat", learner="coop", backbone="world", data_root=str(root), runs_dir=str(root / "runs"), shots=1,
+                               seed=int(prepare), prepare=prepare))
+        assert [path.name for path in folder.glob("split_*")] == [there]
+        (folder / there).unlink()
 
 
 def test_a_run_fetches_nothing_when_told_so(published):

@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import open_clip
 import papermill
 import pytest
 import torch
 from conftest import ROOT
 from miniature import CLASSNAMES, make_tree
 from PIL import Image
+from safetensors.torch import save_file
+from tiny import tiny_backbones
 
 import npt.study.transfer
 from npt.clip.load import load_clip
@@ -255,22 +258,76 @@ def test_photographs_of_ones_own_as_source(noise_folder, tmp_path):
     assert (RunFolder(settings.folder).path / "transfer.json").exists()
 
 
-def test_a_target_that_has_changed_is_measured_again(noise_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def own(noise_folder, tmp_path) -> tuple[Path, Path]:
+    "Photographs of one's own, and a run on them."
     root = Path(shutil.copytree(noise_folder, tmp_path / "photographs"))
     settings = RunSettings(**COMMON | dict(dataset="folder", data_root=str(root), runs_dir=str(tmp_path / "runs")))
     do_run(settings)
+    return root, settings.folder
+
+
+def turn(root: Path) -> None:
+    for path in (root / "cat").iterdir():
+        Image.open(path).rotate(90, expand=True).save(path)
+
+
+def test_a_target_that_has_changed_is_measured_again(own, run_dir, monkeypatch):
+    root, run = own
     asked = []
     monkeypatch.setattr(npt.study.transfer, "_measure", lambda *args: asked.append(args[3].record.name) or MEASURE(*args))
     for _ in range(2):
-        transfer(settings.folder, targets=["world/textures"])
-    assert asked == ["folder", "world/textures"]
-    for path in (root / "cat").iterdir():
-        Image.open(path).rotate(90, expand=True).save(path)
+        transfer(run, targets=["world/textures"])
+        transfer(run_dir, targets=["folder"], data_root=root)
+    assert asked == ["folder", "world/textures", "world/textures", "folder"]
+    turn(root)
     with pytest.warns(UserWarning, match="folder has other test images"):
-        transfer(settings.folder, targets=["world/textures"])
-    assert asked == ["folder", "world/textures", "folder"]
+        transfer(run_dir, targets=["folder"], data_root=root)
+    assert asked[4:] == ["folder"]
     shutil.rmtree(root)
-    assert len(transfer(settings.folder, targets=["world/textures"]).rows) == 2, "nobody can tell, so what was measured stays"
+    for place in run, run_dir:
+        assert len(transfer(place, targets=["world/textures"]).rows) == (2 if place is run else 1), "nobody can tell, so what was measured stays"
+    with pytest.raises(FileNotFoundError, match="folder: .*photographs"):
+        transfer(run_dir, targets=["folder"], data_root=root)
+
+
+@pytest.mark.parametrize("measured_before", [False, True])
+def test_a_source_of_other_pictures_is_refused_with_what_differs(measured_before, own):
+    root, run = own
+    before = transfer(run, targets=[]).rows if measured_before else ()
+    kept = {path: path.read_bytes() for path in root.glob("*/*")}
+    turn(root)
+    with pytest.warns(UserWarning, match="'folder' is not what the prompts were learned and measured on"):
+        with pytest.raises(FileNotFoundError, match="base val: 'cat' has other images than before"):
+            transfer(run, targets=[])
+    assert not read_transfer(run / "transfer.json").rows
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert not before or transfer(run, targets=[]).rows == before
+
+
+def test_the_place_of_ones_own_photographs_may_be_given(own, run_dir, tmp_path):
+    root, run = own
+    rows = transfer(run, targets=[]).rows
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    (other / "cat").rename(other / "zebra")
+    with pytest.warns(UserWarning, match="novel class 'zebra' is new"), pytest.raises(FileNotFoundError, match="'cat' is missing"):
+        transfer(run, targets=["folder"], data_root=other)
+    moved = root.rename(tmp_path / "moved")
+    for targets in [], ["folder"]:
+        assert transfer(run, targets=targets, data_root=moved).rows == rows
+
+
+def test_weights_that_were_moved_are_taken(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with tiny_backbones(tmp_path):
+        save_file(open_clip.create_model("small-quickgelu").state_dict(), path)
+        settings = RunSettings(**COMMON | dict(backbone="small-quickgelu", pretrained=str(path), runs_dir=str(tmp_path / "runs")))
+        do_run(settings)
+        moved = path.rename(tmp_path / "moved.safetensors")
+        with pytest.raises(FileNotFoundError, match="pretrained=PATH"):
+            transfer(settings.folder, targets=[])
+        assert len(transfer(settings.folder, targets=[], pretrained=moved).rows) == 1
 
 
 def execute(parameters: dict, tmp_path: Path) -> Path:
@@ -281,6 +338,8 @@ def execute(parameters: dict, tmp_path: Path) -> Path:
 
 
 def test_the_notebook_takes_a_run_as_text(run_dir, tmp_path):
+    inputs = json.loads((run_dir / "inputs.json").read_text())
+    (run_dir / "inputs.json").write_text(json.dumps(inputs | dict(images={})))  # the notebook's process draws all pictures
     text = execute(dict(run_dir=str(run_dir), targets=["world/textures"]), tmp_path).read_text()
     assert "source world/textures" in text and (run_dir / "figures" / "transfer.html").exists() and not (tmp_path / "runs").exists()
     assert [row.target for row in read_transfer(run_dir / "transfer.json").rows] == ["world/textures"]

@@ -67,10 +67,20 @@ def test_settings_are_given_by_keyword(drawn):
 def test_zero_is_a_number_and_never_means_not_given(name, number, drawn, tmp_path):
     for learner in "coop", "tip_adapter_f":
         one = in_world(learner, LOADED, drawn.classnames)
-        with pytest.raises(ValueError, match=f"{name}={number} must be above 0: leave it out for the recipe's value"):
+        with pytest.raises(ValueError, match=f"{name}={number} must be a .* number.*: leave it out for the usual value"):
             fit(one, drawn.train, run_dir=tmp_path, **{name: number})
         assert learner == "coop" or one.keys is None, "refused before anything is computed"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(lr=float("inf")), dict(lr="0.1"), dict(lr=True), dict(epochs=1.5), dict(epochs="2"), dict(batch_size=2.0),
+    dict(num_clusters=0), dict(measure_every=-1), dict(measure_every=True), dict(workers=-1),
+], ids=str)
+def test_a_number_that_no_fit_can_have_is_named(wrong, drawn):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f"^{name}={value!r} must be a (whole|finite) number"):
+        fit(in_world("coop", LOADED, drawn.classnames), drawn.train, **wrong)
 
 
 def test_splits_that_are_not_the_learners_are_refused(drawn, tmp_path):
