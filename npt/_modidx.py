@@ -1546,6 +1546,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'npt.study.settings.RunSettings.is_unusual': ( 'study/settings.html#runsettings.is_unusual',
                                                                                    'npt/study/settings.py'),
                                     'npt.study.settings._bytes_agreed': ('study/settings.html#_bytes_agreed', 'npt/study/settings.py'),
+                                    'npt.study.settings._check_characters': ( 'study/settings.html#_check_characters',
+                                                                              'npt/study/settings.py'),
                                     'npt.study.settings._check_together': ('study/settings.html#_check_together', 'npt/study/settings.py'),
                                     'npt.study.settings._check_value': ('study/settings.html#_check_value', 'npt/study/settings.py'),
                                     'npt.study.settings._checked_prepare': ( 'study/settings.html#_checked_prepare',

@@ -94,10 +94,20 @@ def _expanded(path: Any) -> Any:
         raise ValueError("nobody here has such a home: give the path in full, or ./~ for a folder of that name")
     return full
 
+# %% ../../nbs/study/settings.ipynb #e7c1e4a6
+def _check_characters(settings: "RunSettings") -> None:
+    "Raise ValueError for a setting with a character that UTF-8 does not have."
+    for name, value in settings:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}={value!r} holds a character that no file can hold: leave it out") from None
+
 # %% ../../nbs/study/settings.ipynb #553f45df
 def _check_together(settings: "RunSettings") -> None:
     "Raise ValueError where values do not fit each other, whatever machine this is."
     _all_settings(settings.learner, settings.learner_settings)
+    _check_characters(settings)
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
@@ -228,7 +238,8 @@ def _reason(problem: Mapping[str, Any]) -> str:  # problem: one of pydantic's
     how = ": write True or False" if problem["type"].startswith("bool") else ""
     if problem["type"] == "float_type" and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", str(problem["input"])):
         how = ": write it with a point, such as 1.0e-4, since YAML takes 1e-4 for a text"
-    return problem["msg"].removeprefix("Value error, ") + how
+    said = problem["msg"].removeprefix("Value error, ")
+    return (said if len(said) < 2000 else f"{said[:1000]} ...") + how
 
 # %% ../../nbs/study/settings.ipynb #46c179e4
 def _said(
