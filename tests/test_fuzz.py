@@ -78,7 +78,9 @@ def config(folder: Path) -> tuple[Path, Callable]:
 
 def metrics(folder: Path) -> tuple[Path, Callable]:
     path = folder / "metrics.json"
-    path.write_text(json.dumps(dict(base=91.5, novel=80.0, per_class=[1.0, None], collapse={"nc1": 0.5}, shots=[16, 16])))
+    path.write_text(json.dumps(dict(
+        zero_shot={"base": 90.1}, base=91.5, h=80.0, objective="ce", train_counts={"cat": 4, "dog": 4}, seconds=2.5,
+        versions={"npt": "0.1"}, collapse={"base": {"nc1": 0.5, "nc2": None}})))
     return path, lambda: read_metrics(RunFolder(folder))
 
 

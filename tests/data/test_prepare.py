@@ -23,7 +23,7 @@ import npt.data.prepare
 import npt.data.unpack
 from npt.data.datasets import DATASETS, DatasetRecord
 from npt.data.formats import _SPLITS, _image_folder, _read_rows
-from npt.data.prepare import _DOWNLOADS, _PREPARED, dataset_state, prepare
+from npt.data.prepare import _DOWNLOADS, _PREPARED, _UNASKED, _check_size_agreed, dataset_state, prepare
 from npt.data.unpack import _unpack
 
 # all fifteen
@@ -612,3 +612,14 @@ def test_a_part_of_a_dataset_is_told_from_the_whole(mirrored: Callable, root: Pa
     shutil.rmtree(copy / "images" / "banded")
     with pytest.raises(ValueError, match="images/ with 5 class folders, 50 images in all; .*images has 4 folders with images, 40 in all"):
         prepare("dtd", root, link=copy)
+
+
+def test_a_run_fetches_unasked_only_what_is_small(root: Path):
+    for name, most in ("dtd", _UNASKED), ("food101", 6e9):
+        _check_size_agreed(_PREPARED[name], root, most)
+    with pytest.raises(ValueError, match=r"food101 is not in .*at most 2.00GB unasked.*5.00GB: give -p prepare 6GB, or .*prepare.py food101"):
+        _check_size_agreed(_PREPARED["food101"], root, _UNASKED)
+    by_hand = root / _DOWNLOADS / "food101" / "food-101.tar.gz"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.touch()
+    _check_size_agreed(_PREPARED["food101"], root, _UNASKED)

@@ -8,8 +8,12 @@ import pytest
 from conftest import ROOT
 
 from npt.objectives.terms import TERMS
+<<<<<<< HEAD
 from npt.study.grid import expand, read_grid
 from npt.study.settings import _NOT_IN_NAMES, RunSettings, check_parameters, notebook_settings
+=======
+from npt.study.settings import RunSettings, _bytes_agreed, check_parameters, notebook_settings
+>>>>>>> g3
 
 BAD = {
     "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
@@ -176,3 +180,11 @@ def test_values_of_the_right_kind_pass():
     check_parameters(given(tau=1, seeds=[4], epochs=None, run_dir="runs", top=1, overwrite=True, batch={"maple": 4}))
     check_parameters(given(targets=["one", "other"], run_dir="~/one", epochs=2, rate=1, out="~/x"))
     check_parameters({})
+
+
+def test_what_a_run_may_fetch_is_a_yes_a_no_or_a_size():
+    given = {True: 2e9, False: 0, "10GB": 1e10, "1.5 TB": 1.5e12, "300MB": 3e8}
+    assert {prepare: _bytes_agreed(RunSettings(prepare=prepare).prepare) for prepare in given} == given
+    for wrong in "false", "10", "10gb", "-1GB", "", "9" * 99 + "GB", 1, None, 1e9:
+        with pytest.raises(ValueError, match="prepare"):
+            RunSettings(prepare=wrong)
