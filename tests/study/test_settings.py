@@ -8,12 +8,8 @@ import pytest
 from conftest import ROOT
 
 from npt.objectives.terms import TERMS
-<<<<<<< HEAD
 from npt.study.grid import expand, read_grid
-from npt.study.settings import _NOT_IN_NAMES, RunSettings, check_parameters, notebook_settings
-=======
-from npt.study.settings import RunSettings, _bytes_agreed, check_parameters, notebook_settings
->>>>>>> g3
+from npt.study.settings import _NOT_IN_NAMES, RunSettings, _bytes_agreed, check_parameters, notebook_settings
 
 BAD = {
     "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
