@@ -186,7 +186,7 @@ def _bytes_agreed(prepare: bool | str) -> float:
     if isinstance(prepare, bool):
         return _UNASKED * prepare
     if not (size := re.fullmatch(r"(\d{1,6}(?:\.\d+)?) ?([MGT]B)", prepare)):
-        raise ValueError(f"prepare={prepare!r} is neither True nor False nor a size such as '10GB'")
+        raise ValueError("a dataset is fetched or not: write True, False or the most that may be fetched, such as '10GB'")
     return float(size[1]) * _UNITS[size[2]]
 
 

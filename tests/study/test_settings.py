@@ -36,7 +36,7 @@ BAD = {
     "a truth value for a number": (dict(shots=True), "shots=True: Input should be a valid integer"),
     "a truth value for tau": (dict(tau=True), "tau=True: Input should be a valid number"),
     "a text for a number": (dict(epochs="3"), "epochs='3': Input should be a valid integer"),
-    "a text for a truth value": (dict(prepare="false"), "prepare='false': Input should be a valid boolean: write True or False"),
+    "a text for a truth value": (dict(prepare="false"), "prepare='false': a dataset is fetched or not: write True, False or the most"),
     "a number for a truth value": (dict(prepare=1), "prepare=1"),
     "a number for a text": (dict(learner=3), "learner=3: Input should be a valid string"),
     "a list for a name": (dict(dataset=["dtd"]), "dataset=['dtd']"),
