@@ -23,6 +23,17 @@ from npt.data.prepare import _DOWNLOADS, _PREPARED
 MAX_BYTES = 10**8  # more than any archive here has
 SPLIT = json.dumps({split: [["a/1.jpg", 0, "a"], ["b/1.jpg", 1, "b"]] for split in _SPLITS})
 
+UNSUMMED = """
+import sys
+from dataclasses import replace
+from npt.data import prepare
+for name, record in prepare._PREPARED.items():
+    downloads = tuple(replace(download, md5=None, sha256=None, git=None) for download in record.downloads)
+    prepare._PREPARED[name] = replace(record, downloads=downloads)
+from npt.data.cli import prepare_command
+sys.exit(prepare_command())
+"""
+
 
 def one_file(name: str, content: bytes, server: Server, monkeypatch: pytest.MonkeyPatch, **changes: object) -> DatasetRecord:
     "Serve one archive of dtd, and make it all that dtd is made of."
@@ -74,8 +85,8 @@ def left_behind(root: Path) -> list[Path]:
 
 
 def in_a_process(*arguments: object) -> subprocess.Popen:
-    "The command line in a process of its own, which listens to Ctrl-C even where the tests run in the background."
-    command = [sys.executable, ROOT / "data_prep" / "prepare.py", *map(str, arguments)]
+    "The command line in a process of its own, without checksums, which no miniature has; it listens to Ctrl-C even where the tests run in the background."
+    command = [sys.executable, "-c", UNSUMMED, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

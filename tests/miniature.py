@@ -1,6 +1,5 @@
 """The fifteen datasets in miniature: a few classes and tiny pictures, in the true folders, label files and archives."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -16,6 +15,7 @@ from scipy.io import savemat
 
 from npt._files import write_bytes, write_text
 from npt.data.datasets import DATASETS, DatasetRecord, Download
+from npt.data.download import _digest
 
 PUBLISHED = [name for name, record in DATASETS.items() if record.folder]
 PER_CLASS = 10  # pictures of a class: 5 to train, 2 to validate, 3 to test where the split is made from them
@@ -212,7 +212,7 @@ def make_mirror(name: str, mirror: Path) -> DatasetRecord:
             continue
         archive = mirror / name / download.name
         pack(download, record, root, archive)
-        sums = {kind: hashlib.new(kind, archive.read_bytes()).hexdigest() for kind in ("md5", "sha256") if getattr(download, kind)}
+        sums = {kind: _digest(archive, kind) for kind in download.sums}
         downloads.append(replace(download, size=archive.stat().st_size, also=(), **sums))
     shutil.rmtree(root)
     kept = {download.name: download for download in downloads}

@@ -52,7 +52,7 @@ def _shards(
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         files = [index.parent / name for name in names if Path(name).name == name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(index)!r} is no index of weights files: it needs a table 'weight_map'.") from error
     if len(files) < len(names) or not files:
         raise ValueError(f"{str(index)!r} names no weights, or some outside of its folder: {', '.join(names[:3])}.")

@@ -109,7 +109,7 @@ def _hosts(record: DatasetRecord) -> list[str]:
 # %% ../../nbs/data/cli.ipynb #0c0c2de1
 def _record_row(record: DatasetRecord) -> str:
     "A dataset's row of `_datasets_table`."
-    sums = f"{sum(bool(download.md5 or download.sha256) for download in record.downloads)} of {len(record.downloads)}"
+    sums = f"{sum(bool(download.sums) for download in record.downloads)} of {len(record.downloads)}"
     cells = (f"[{record.name}]({record.homepage})", record.num_classes, record.num_images, _total_size(record),
              ", ".join(_hosts(record)), sums, record.licence)
     return f"| {' | '.join(map(str, cells))} |"

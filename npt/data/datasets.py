@@ -27,6 +27,7 @@ class Download:
     inner: str = ""  # of an archive that holds an archive: the path of the inner one, which is the one to unpack
     md5: str | None = None  # where one is published
     sha256: str | None = None  # where one is known
+    git: str | None = None  # the name that git gives its content, where that is all that is known
     also: tuple[str, ...] = ()  # further addresses of the same bytes, tried in turn where `url` fails
     needed: bool = True  # False: the images can be had without it
 
@@ -34,6 +35,11 @@ class Download:
     def addresses(self) -> tuple[str, ...]:
         "Where it can be fetched, in the order in which that is tried; none where no open address lives."
         return tuple(filter(None, (self.url, *self.also)))
+
+    @property
+    def sums(self) -> dict[str, str]:
+        "The checksums that are known of it."
+        return {kind: known for kind in ("md5", "sha256", "git") if (known := getattr(self, kind))}
 
 # %% ../../nbs/data/datasets.ipynb #4ccde11f
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _drive(file_id: str) -> str:
     return f"https://drive.google.com/uc?id={file_id}"
 
 # %% ../../nbs/data/datasets.ipynb #14398c67
-_COPIES = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/main"
+_COPIES = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/ceb3112337fb6e1bf71534e355ca5569b63f19a6"
 
 
 def _whole(name: str, folder: str, size: int, sha256: str | None = None) -> Download:
@@ -110,15 +116,15 @@ _SPLIT_FILES = ("https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptat
                 "c7e7e68ae4eeadfab98e7886b2d6c9cf48a7ceb5/splits")
 
 
-def _of_coop(folder: str, name: str, size: int, drive_id: str, sha256: str | None = None) -> Download:
+def _of_coop(folder: str, name: str, size: int, drive_id: str, sha256: str | None = None, git: str | None = None) -> Download:
     "A small file of CoOp's that lies in the dataset's folder."
-    return Download(f"{_SPLIT_FILES}/{name}", name, size, f"{folder}/{name}", folder, sha256=sha256, also=(_drive(drive_id),),
-                    needed=False)
+    return Download(f"{_SPLIT_FILES}/{name}", name, size, f"{folder}/{name}", folder, sha256=sha256, git=git,
+                    also=(_drive(drive_id),), needed=False)
 
 # %% ../../nbs/data/datasets.ipynb #6dd58184
-def _beside(folder: str, name: str, size: int, url: str, md5: str | None = None) -> Download:
+def _beside(folder: str, name: str, size: int, url: str, md5: str | None = None, sha256: str | None = None) -> Download:
     "A small file that lies in the dataset's folder."
-    return Download(url, name, size, f"{folder}/{name}", folder, md5=md5, needed=False)
+    return Download(url, name, size, f"{folder}/{name}", folder, md5=md5, sha256=sha256, needed=False)
 
 # %% ../../nbs/data/datasets.ipynb #baba02dc
 _IMAGENET_STEPS = """\
@@ -162,10 +168,12 @@ _OXFORD_PETS = DatasetRecord(
     homepage=f"{_VGG}/pets/",
     whole=_whole("oxford_pets.zip", "oxford_pets", 811_000_000),
     downloads=(
-        Download(f"{_VGG}/pets/data/images.tar.gz", "images.tar.gz", 791_900_000, "oxford_pets/images", "oxford_pets",
-                 md5="5c4f3ee8e5d25df40f4fd59a7f44e54c"),
-        Download(f"{_VGG}/pets/data/annotations.tar.gz", "annotations.tar.gz", 19_200_000, "oxford_pets/annotations",
-                 "oxford_pets", md5="95a8c909bbe2e81eed6a22bccdf3f68f", needed=False),
+        Download(f"{_VGG}/pets/data/images.tar.gz", "images.tar.gz", 791_918_971, "oxford_pets/images", "oxford_pets",
+                 md5="5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                 sha256="67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d"),
+        Download(f"{_VGG}/pets/data/annotations.tar.gz", "annotations.tar.gz", 19_173_078, "oxford_pets/annotations",
+                 "oxford_pets", md5="95a8c909bbe2e81eed6a22bccdf3f68f",
+                 sha256="52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91", needed=False),
         _of_coop("oxford_pets", "split_zhou_OxfordPets.json", 724_217, "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
                  "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e"),
     ))
@@ -184,13 +192,17 @@ _STANFORD_CARS = DatasetRecord(
     manual=_CARS_STEPS,
     whole=_whole("stanford_cars.zip", "stanford_cars", 1_957_000_000),
     downloads=(  # ai.stanford.edu answers 404; the checksums are those of torchvision's releases up to 0.16
-        Download("", "cars_train.tgz", 979_300_000, "stanford_cars/cars_train", "stanford_cars",
-                 md5="065e5b463ae28d29e77c1b4b166cfe61"),
-        Download("", "cars_test.tgz", 977_400_000, "stanford_cars/cars_test", "stanford_cars",
-                 md5="4ce7ebf6a94d07f1952d94dd34c4d501"),
-        Download("", "car_devkit.tgz", 331_000, "stanford_cars/devkit", "stanford_cars",
-                 md5="c3b158d763b6e2245038c8ad08e45376", needed=False),
-        _beside("stanford_cars", "cars_test_annos_withlabels.mat", 186_000, "", md5="b0a2b23655a3edd16d84508592a98d10"),
+        Download("", "cars_train.tgz", 979_269_282, "stanford_cars/cars_train", "stanford_cars",
+                 md5="065e5b463ae28d29e77c1b4b166cfe61",
+                 sha256="512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"),
+        Download("", "cars_test.tgz", 977_350_468, "stanford_cars/cars_test", "stanford_cars",
+                 md5="4ce7ebf6a94d07f1952d94dd34c4d501",
+                 sha256="bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"),
+        Download("", "car_devkit.tgz", 330_960, "stanford_cars/devkit", "stanford_cars",
+                 md5="c3b158d763b6e2245038c8ad08e45376",
+                 sha256="b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd", needed=False),
+        _beside("stanford_cars", "cars_test_annos_withlabels.mat", 185_758, "", md5="b0a2b23655a3edd16d84508592a98d10",
+                sha256="790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),
         _of_coop("stanford_cars", "split_zhou_StanfordCars.json", 1_855_652, "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
                  "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"),
     ))
@@ -202,10 +214,12 @@ _OXFORD_FLOWERS = DatasetRecord(
     homepage=f"{_VGG}/flowers/102/",
     whole=_whole("oxford_flowers.zip", "oxford_flowers", 345_000_000),
     downloads=(
-        Download(f"{_VGG}/flowers/102/102flowers.tgz", "102flowers.tgz", 344_900_000, "oxford_flowers/jpg",
-                 "oxford_flowers", md5="52808999861908f626f3c1f4e79d11fa"),
+        Download(f"{_VGG}/flowers/102/102flowers.tgz", "102flowers.tgz", 344_862_509, "oxford_flowers/jpg",
+                 "oxford_flowers", md5="52808999861908f626f3c1f4e79d11fa",
+                 sha256="2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"),
         _beside("oxford_flowers", "imagelabels.mat", 502, f"{_VGG}/flowers/102/imagelabels.mat",
-               md5="e0620be6f572b9609742df49c70aed4d"),
+               md5="e0620be6f572b9609742df49c70aed4d",
+               sha256="4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
         _of_coop("oxford_flowers", "cat_to_name.json", 2_212, "1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
                  "0469f1ad7fe0072d98155c49aa58649d998edbbe3326229003aa5f7228525236"),
         _of_coop("oxford_flowers", "split_zhou_OxfordFlowers.json", 771_139, "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
@@ -219,9 +233,11 @@ _FOOD101 = DatasetRecord(
     homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
     whole=_whole("food101.zip", "food-101", 4_996_000_000),
     downloads=(
-        Download("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", 4_996_000_000,
-                 "food-101/images", md5="85eeb15f3717b99a5da872d97d918f87"),
-        _of_coop("food-101", "split_zhou_Food101.json", 5_500_000, "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl"),
+        Download("https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", 4_996_278_331,
+                 "food-101/images", md5="85eeb15f3717b99a5da872d97d918f87",
+                 sha256="d97d15e438b7f4498f96086a4f7e2fa42a32f2712e87d3295441b2b6314053a4"),
+        _of_coop("food-101", "split_zhou_Food101.json", 5_500_000, "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
+                 git="39557040ee6501bd32aa8b5dfd75f7941a32f0a7"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #7f2d8cab
@@ -251,9 +267,12 @@ _SUN397 = DatasetRecord(
     lists=("Training_01.txt", "Testing_01.txt"),
     whole=_whole("sun397.zip", "sun397", 39_200_000_000),
     downloads=(  # vision.princeton.edu and its copies at MIT answer 404
-        Download("", "SUN397.tar.gz", 39_200_000_000, "sun397/SUN397", "sun397", md5="8ca2778205c41d23104230ba66911c7a"),
-        Download("", "Partitions.zip", 2_000_000, "sun397/ClassName.txt", "sun397", needed=False),
-        _of_coop("sun397", "split_zhou_SUN397.json", 4_500_000, "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
+        Download("", "SUN397.tar.gz", 39_077_296_924, "sun397/SUN397", "sun397", md5="8ca2778205c41d23104230ba66911c7a",
+                 sha256="f404130965a7ad77bed5ececc71e720ab50f3cc1e1bb257257610d38f3b928ec"),
+        Download("", "Partitions.zip", 18_293_705, "sun397/ClassName.txt", "sun397",
+                 sha256="e3311ea5f812d4cc6faef194688343d1111f6cd6f70f2c62f393c2b8d6ba1ec9", needed=False),
+        _of_coop("sun397", "split_zhou_SUN397.json", 4_500_000, "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
+                 git="8d10037b0690b6c65e307a354b039efb0f42404c"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #12fbffc0
@@ -264,8 +283,9 @@ _DTD = DatasetRecord(
     whole=_whole("dtd.zip", "dtd", 625_200_000,
                  "5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b"),
     downloads=(
-        Download(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "dtd-r1.0.1.tar.gz", 625_200_000, "dtd/images",
-                 md5="fff73e5086ae6bdbea199a49dfb8a4c1"),
+        Download(f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz", "dtd-r1.0.1.tar.gz", 625_239_812, "dtd/images",
+                 md5="fff73e5086ae6bdbea199a49dfb8a4c1",
+                 sha256="e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205"),
         _of_coop("dtd", "split_zhou_DescribableTextures.json", 563_702, "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
                  "f26ebeccd2b58e68d70f07a0dc39fe49bf7b69024bac34396b954dfd87969c38"),
     ))
@@ -288,7 +308,8 @@ _EUROSAT = DatasetRecord(
     downloads=(  # for madm.dfki.de, which is gone: TorchGeo's copy, as in torchvision
         Download("https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
                  "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-                 "EuroSAT.zip", 94_300_000, "eurosat/2750", "eurosat", md5="c8fa014336c82ac7804f0398fcb19387"),
+                 "EuroSAT.zip", 94_280_567, "eurosat/2750", "eurosat", md5="c8fa014336c82ac7804f0398fcb19387",
+                 sha256="8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd"),
         _of_coop("eurosat", "split_zhou_EuroSAT.json", 3_006_492, "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
                  "541503a77d0b26b735d85ec7a3e672804fe0aa466c2e5f07da772cc6c0af8ad2"),
     ))
@@ -303,8 +324,8 @@ _UCF101 = DatasetRecord(
         Download(_drive("10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O"), "UCF-101-midframes.zip", 190_000_000,
                  "ucf101/UCF-101-midframes", "ucf101"),
         Download("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
-                 "UCF101TrainTestSplits-RecognitionTask.zip", 114_000, "ucf101/ucfTrainTestlist", "ucf101",
-                 needed=False),
+                 "UCF101TrainTestSplits-RecognitionTask.zip", 113_943, "ucf101/ucfTrainTestlist", "ucf101",
+                 sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27", needed=False),
         _of_coop("ucf101", "split_zhou_UCF101.json", 1_557_485, "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
                  "d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8"),
     ))
@@ -321,8 +342,9 @@ _IMAGENET_V2 = DatasetRecord(
     whole=_whole("imagenetv2.zip", "imagenetv2", 1_260_000_000),
     downloads=(  # for the authors' S3 bucket, which is closed: where they moved it
         Download("https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
-                 "imagenetv2-matched-frequency.tar.gz", 1_260_000_000,
-                 "imagenetv2/imagenetv2-matched-frequency-format-val", "imagenetv2"),
+                 "imagenetv2-matched-frequency.tar.gz", 1_264_079_360,
+                 "imagenetv2/imagenetv2-matched-frequency-format-val", "imagenetv2",
+                 sha256="f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #d92e3d4a
@@ -332,8 +354,9 @@ _IMAGENET_SKETCH = DatasetRecord(
     homepage="https://github.com/HaohanWang/ImageNet-Sketch",
     whole=_whole("imagenet-sketch.zip", "imagenet-sketch", 7_800_000_000),
     downloads=(
-        Download(_drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA"), "ImageNet-Sketch.zip", 7_800_000_000,
-                 "imagenet-sketch/images", "imagenet-sketch/images", pick="sketch"),
+        Download(_drive("1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA"), "ImageNet-Sketch.zip", 7_593_573_012,
+                 "imagenet-sketch/images", "imagenet-sketch/images", pick="sketch",
+                 sha256="4d3ce6b82a7c48aabf14aeac105eb533e75707f152cc858f55bfc022031a72ed"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #984243a1
@@ -345,8 +368,8 @@ _IMAGENET_A = DatasetRecord(
     homepage="https://github.com/hendrycks/natural-adv-examples",
     whole=_whole("imagenet-adversarial.zip", "imagenet-adversarial", 688_000_000),
     downloads=(
-        Download(f"{_BERKELEY}/imagenet-a.tar", "imagenet-a.tar", 688_000_000, "imagenet-adversarial/imagenet-a",
-                 "imagenet-adversarial"),
+        Download(f"{_BERKELEY}/imagenet-a.tar", "imagenet-a.tar", 687_552_512, "imagenet-adversarial/imagenet-a",
+                 "imagenet-adversarial", sha256="3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #17f84040
@@ -357,8 +380,8 @@ _IMAGENET_R = DatasetRecord(
     homepage="https://github.com/hendrycks/imagenet-r",
     whole=_whole("imagenet-rendition.zip", "imagenet-rendition", 2_190_000_000),
     downloads=(
-        Download(f"{_BERKELEY}/imagenet-r.tar", "imagenet-r.tar", 2_190_000_000, "imagenet-rendition/imagenet-r",
-                 "imagenet-rendition"),
+        Download(f"{_BERKELEY}/imagenet-r.tar", "imagenet-r.tar", 2_191_079_936, "imagenet-rendition/imagenet-r",
+                 "imagenet-rendition", sha256="18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52"),
     ))
 
 # %% ../../nbs/data/datasets.ipynb #6f5b14e1

@@ -122,9 +122,14 @@ def _hub_file(
     return hf_hub_url(repository, name, endpoint=hub.endpoint, **of), found[0].lfs and found[0].lfs.sha256
 
 # %% ../../nbs/data/download.ipynb #a8e375bc
+def _on_hub(url: str) -> bool:
+    "Whether the hub serves an address, which tells a SHA-256 of each large file."
+    return _HUB_ADDRESS.fullmatch(url) is not None
+
+
 def _look_up(url: str) -> tuple[str, str | None]:
     "Where the file of an address is fetched from, and its SHA-256 where its host tells one; ConnectionError as in `_hub_file`."
-    return _hub_file(url) if _HUB_ADDRESS.fullmatch(url) else (url, None)
+    return _hub_file(url) if _on_hub(url) else (url, None)
 
 # %% ../../nbs/data/download.ipynb #35376abc
 def _is_web_page(path: Path) -> bool:
@@ -133,22 +138,31 @@ def _is_web_page(path: Path) -> bool:
         return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 # %% ../../nbs/data/download.ipynb #9cba2c10
-def _digest(path: Path, kind: str) -> str:  # kind: "md5" or "sha256"
-    "A checksum of a file of any size."
-    digest = hashlib.new(kind, usedforsecurity=False)
+def _digest(path: Path, kind: str) -> str:  # kind: "md5", "sha256" or "git"
+    "A checksum of a file of any size; git's is the SHA-1 of a line with the size, and the content."
+    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
+    if kind == "git":
+        digest.update(b"blob %d\0" % path.stat().st_size)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 # %% ../../nbs/data/download.ipynb #3d0ae1a4
-_SUMS = {"md5": "MD5 sum", "sha256": "SHA-256"}
+_SUMS = {"md5": "MD5 sum", "sha256": "SHA-256", "git": "name in git"}
 
 
-def _check_file(path: Path, **sums: str | None) -> None:  # md5 and sha256, where they are known
-    "Refuse a web page, and a file without the checksums that were published, with a ValueError."
+def _check_file(
+    path: Path,
+    size: int | None = None,  # bytes, about, of what a publisher has; only looked at where there is no checksum
+    **sums: str | None,  # md5, sha256 and git, where they are known
+) -> None:
+    "Refuse with a ValueError a web page, and a file without the checksums that were published, or else of quite another size."
     if _is_web_page(path):
         raise ValueError(f"{path.name} is a web page, not the file")
+    held = path.stat().st_size
+    if size and not any(sums.values()) and not size / 2 <= held <= 2 * size + 100_000:
+        raise ValueError(f"{path.name} has {held} bytes, and about {size} were expected")
     for kind, published in sums.items():
         if published and (digest := _digest(path, kind)) != published:
             raise ValueError(f"{path.name} has the {_SUMS[kind]} {digest}, and {published} was published")

@@ -11,6 +11,8 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import open_clip
-from scipy.io import loadmat
 
 from .._files import write_text
 from .._names import known
@@ -131,13 +132,22 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 # %% ../../nbs/data/formats.ipynb #4af65caf
+_READ_MATLAB = """
+import json, sys
+from scipy.io import loadmat
+held = loadmat(sys.argv[1], simplify_cells=True)
+print(json.dumps({name: value for name, value in held.items() if name[:2] != "__"}, default=lambda array: array.tolist()))
+"""
+
+
 def _matlab(path: Path) -> dict:
-    "What a MATLAB file holds. Raises FileNotFoundError where there is none, ValueError where it is damaged."
-    with path.open("rb") as file:
-        try:
-            return loadmat(file)
-        except Exception as error:  # a damaged file can raise nearly anything
-            raise ValueError(f"{path.name} is no MATLAB file that can be read ({error})") from error
+    "What a MATLAB file holds, as lists and dictionaries. Raises FileNotFoundError where there is none, ValueError where it is damaged."
+    path.stat()
+    done = subprocess.run([sys.executable, "-I", "-c", _READ_MATLAB, str(path.absolute())], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["whoever reads it crashes"]
+        raise ValueError(f"{path.name} is no MATLAB file that can be read ({reason[0]:.200})")
+    return json.loads(done.stdout)
 
 # %% ../../nbs/data/formats.ipynb #31dab92b
 def _rows_of_folders(folder: Path, classnames: Mapping[str, str], below: str = "") -> list[ImageRow]:
@@ -160,7 +170,7 @@ def _class_folders(record: DatasetRecord, root: Path) -> ImageRows:
 @register_format("flowers")
 def _flowers(record: DatasetRecord, root: Path) -> ImageRows:
     "Flowers102: labels from 1 in imagelabels.mat, names in cat_to_name.json; split three ways."
-    labels = _matlab(root / record.folder / "imagelabels.mat")["labels"][0]
+    labels = _matlab(root / record.folder / "imagelabels.mat")["labels"]
     names = json.loads((root / record.folder / "cat_to_name.json").read_text("utf-8"))
     return _split_three_ways(ImageRow(f"image_{number:05d}.jpg", int(label) - 1, names[str(label)])
                             for number, label in enumerate(labels, start=1))
@@ -178,7 +188,7 @@ def _pets(record: DatasetRecord, root: Path) -> ImageRows:
 # %% ../../nbs/data/formats.ipynb #5b1a15da
 def _car_names(folder: Path) -> list[str]:  # in label order
     "The models of cars, the year first."
-    names = [str(name[0]).split(" ") for name in _matlab(folder / "devkit" / "cars_meta.mat")["class_names"][0]]
+    names = [str(name).split(" ") for name in _matlab(folder / "devkit" / "cars_meta.mat")["class_names"]]
     return [" ".join([year, *words]) for *words, year in names]
 
 # %% ../../nbs/data/formats.ipynb #d316ca17
@@ -189,8 +199,8 @@ def _cars(record: DatasetRecord, root: Path) -> ImageRows:
     names = _car_names(folder)
 
     def listed(images: str, annotations: str) -> list[ImageRow]:
-        cells = _matlab(folder / annotations)["annotations"][0]
-        labelled = [(str(cell["fname"][0]), int(cell["class"][0, 0]) - 1) for cell in cells]
+        cells = _matlab(folder / annotations)["annotations"]
+        labelled = [(str(cell["fname"]), int(cell["class"]) - 1) for cell in cells]
         return [ImageRow(f"{images}/{file}", label, names[label]) for file, label in labelled]
 
     return _split_train_val(listed("cars_train", "devkit/cars_train_annos.mat"),

@@ -7,6 +7,7 @@ __all__ = ['dataset_state', 'prepare']
 
 # %% ../../nbs/data/prepare.ipynb #88e581d5
 import hashlib
+import math
 import os
 import shlex
 import shutil
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from .._names import error_line, known
 from .datasets import DATASETS, DatasetRecord, Download
-from .download import _check_file, _delete_received, _download_file, _look_up, _size_text
+from .download import _check_file, _delete_received, _download_file, _look_up, _on_hub, _size_text
 from .formats import _image_folder, _list_rows
 from .parts import _find_dataset
 from .unpack import _ARCHIVES, _unpack
@@ -127,14 +128,29 @@ def _files_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: 
     return [download for download in [*missing, *whole] if _addresses(download, record, mirror)]
 
 # %% ../../nbs/data/prepare.ipynb #a06e05e8
+def _needs_whole(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> bool:
+    "Whether images have no address of their own, so that only the archive of all can bring them."
+    return any(each.needed and not _addresses(each, record, mirror) for each in missing)
+
+
+def _total_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> int:
+    "About how many bytes the missing files of a dataset have that can be fetched."
+    whole = _needs_whole(missing, record, mirror)
+    return sum(each.size for each in _files_to_fetch(missing, record, mirror) if whole or each is not record.whole)
+
+# %% ../../nbs/data/prepare.ipynb #8eff8b43
+def _line_to_fetch(download: Download, record: DatasetRecord, mirror: str | None, instead: bool) -> str:
+    "Name, size and addresses of a file; `instead` of others, or beside them."
+    addresses = _addresses(download, record, mirror)
+    known = "" if download.sums or _on_hub(addresses[0]) else " (only the size is known)"
+    return f"  {'or else all in ' if instead else ''}{download.name}, {_size_text(download.size)}{known}, from {' or '.join(addresses)}"
+
+
 def _lines_to_fetch(missing: Sequence[Download], record: DatasetRecord, mirror: str | None) -> list[str]:
     "A line for each file that has an address, under one with the sum of their sizes; none where there is no such file."
-    files = _files_to_fetch(missing, record, mirror)
-    homeless = any(each.needed and not _addresses(each, record, mirror) for each in missing)
-    total = sum(each.size for each in files if homeless or each is not record.whole)
-    lines = [f"  {'' if homeless or each is not record.whole else 'or else all in '}{each.name}, {_size_text(each.size)}, from "
-             + " or ".join(_addresses(each, record, mirror)) for each in files]
-    return [f"to fetch, about {_size_text(total)}:", *lines] if lines else []
+    instead = None if _needs_whole(missing, record, mirror) else record.whole
+    lines = [_line_to_fetch(each, record, mirror, each is instead) for each in _files_to_fetch(missing, record, mirror)]
+    return [f"to fetch, about {_size_text(_total_to_fetch(missing, record, mirror))}:", *lines] if lines else []
 
 # %% ../../nbs/data/prepare.ipynb #a03b41f8
 def _announce(record: DatasetRecord, root: str | Path, mirror: str | None = None) -> str:  # a few lines
@@ -144,6 +160,23 @@ def _announce(record: DatasetRecord, root: str | Path, mirror: str | None = None
     lines = [f"{record.name}, {record.description}: {state.word} in {home} (licence: {record.licence})"]
     lines += _lines_to_fetch(state.missing, record, mirror)
     return "\n".join([*lines, *([state.by_hand] if state.by_hand and not mirror else [])])
+
+# %% ../../nbs/data/prepare.ipynb #690c85b7
+_UNASKED = 2_000_000_000  # bytes
+
+
+def _check_size_agreed(
+    record: DatasetRecord,
+    root: Path,
+    most: float,  # bytes that somebody has agreed to, or `_UNASKED`
+) -> None:
+    "Raise ValueError, naming the size and how to agree, where more would have to be fetched of a dataset."
+    by_hand = _download_folder(record, root)
+    size = _total_to_fetch([each for each in dataset_state(record, root).missing if not (by_hand / each.name).exists()], record, None)
+    if size > most:
+        raise ValueError(f"{record.name} is not in {root}, and a run fetches at most {_size_text(most)} unasked, while this takes about "
+                         f"{_size_text(size)}: give -p prepare {math.ceil(size / 1e9)}GB, or first run python data_prep/prepare.py "
+                         f"{record.name} --root {root}")
 
 # %% ../../nbs/data/prepare.ipynb #ed2cf3cb
 @contextmanager
@@ -231,7 +264,7 @@ def _receive(download: Download, url: str, folder: Path, use: Callable[[Path], N
     try:
         if not file.exists():
             _download_file(address, file, _max_bytes(download))
-        _check_file(file, md5=download.md5, sha256=download.sha256 or told)
+        _check_file(file, download.size if url in download.addresses else None, **{"md5": None, "sha256": told} | download.sums)
         use(file)
     except ValueError as error:
         _delete_received(file)
@@ -271,7 +304,7 @@ class _WrongByHand(ValueError):
 def _use_by_hand(download: Download, file: Path, use: Callable[[Path], None]) -> None:
     "Check and use a file that the user has put there. Raises _WrongByHand where it is wrong."
     try:
-        _check_file(file, md5=download.md5, sha256=download.sha256)
+        _check_file(file, **download.sums)
         use(file)
     except ValueError as error:
         raise _WrongByHand(f"{error}. Replace {file}, which was put there by hand") from error

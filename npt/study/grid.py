@@ -48,7 +48,7 @@ def _refuse_twice(what: str, values: list) -> None:
         raise ValueError(f"{what} lists {twice[0]!r} twice")
 
 # %% ../../nbs/study/grid.ipynb #b9604541
-_SWITCHES = {name for name, field in RunSettings.model_fields.items() if field.annotation is bool}
+_SWITCHES = {name for name, field in RunSettings.model_fields.items() if isinstance(field.default, bool)}
 
 # %% ../../nbs/study/grid.ipynb #fc04f56b
 def _refuse_truth(what: str, values: list) -> None:
@@ -118,8 +118,8 @@ def _read_yaml(path: Path) -> Any:
         raise FileNotFoundError(f"there is no grid file {str(path)!r}; workflow/grids holds some")
     try:
         return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is no YAML file: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # ValueErrors are of texts that look like dates, and the like
+        raise ValueError(f"{str(path)!r} is no YAML file: {' '.join(str(error).split())}") from error
 
 # %% ../../nbs/study/grid.ipynb #ba564ce9
 def read_grid(

@@ -124,7 +124,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path).copy() if path.exists() else pd.DataFrame()  # a copy has its columns side by side
     except (ValueError, UnicodeDecodeError) as error:  # pandas' own are ValueErrors
-        raise ValueError(f"{str(path)!r} is damaged ({error}): make it again from its grid") from error
+        raise ValueError(f"{str(path)!r} is damaged ({' '.join(str(error).split())}): make it again from its grid") from error
 
 # %% ../../nbs/study/results.ipynb #42072cca
 _NEEDED = {"learner", "objective", "seed", "seconds", "folder"}

@@ -28,7 +28,7 @@ from ..clip.frozen import FrozenCLIP
 from ..clip.load import _PRECISIONS, load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
-from ..data.prepare import _announce, dataset_state, prepare
+from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
 from ..data.split import Part
 from ..learners.base import _check_usable, fill
 from ..learners.build import build_learner, learner_settings
@@ -39,7 +39,7 @@ from ..objectives.anchors import _cluster_count
 from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
 from .inputs import RunInputs, _run_inputs
 from .machine import _choices_said, _on_this_machine
-from .settings import RunSettings
+from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
@@ -74,6 +74,7 @@ def _fetch_missing(settings: RunSettings) -> None:
     state = dataset_state(record, root)
     if settings.prepare and not state.complete:
         if not state.by_hand:
+            _check_size_agreed(record, root, _bytes_agreed(settings.prepare))
             print(_announce(record, root))
         prepare(record.name, root)
 

@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     create_model,
     model_validator,
@@ -35,6 +36,7 @@ from ..clip.backbone import BACKBONES
 from ..clip.pretraining import _check_tag, _uses_quick_gelu
 from ..data.datasets import DATASETS
 from ..data.features import _check_views
+from ..data.prepare import _UNASKED
 from ..learners.base import _Seed, fill
 from ..learners.build import _all_settings, learner_names
 from ..objectives.objective import build_objective
@@ -175,6 +177,24 @@ _IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_cluster
              "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
 
+# %% ../../nbs/study/settings.ipynb #950aab74
+_UNITS = dict(MB=1e6, GB=1e9, TB=1e12)
+
+
+def _bytes_agreed(prepare: bool | str) -> float:
+    "How many bytes of a dataset a run may fetch. Raises ValueError for a text that is no size."
+    if isinstance(prepare, bool):
+        return _UNASKED * prepare
+    if not (size := re.fullmatch(r"(\d{1,6}(?:\.\d+)?) ?([MGT]B)", prepare)):
+        raise ValueError("a dataset is fetched or not: write True, False or the most that may be fetched, such as '10GB'")
+    return float(size[1]) * _UNITS[size[2]]
+
+
+def _checked_prepare(prepare: bool | str) -> bool | str:
+    "Raise ValueError as `_bytes_agreed` does."
+    _bytes_agreed(prepare)
+    return prepare
+
 # %% ../../nbs/study/settings.ipynb #a51fe002
 def _from_file(backbone: str, pretrained: str | None) -> bool:
     "Whether weights are a file or a folder, whose name tells nothing."
@@ -242,6 +262,7 @@ _Objective = Annotated[str, AfterValidator(_readable)]
 _Template = Annotated[str | None, AfterValidator(_fillable)]
 _Table = Annotated[dict[str, Any], BeforeValidator(_read_json_text)]
 _Device = Annotated[str, AfterValidator(_device_name)]
+_Prepare = Annotated[StrictBool | str, AfterValidator(_checked_prepare)]
 _Path = Annotated[str, BeforeValidator(_expanded)]
 _ClassSplit = Literal["half"] | _Seed
 _Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of things of which nobody means more
@@ -269,7 +290,7 @@ class RunSettings(BaseModel):
     pretrained: _Path | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
     data_root: _Path | None = None  # the folder that holds the datasets, or your photographs; None: data, here
-    prepare: bool = True  # fetch a published dataset that is missing
+    prepare: _Prepare = True  # fetch a published dataset that is missing: True, if it has at most 2 GB, False, or a size such as "10GB"
     workers: int | None = Field(None, ge=0, le=1024)  # processes that open images; None: as many as pay
     runs_dir: _Path = "runs"  # where the run folder is made
     epochs: _Number | None = None  # None, here and below: the recipe's value for this learner and backbone

@@ -1,5 +1,6 @@
 "The registry: every record is whole, and a name that is not there is answered."
 
+import re
 from pathlib import PurePosixPath
 
 import pytest
@@ -35,9 +36,10 @@ def test_files_are_put_below_the_folder_and_every_one_can_be_had(record):
         made = PurePosixPath(download.makes)
         assert made.is_relative_to(record.folder) and made.is_relative_to(download.into) and ".." not in made.parts
         assert download.addresses or record.manual
-        assert all(url.startswith(("https://", "http://")) for url in download.addresses)
+        assert all(url.startswith("https://") for url in download.addresses)
         assert download.md5 is None or len(bytes.fromhex(download.md5)) == 16
         assert download.sha256 is None or len(bytes.fromhex(download.sha256)) == 32
+        assert download.git is None or len(bytes.fromhex(download.git)) == 20
     assert record.num_classes and record.num_images
     images = PurePosixPath(record.folder, record.images)
     assert any(PurePosixPath(download.makes).is_relative_to(images) for download in record.downloads if download.needed)
@@ -55,8 +57,23 @@ def test_every_file_but_imagenets_has_a_second_source():
     wholes = [record.whole for record in PUBLISHED if record.whole]
     assert len({whole.url for whole in wholes}) == 14 and all("/zhengli97/prompt_learning_dataset/" in w.url for w in wholes)
     assert find_dataset("dtd").whole.sha256.startswith("5ba4d300")
-    summed = [d.name for record in PUBLISHED for d in record.downloads if d.sha256]
-    assert len(summed) == 8 and "cat_to_name.json" in summed, "seven split files and the names of the flowers"
+
+
+def test_what_is_fetched_is_known_by_a_checksum():
+    "Beside what each user makes for a mirror, only two files have none, and of those the size is known."
+    downloads = [download for record in PUBLISHED for download in record.downloads]
+    assert [d.name for d in downloads if not d.sums] == ["train.tar", "val.tar", "classnames.txt", "UCF-101-midframes.zip"]
+    assert {d.name for d in downloads if d.sums and not d.sha256} == {
+        "caltech-101.zip", "fgvc-aircraft-2013b.tar.gz", "split_zhou_Food101.json", "split_zhou_SUN397.json"}
+    assert sum(d.sha256 is not None for d in downloads) == 26
+
+
+def test_what_the_hub_and_github_serve_is_of_one_commit():
+    addresses = [url for record in PUBLISHED for each in (*record.downloads, record.whole) if each for url in each.addresses]
+    served = [url for url in addresses if "huggingface.co" in url or "githubusercontent.com" in url]
+    loose = [url for url in served if not re.search(r"/[0-9a-f]{40}/", url)]
+    assert len(served) > 20 and [url.rpartition("/")[2] for url in loose] == ["imagenetv2-matched-frequency.tar.gz"], "it has a SHA-256"
+
 
 
 @pytest.mark.parametrize("wrong, near", {"world/shape": "world/shapes", "Caltech": "caltech101", "flowers": "oxford_flowers"}.items())

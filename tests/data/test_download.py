@@ -115,9 +115,22 @@ def test_the_hub_of_the_environment_is_asked_for_address_and_checksum(server: Se
     assert _look_up("https://example.org/a.zip") == ("https://example.org/a.zip", None)
 
 
-@pytest.mark.parametrize("kind", ["md5", "sha256"])
-def test_a_checksum_of_either_kind_is_asked_for(kind: str, tmp_path: Path):
+@pytest.mark.parametrize("kind, known", [
+    ("md5", hashlib.md5(b"content").hexdigest()), ("sha256", hashlib.sha256(b"content").hexdigest()),
+    ("git", "6b584e8ece562ebffc15d38808cd6b98fc3d97ea"),  # as `git hash-object` says
+])
+def test_a_checksum_of_each_kind_is_asked_for(kind: str, known: str, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"content")
-    _check_file(tmp_path / "file", **{kind: hashlib.new(kind, b"content").hexdigest()})
+    _check_file(tmp_path / "file", **{kind: known})
     with pytest.raises(ValueError, match="file has the .* [0-9a-f]+, and 0+ was published"):
         _check_file(tmp_path / "file", **{kind: "0" * 32})
+
+
+def test_where_no_checksum_is_known_the_size_must_be_about_right(tmp_path: Path):
+    (tmp_path / "file").write_bytes(bytes(10**6))
+    for size in 10**6, 1_900_000, 510_000:
+        _check_file(tmp_path / "file", size)
+    for size in 2_100_000, 400_000:
+        with pytest.raises(ValueError, match=f"file has 1000000 bytes, and about {size} were expected"):
+            _check_file(tmp_path / "file", size)
+        _check_file(tmp_path / "file", size, md5=hashlib.md5(bytes(10**6)).hexdigest())

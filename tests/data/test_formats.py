@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from miniature import CLASSNAMES, PUBLISHED, make_tree, write_pictures
+from miniature import CLASSNAMES, PUBLISHED, make_tree, miniature_record, write_pictures
 
 from npt.data.datasets import DATASETS, find_dataset
-from npt.data.formats import _SPLITS, FORMATS, _image_folder, _read_rows, register_format
+from npt.data.formats import _SPLITS, FORMATS, _car_names, _image_folder, _list_rows, _read_rows, register_format
 from npt.world.label_sets import LABEL_SETS, WorldImage
 
 each_dataset = pytest.mark.parametrize("name", PUBLISHED)
@@ -298,3 +298,14 @@ def test_the_offline_world_is_a_format_like_any_other(name):
     for split in _SPLITS:
         assert all(row.classname == names[row.label] and row.path[:3] == (name, split, row.label) for row in rows[split])
         assert isinstance(rows[split][0].path, WorldImage) and len({row.path for row in rows[split]}) == len(rows[split])
+
+
+def test_a_matlab_file_that_crashes_its_reader_does_no_harm(tmp_path):
+    make_tree("stanford_cars", tmp_path)
+    path = tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat"
+    names = _car_names(tmp_path / "stanford_cars")
+    assert len(names) == 4
+    good = path.read_bytes()
+    path.write_bytes(good[:220] + b"\x01\0\0\0" + good[224:])  # at which SciPy's reader ends the process that calls it
+    with pytest.raises(ValueError, match="stanford_cars.*cars_meta.mat is no MATLAB file that can be read .whoever reads it crashes"):
+        _list_rows(miniature_record("stanford_cars"), tmp_path)

@@ -125,5 +125,7 @@ def test_a_file_that_would_start_a_program_is_never_opened(ending, tmp_path, mon
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "TGA"])
 def test_what_photographs_come_in_is_opened(kind, tmp_path):
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not know {kind}")
     Image.new("RGB", (40, 40), "white").save(tmp_path / "picture", kind)
     assert np.asarray(_open_image(tmp_path / "picture", upright=True)).min() > 250

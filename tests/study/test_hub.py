@@ -145,7 +145,8 @@ def hub(monkeypatch, tmp_path) -> Iterator[ThreadingHTTPServer]:
         address = f"http://127.0.0.1:{server.server_port}"
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        for module in constants, huggingface_hub.file_download:  # older clients have a copy there
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}", raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

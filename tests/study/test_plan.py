@@ -24,6 +24,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch)
     leave_run(task)
     task.folder.metrics.unlink()
     task.folder.config.write_text(task.settings.model_copy(update=dict(epochs=7)).model_dump_json())
+    (task.folder.path / "checkpoint.safetensors").touch()
     with pytest.raises(ValueError, match="epochs: 7 there, 2 asked for"):
         make_plan(grid)
 

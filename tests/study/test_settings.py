@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from npt.objectives.terms import TERMS
 from npt.study.grid import expand, read_grid
-from npt.study.settings import _NOT_IN_NAMES, RunSettings, check_parameters, notebook_settings
+from npt.study.settings import _NOT_IN_NAMES, RunSettings, _bytes_agreed, check_parameters, notebook_settings
 
 BAD = {
     "dataset": (dict(dataset="world/shpaes"), "world/shapes"),
@@ -36,7 +36,7 @@ BAD = {
     "a truth value for a number": (dict(shots=True), "shots=True: Input should be a valid integer"),
     "a truth value for tau": (dict(tau=True), "tau=True: Input should be a valid number"),
     "a text for a number": (dict(epochs="3"), "epochs='3': Input should be a valid integer"),
-    "a text for a truth value": (dict(prepare="false"), "prepare='false': Input should be a valid boolean: write True or False"),
+    "a text for a truth value": (dict(prepare="false"), "prepare='false': a dataset is fetched or not: write True, False or the most"),
     "a number for a truth value": (dict(prepare=1), "prepare=1"),
     "a number for a text": (dict(learner=3), "learner=3: Input should be a valid string"),
     "a list for a name": (dict(dataset=["dtd"]), "dataset=['dtd']"),
@@ -176,3 +176,11 @@ def test_values_of_the_right_kind_pass():
     check_parameters(given(tau=1, seeds=[4], epochs=None, run_dir="runs", top=1, overwrite=True, batch={"maple": 4}))
     check_parameters(given(targets=["one", "other"], run_dir="~/one", epochs=2, rate=1, out="~/x"))
     check_parameters({})
+
+
+def test_what_a_run_may_fetch_is_a_yes_a_no_or_a_size():
+    given = {True: 2e9, False: 0, "10GB": 1e10, "1.5 TB": 1.5e12, "300MB": 3e8}
+    assert {prepare: _bytes_agreed(RunSettings(prepare=prepare).prepare) for prepare in given} == given
+    for wrong in "false", "10", "10gb", "-1GB", "", "9" * 99 + "GB", 1, None, 1e9:
+        with pytest.raises(ValueError, match="prepare"):
+            RunSettings(prepare=wrong)
