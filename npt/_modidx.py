@@ -1577,6 +1577,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'npt.study.settings._setting_of': ('study/settings.html#_setting_of', 'npt/study/settings.py'),
                                     'npt.study.settings._told_by_its_word': ( 'study/settings.html#_told_by_its_word',
                                                                               'npt/study/settings.py'),
+                                    'npt.study.settings._usual': ('study/settings.html#_usual', 'npt/study/settings.py'),
                                     'npt.study.settings._usual_backbone': ('study/settings.html#_usual_backbone', 'npt/study/settings.py'),
                                     'npt.study.settings._usual_weights': ('study/settings.html#_usual_weights', 'npt/study/settings.py'),
                                     'npt.study.settings.check_parameters': ( 'study/settings.html#check_parameters',

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .._files import cache_folder, write_tensors
+from .._files import cache_folder, sweep, write_tensors
 from ..clip.frozen import FrozenCLIP
 from .contents import _content_hashes
 from .datasets import DatasetRecord
@@ -116,7 +116,7 @@ def _read_features(path: Path, shape: tuple[int, int]) -> Tensor | None:
         features = load_file(path)["features"]
     except (OSError, SafetensorError, KeyError):
         return None
-    return features if features.shape == shape else None
+    return features if features.shape == shape and features.isfinite().all() else None
 
 # %% ../../nbs/data/features.ipynb #8a43993a
 def _keep_on_disk(
@@ -126,6 +126,7 @@ def _keep_on_disk(
 ) -> None:
     "Write features to their file; warn where that is not possible."
     try:
+        sweep(path.parent)
         write_tensors({"features": features}, path, {"of": what})
     except OSError as error:
         warnings.warn(f"features of {what} cannot be kept in {str(path.parent)!r} ({error}): the next run will compute "

@@ -194,7 +194,7 @@ def read_metrics(folder: RunFolder) -> dict:  # percent, and collapse, see `npt.
         _Metrics.model_validate(found)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise _damaged(folder.metrics, f"{'.'.join([*map(str, problem['loc'][:2]), problem['msg'].removeprefix('Value error, ')])}") from error
+        raise _damaged(folder.metrics, f"{'.'.join([*map(str, problem['loc'][:2]), problem['msg'].removeprefix('Value error, ')])}") from None
     return _with_nan(found)
 
 # %% ../../nbs/study/folder.ipynb #8fb8856e

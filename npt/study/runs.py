@@ -198,7 +198,7 @@ def set_up(
     """
     _check_overwrite(overwrite)
     chosen = _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
-    with _threads_of(settings):
+    with _threads_of(settings), _told_how_to_go_on(lambda: "nothing was changed; the same call begins again"):
         data = _load_run_data(settings)
         clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=chosen.precision,
                          memory_budget=settings.memory_budget)

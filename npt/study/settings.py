@@ -232,6 +232,15 @@ def _data_name(settings: "RunSettings") -> str:
     tail += f"-clusters{settings.num_clusters}" if settings.num_clusters else ""
     return f"tau{settings.tau:g}-shots{settings.shots}{tail}{_hash_of_untold(settings)}"
 
+# %% ../../nbs/study/settings.ipynb #14c22b50
+def _usual(settings: "RunSettings", name: str) -> Any:
+    "What a setting is where nobody says."
+    try:
+        chosen = dict(backbone=lambda: _usual_backbone(settings.dataset), pretrained=lambda: _usual_weights(settings.backbone))
+        return chosen.get(name, lambda: type(settings).model_fields[name].default)()
+    except ValueError:
+        return object()  # equal to nothing
+
 # %% ../../nbs/study/settings.ipynb #3716973a
 def _reason(problem: Mapping[str, Any]) -> str:  # problem: one of pydantic's
     "What is wrong with a value, and how to write it."
@@ -325,11 +334,7 @@ class RunSettings(BaseModel):
 
     def is_unusual(self, name: str) -> bool:
         "Whether a setting is not its default; the backbone's depends on the dataset, and that of the weights on the backbone."
-        usual = dict(backbone=lambda: _usual_backbone(self.dataset), pretrained=lambda: _usual_weights(self.backbone))
-        try:
-            return getattr(self, name) != usual.get(name, lambda: type(self).model_fields[name].default)()
-        except ValueError:  # there are no usual weights
-            return True
+        return getattr(self, name) != _usual(self, name)
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,6 +230,15 @@ def test_a_damaged_file_is_replaced(damage, clip, split, folder, monkeypatch):
     sizes = count_calls(monkeypatch, later)
     assert torch.equal(split_features(later, split)[0], expected) and sizes == [len(split)]
     assert path.read_bytes() == whole and list(folder.iterdir()) == [path]
+
+
+def test_what_killed_runs_left_half_written_goes_with_the_next_features(clip, split, folder):
+    folder.mkdir(parents=True)
+    left, kept = folder / f".{'0' * 64}.safetensors.{uuid.uuid4().hex}", folder / f"{'0' * 64}.safetensors"
+    left.touch()
+    kept.touch()
+    split_features(clip, split)
+    assert not left.exists() and kept.exists() and len(list(folder.iterdir())) == 2
 
 
 def test_where_nothing_can_be_written_the_run_goes_on_and_says_so(clip, split, folder, tmp_path):

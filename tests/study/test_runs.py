@@ -206,6 +206,16 @@ def test_a_run_that_was_interrupted_in_its_first_epoch_goes_on_in_the_same_kerne
     assert_same_files(settings.folder, finished[0].folder)
 
 
+def test_an_interrupt_before_the_first_step_says_how_to_go_on_too(tmp_path, monkeypatch, capfd):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(npt.study.runs, "load_clip", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        do_run(RunSettings(runs_dir=str(tmp_path)))
+    assert capfd.readouterr().err == "Interrupted: nothing was changed; the same call begins again\n" and not list(tmp_path.iterdir())
+
+
 def test_more_clusters_than_classes_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="32 classes can form 1 to 32 clusters, not num_clusters=33"):
         set_up(RunSettings(learner="coop", objective="cpt", num_clusters=33, runs_dir=str(tmp_path)))
