@@ -38,7 +38,7 @@ def collect_runs(
     runs_dir: str | Path,  # the folder that holds the runs, at any depth
 ) -> pd.DataFrame:  # a row a finished run, see `_run_row`
     "Read every finished run under a folder. Raises ValueError naming a damaged file."
-    return pd.DataFrame([_run_row(RunFolder(path.parent)) for path in sorted(Path(runs_dir).rglob("metrics.json"))])
+    return pd.DataFrame([_run_row(RunFolder(path.parent)) for path in sorted(Path(runs_dir).expanduser().rglob("metrics.json"))])
 
 # %% ../../nbs/study/collect.ipynb #4a26f119
 def _module_of(name: str) -> str:

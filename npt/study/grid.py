@@ -22,7 +22,7 @@ from ..data.datasets import DATASETS
 from .collect import _run_row
 from .folder import RunFolder, _damaged, _read_history, _read_json
 from .inputs import _read_inputs
-from .settings import RunSettings
+from .settings import RunSettings, _Path
 from .transfer import _results_file, read_transfer
 
 # %% ../../nbs/study/grid.ipynb #25a7b33b
@@ -89,8 +89,8 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    runs_dir: str = Field(min_length=1)  # where the run folders and the report are made
-    data_root: str | None = None  # where datasets are; None: `npt.data.load.DATA_ROOT`
+    runs_dir: _Path  # where the run folders and the report are made
+    data_root: _Path | None = None  # where datasets are; None: `npt.data.load.DATA_ROOT`
     group: int = Field(10, ge=1)  # runs that one job does, one after the other
     timeout: float | None = Field(None, gt=0, le=31_536_000)  # seconds after which a run is stopped; None: a day
     notebooks: bool = False  # each run is an executed copy of train.ipynb, and not done in the job's own process

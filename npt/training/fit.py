@@ -499,7 +499,7 @@ def fit(
         own = recipe(learner.name, learner.clip.name, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views)
-        path, state = Path(run_dir) / _CHECKPOINT if run_dir else None, _start(learner, plan)
+        path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():
             _resume(state, path, learner, fitted)

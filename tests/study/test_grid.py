@@ -60,6 +60,16 @@ def test_a_clusters_grid_is_read_on_a_laptop():
     assert len(expand(read_grid(grid))) == 2, "its weights and data need not be here"
 
 
+def test_paths_are_written_out_once_for_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    grid = read_grid(dict(runs_dir="~/runs", data_root="~/data", experiments=dict(one=dict(seed=1))))
+    (task,) = expand(grid)
+    assert (grid.runs_dir, grid.data_root, task.settings.data_root) == (f"{tmp_path}/runs", f"{tmp_path}/data", f"{tmp_path}/data")
+    assert str(task.settings.folder).startswith(f"{tmp_path}/runs/world") and make_plan(grid).folder == tmp_path / "runs" / ".workflow"
+    with pytest.raises(ValueError, match="runs_dir: it is no path"):
+        read_grid(dict(runs_dir="", experiments=dict(one=dict(seed=1))))
+
+
 # ---- the grids of this repository
 
 
