@@ -82,7 +82,7 @@ def _inputs_at_hand(settings: RunSettings, clip: FrozenCLIP) -> RunInputs | None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = _load_run_data(settings)
+            data = _load_run_data(settings.model_copy(update=dict(prepare=False)))
         return _run_inputs(settings, data, clip, _run_template(settings, data))
     except (OSError, ValueError) as error:
         warnings.warn(f"finished runs on {settings.dataset!r} are taken as they are, since its images cannot be read: {error}")

@@ -96,6 +96,7 @@ def _plain(text: object) -> str:
 # %% ../../nbs/study/tables.ipynb #f840ffd9
 def markdown_table(
     frame: pd.DataFrame,  # texts or numbers
+    *,
     title: str = "",  # in bold above it
 ) -> str:
     "A Markdown table; levels of an index are columns, levels of a header are joined, and what is not there is told so."

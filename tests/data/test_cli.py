@@ -16,7 +16,7 @@ from server import HANGS, Server
 
 from npt.data.cli import _datasets_table, prepare_command
 from npt.data.formats import _image_folder, _read_rows
-from npt.data.prepare import _DOWNLOADS, _PREPARED, prepare
+from npt.data.prepare import _PREPARED, prepare
 
 
 def test_datasets_are_prepared_and_told_and_one_failure_stops_no_other(server, mirrored, root, capsys):
@@ -151,15 +151,12 @@ def test_all_is_unattended_but_for_imagenet(server: Server, root: Path, monkeypa
     """
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     pack_whole("stanford_cars", server.folder / "zhengli97/prompt_learning_dataset/resolve/ceb3112337fb6e1bf71534e355ca5569b63f19a6/stanford_cars.zip")
-    split = root / _DOWNLOADS / "stanford_cars" / "split_zhou_StanfordCars.json"  # wrong, so that no test looks for it elsewhere
-    split.parent.mkdir(parents=True)
-    split.write_text("not a split")
     process = in_a_process("imagenet", "stanford_cars", "--root", root)
     out, err = process.communicate(timeout=300)
     assert "stanford_cars: 4 classes; " in out and "cars_train.tgz has no open address; next is https://huggingface.co" in err
     failed = err.split("failed:\n")[1].splitlines()
     assert [line.partition(":")[0].strip() for line in failed] == ["imagenet", "stanford_cars"] and process.returncode == 1
-    assert "should have 196" in failed[1] and "SHA-256" in err
+    assert "should have 196" in failed[1] and "split_zhou_StanfordCars.json of stanford_cars is left out" in err
 
 
 def test_the_table_of_the_readme_is_that_of_the_records():

@@ -40,7 +40,7 @@ def test_a_chrome_that_cannot_start_is_one_warning_and_no_wait(tmp_path):
     broken = dict(os.environ, BROWSER_PATH="/bin/false", PYTHONPATH=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], env=broken, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "['a.html', 'b.html']" in done.stdout, done.stderr
-    assert done.stderr.count("No PNG of figures") == 1
+    assert done.stderr.count("UserWarning: No PNG of figures") == 1
 
 
 @pytest.fixture

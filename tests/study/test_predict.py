@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -80,8 +81,11 @@ def test_photographs_are_turned_upright(clip, tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16", "LA", "F"])
 def test_pillow_images_of_every_mode(clip, mode):
-    image = Image.effect_noise((40, 30), 80).convert(mode if mode != "LA" else "RGBA")
-    table = predict(ZeroShot(clip, NAMES), image.convert(mode))
+    noise = Image.effect_noise((40, 30), 80)
+    wide = {"I;16": np.asarray(noise).astype(np.uint16) * 257, "F": np.asarray(noise) / np.float32(255)}
+    image = Image.fromarray(wide[mode]) if mode in wide else noise.convert("RGBA").convert(mode)
+    assert image.mode == mode
+    table = predict(ZeroShot(clip, NAMES), image)
     assert table["image"].tolist() == ["picture 1"] * 3
 
 

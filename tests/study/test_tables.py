@@ -31,12 +31,12 @@ def test_what_is_missing_is_marked():
 
 def test_names_are_text_whatever_they_hold():
     hostile = pd.DataFrame({"a\n|b": ["<script>alert(1)</script>", "`x` | y\n\n# z"]}, index=pd.Index(["[a](javascript:1)", "![a](b)"], name="<b>"))
-    for shown in markdown_table(hostile), markdown_table(hostile, "one\n\n<script>"):
+    for shown in markdown_table(hostile), markdown_table(hostile, title="one\n\n<script>"):
         cells = shown[shown.index("|"):].splitlines()
         assert len(cells) == 4 and {line.count("|") for line in cells} == {3}
         assert not [letters for letters in ("<", ">", "`", "](", "\n#") if letters in shown]
     page = HTMLExporter().from_notebook_node(new_notebook(cells=[new_code_cell(outputs=[new_output(
-        "display_data", {"text/markdown": markdown_table(hostile, "one\n\n<script>")})])]))[0]
+        "display_data", {"text/markdown": markdown_table(hostile, title="one\n\n<script>")})])]))[0]
     assert "alert(1)" in page and "<script>alert" not in page and "javascript:1\"" not in page
     assert markdown_table(pd.DataFrame({"change": ["**+0.5** [0.1, 0.9]"]})).endswith("| 0 | **+0.5** [0.1, 0.9] |")
 
