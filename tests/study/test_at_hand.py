@@ -60,6 +60,7 @@ def test_other_weights_are_found_and_absent_ones_stop_nothing(finished, clip, mo
     with pytest.raises(ValueError, match="the weights are others"):
         _refuse_other_inputs([settings])
     assert "the weights are others" in do_task(Task(settings))
+    Task(settings).failed.unlink()  # other tests share this run
     for gone in dict(pretrained="no_such_file.pt"), dict(pretrained="openai"):
         _refuse_other_inputs([settings.model_copy(update=dict(backbone="ViT-B-16-quickgelu") | gone)])
 
