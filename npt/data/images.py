@@ -139,6 +139,7 @@ def make_loader(
     batch_size: int = 128,  # where there are no draws
     draws: Iterable[list[Draw]] | None = None,  # the batches; None: every image once, in order, as at test time
     workers: int | None = None,  # processes that prepare images, 0 for none; None: as many as pay
+    again: bool = False,  # it is gone through more than once, and its processes stay
 ) -> DataLoader:  # batches of pixels (B, 3, H, W) and labels (B,)
     "Batches of a split's images; which they are never depends on the number of workers."
     if workers is None:
@@ -146,4 +147,4 @@ def make_loader(
     if draws is None:
         draws = BatchSampler([Draw(index) for index in range(len(split))], batch_size, drop_last=False)
     return DataLoader(Images(split, preprocess), batch_sampler=draws, num_workers=workers,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+                      persistent_workers=again and workers > 0, pin_memory=torch.cuda.is_available(), generator=torch.Generator())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..clip.towers import normalised
 from ..data.features import _view_draws, crop_features, split_features
+from ..data.fresh_crops import _fresh_features
 from ..data.images import Draw, make_loader
 from ..data.split import Split
 from .samplers import _make_sampler
@@ -119,6 +120,22 @@ def _looked_up_batches(
         given, classes = look_up(met), labels[_handed([draw.index for draw in met], device)]
         yield from map(_feature_batch, given.split(sizes), classes.split(sizes))
 
+# %% ../../nbs/training/batches.ipynb #baa90577
+def _fresh_batches(
+    learner: nn.Module,
+    split: Split,
+    draws: Iterable[list[Draw]],
+    workers: int | None,  # as in `make_loader`
+) -> Iterator[_Batch]:
+    "Batches of features of fresh crops."
+    labels, device = split.labels.to(learner.clip.device), learner.clip.device
+    epochs, ahead = tee(_by_epochs(draws, len(split)))
+    computed = _fresh_features(learner.clip, split, ([*chain(*epoch)] for epoch in ahead), workers)
+    for epoch, features in zip(epochs, computed):
+        classes = labels[_handed([draw.index for batch in epoch for draw in batch], device)]
+        sizes = [len(batch) for batch in epoch]
+        yield from map(_feature_batch, features.split(sizes), classes.split(sizes))
+
 # %% ../../nbs/training/batches.ipynb #79166c1f
 def _opened_images(
     learner: nn.Module,
@@ -140,10 +157,9 @@ def _opened_batches(
     look_up: Callable[[list[Draw]], Tensor] | None,  # None: images are not met again
     workers: int | None,  # as in `make_loader`
 ) -> Iterator[_Batch]:
-    "Batches of images that are opened, cropped and, for a learner that is handed features, encoded."
+    "Batches of images that are opened and cropped, for a learner that is handed images."
     for batch, pixels, labels in _opened_images(learner, split, draws, workers):
-        encode = partial(look_up, batch) if look_up else partial(learner.clip.encode_image, pixels)
-        yield _Batch(pixels, labels, encode) if learner.learns_image else _feature_batch(encode(), labels)
+        yield _Batch(pixels, labels, partial(look_up, batch) if look_up else partial(learner.clip.encode_image, pixels))
 
 # %% ../../nbs/training/batches.ipynb #9e159277
 def _image_batches(
@@ -156,9 +172,9 @@ def _image_batches(
     "What a learner is handed, and labels, of each batch of draws, on its device."
     met_again = views or split.record.crop is None
     look_up = _feature_lookup(learner, split, workers, views) if met_again else None
-    if met_again and not learner.learns_image:
-        return _looked_up_batches(split, draws, look_up, learner.clip.device)
-    return _opened_batches(learner, split, draws, look_up, workers)
+    if learner.learns_image:
+        return _opened_batches(learner, split, draws, look_up, workers)
+    return _looked_up_batches(split, draws, look_up, learner.clip.device) if met_again else _fresh_batches(learner, split, draws, workers)
 
 # %% ../../nbs/training/batches.ipynb #84c291bf
 _REMEMBERED_CROPS = 10  # Tip-Adapter's augment_epoch
