@@ -10,6 +10,8 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,17 +70,14 @@ def sweep(
             _remove_if_left(path)
 
 # %% ../nbs/package/files.ipynb #be8ae84a
-def write_bytes(
-    data: bytes,
-    path: str | Path,  # its folder is made if it is not there
-) -> None:
-    "Write a file atomically."
-    path = Path(path)
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    "A file to be written, which appears under its name when the block ends, and not at all where it fails."
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     file = _begin(path)
     try:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
         if fcntl is None:  # Windows renames no open file
@@ -87,6 +86,15 @@ def write_bytes(
     finally:
         file.close()
         Path(file.name).unlink(missing_ok=True)
+
+# %% ../nbs/package/files.ipynb #afd47bb8
+def write_bytes(
+    data: bytes,
+    path: str | Path,  # its folder is made if it is not there
+) -> None:
+    "Write a file atomically."
+    with _whole(Path(path)) as file:
+        file.write(data)
 
 # %% ../nbs/package/files.ipynb #ec8c8b12
 def write_text(text: str, path: str | Path) -> None:

@@ -28,7 +28,7 @@ from .._files import cache_folder, sweep, write_tensors
 from ..clip.frozen import FrozenCLIP
 from .contents import _content_hashes
 from .datasets import DatasetRecord
-from .images import Draw, _worker_count, make_loader
+from .images import Draw, _on_device, _worker_count, make_loader
 from .split import Split
 
 # %% ../../nbs/data/features.ipynb #371f9a3a
@@ -151,9 +151,9 @@ def _compute_features(
     "Prepare the images of a split in each view and encode them."
     batches = _batches_of_views(len(split), views)
     workers = _worker_count(split, len(views)) if workers is None else workers
-    loader = make_loader(split, clip.preprocess_cfg, draws=batches, workers=workers)
-    encoded = (clip.encode_image(pixels.to(clip.device, non_blocking=True)) for pixels, _ in tqdm(
-        loader, desc=f"features of {split.record.name}", unit="batch", delay=2, leave=False))
+    loader = make_loader(split, clip.preprocess_cfg, draws=batches, workers=workers, raw=True)
+    bar = tqdm(loader, desc=f"features of {split.record.name}", unit="batch", delay=2, leave=False)
+    encoded = (clip.encode_image(pixels) for pixels, _ in _on_device(bar, clip.preprocess_cfg, clip.device))
     for _ in views:
         yield torch.cat(list(islice(encoded, len(batches) // len(views))))
 

@@ -8,16 +8,13 @@ __all__ = []
 # %% ../../nbs/data/fresh_crops.ipynb #f8fd978f
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -25,7 +22,8 @@ from tqdm import tqdm
 from .._files import cache_folder
 from ..clip.frozen import FrozenCLIP
 from .features import _ENCODED_AT_ONCE, _feature_key, _keep_on_disk, _read_features
-from .images import Draw, make_loader
+from .images import Draw, _on_device, make_loader
+from .kept import _claim, _make_room, _mark
 from .split import Split
 
 # %% ../../nbs/data/fresh_crops.ipynb #dabefe42
@@ -35,45 +33,6 @@ def _draws_key(
 ) -> str:  # 64 hexadecimal digits
     "The name of the features of some draws from a split."
     return hashlib.sha256(json.dumps([split_key, draws]).encode()).hexdigest()
-
-# %% ../../nbs/data/fresh_crops.ipynb #d5e5b512
-_MOST_KEPT = 10e9  # bytes
-
-
-def _last_use(path: Path) -> tuple[float, int]:
-    "When a file was last asked for, and its bytes; zeros where another process has removed it."
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0.0, 0
-    return stat.st_mtime, stat.st_size
-
-# %% ../../nbs/data/fresh_crops.ipynb #97339ea5
-def _make_room(folder: Path) -> None:
-    "Remove the features that were not asked for longest, until the rest takes no more than `_MOST_KEPT`."
-    kept = sorted(((*_last_use(path), path) for path in folder.glob("*.safetensors")), reverse=True)
-    total = 0
-    for _, size, path in kept:
-        total += size
-        if total > _MOST_KEPT:
-            path.unlink(missing_ok=True)
-
-# %% ../../nbs/data/fresh_crops.ipynb #0b41c8c9
-@contextmanager
-def _claim(path: Path) -> Iterator[bool]:  # false where another process has claimed it
-    "Claim a file that is about to be computed."
-    lock, free = FileLock(path.parent / "locks" / path.name[:2]), True  # 256 locks in all, however many files come and go
-    try:
-        (path.parent / "locks").mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        free = False
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        yield free
-    finally:
-        lock.release()
 
 # %% ../../nbs/data/fresh_crops.ipynb #3c6b28ec
 @dataclass(frozen=True)
@@ -98,7 +57,7 @@ def _crops_of(
 ) -> _Crops:
     "Make ready what computes and keeps the features of a split's crops."
     batches: list[list[Draw]] = []
-    loader = make_loader(split, clip.preprocess_cfg, draws=batches, workers=workers, again=True)
+    loader = make_loader(split, clip.preprocess_cfg, draws=batches, workers=workers, again=True, raw=True)
     return _Crops(clip, split, _feature_key(clip, split, 0), batches, loader)
 
 # %% ../../nbs/data/fresh_crops.ipynb #c0828bde
@@ -107,7 +66,7 @@ def _encode_draws(crops: _Crops, draws: Sequence[Draw]) -> Tensor:  # (n, d), L2
     "Prepare and encode the images of n draws."
     crops.batches[:] = [draws[start : start + _ENCODED_AT_ONCE] for start in range(0, len(draws), _ENCODED_AT_ONCE)]
     bar = tqdm(crops.loader, desc=f"features of {crops.split.record.name}", unit="batch", delay=2, leave=False)
-    return torch.cat([crops.clip.encode_image(pixels.to(crops.clip.device, non_blocking=True)) for pixels, _ in bar])
+    return torch.cat([crops.clip.encode_image(pixels) for pixels, _ in _on_device(bar, crops.clip.preprocess_cfg, crops.clip.device)])
 
 # %% ../../nbs/data/fresh_crops.ipynb #092e3e5b
 def _read_draws(crops: _Crops, draws: Sequence[Draw]) -> Tensor | None:  # (n, d)
@@ -116,8 +75,7 @@ def _read_draws(crops: _Crops, draws: Sequence[Draw]) -> Tensor | None:  # (n, d
     features = _read_features(path, (len(draws), crops.clip.embed_dim))
     if features is None:
         return None
-    with suppress(OSError):  # in a folder of somebody else's, or where the file has just made room
-        os.utime(path)
+    _mark(path)
     return features.clone().to(crops.clip.device)
 
 # %% ../../nbs/data/fresh_crops.ipynb #1edf46f8

@@ -8,20 +8,26 @@ __all__ = ['Draw', 'Images', 'make_loader']
 # %% ../../nbs/data/images.ipynb #ef862b6a
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision import transforms
-from torchvision.transforms.functional import normalize
+from torchvision.transforms.functional import resize
+from tqdm import tqdm
 
 from .datasets import DatasetRecord
-from .opening import _open_image
+from .decoded import _kept_pictures, _Pictures
+from .opening import _open_image, _pixel_count
 from .split import Item, Split
 from ..world.label_sets import WorldImage, draw_images
 from ..world.pictures import IMAGE_SIZE
@@ -35,6 +41,28 @@ def _training_transform(
     return transforms.Compose([
         transforms.RandomResizedCrop(preprocess.size, scale=crop, interpolation=transforms.InterpolationMode.BICUBIC),
         transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)])
+
+# %% ../../nbs/data/images.ipynb #a95227c2
+def _to_bytes(
+    transform: transforms.Compose,  # which ends with floats, and with their normalisation
+) -> transforms.Compose:  # from a Pillow image to a (3, H, W) uint8 tensor
+    "The same preparation without its last two steps."
+    return transforms.Compose([*transform.transforms[:-2], transforms.PILToTensor()])
+
+# %% ../../nbs/data/images.ipynb #6c4b03d0
+@cache
+def _three_numbers(numbers: tuple[float, ...], device: torch.device) -> Tensor:  # (3, 1, 1)
+    "A number for each colour on a device, moved there once."
+    return torch.tensor(numbers, device=device)[:, None, None]
+
+# %% ../../nbs/data/images.ipynb #f335d362
+def _normalised(
+    pixels: Tensor,  # (n, 3, H, W) uint8
+    preprocess: PreprocessCfg,
+) -> Tensor:  # (n, 3, H, W) float32
+    "Pixels as they fit the backbone, on the device where they are."
+    white, mean, std = (_three_numbers(tuple(numbers), pixels.device) for numbers in ((255.0,) * 3, preprocess.mean, preprocess.std))
+    return pixels.float().div_(white).sub_(mean).div_(std)
 
 # %% ../../nbs/data/images.ipynb #3ff3180d
 class Draw(NamedTuple):
@@ -84,32 +112,81 @@ def _used_as_drawn(record: DatasetRecord, preprocess: PreprocessCfg) -> bool:
     "Whether a picture is used just as it is drawn."
     return record.drawn and not record.crop and preprocess.size in (IMAGE_SIZE, (IMAGE_SIZE, IMAGE_SIZE))
 
-# %% ../../nbs/data/images.ipynb #d079f4e1
-def _normalised(items: Sequence[Item], preprocess: PreprocessCfg) -> Tensor:  # (n, 3, 32, 32)
-    "Drawn pictures as they fit the backbone."
-    drawn = _drawn_pictures([item.image for item in items]).float() / 255
-    return normalize(drawn, preprocess.mean, preprocess.std)
+# %% ../../nbs/data/images.ipynb #507c7c62
+class _Decoded(Dataset):
+    "The photographs of a split, decoded."
+
+    def __init__(self, split: Split, prepare: Callable[[Image.Image], Image.Image] | None):  # None: as they are
+        self.split, self.prepare = split, prepare
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # (H, W, 3) uint8
+        picture = _open_image(self.split.items[index].image, self.split.upright)
+        return np.array(self.prepare(picture) if self.prepare else picture)
+
+# %% ../../nbs/data/images.ipynb #b5001ee3
+def _decoded_pictures(
+    split: Split,
+    preprocess: PreprocessCfg,
+    whole: bool,  # as large as they are; else as at test time
+    workers: int,
+) -> _Pictures | None:  # None where they are not kept
+    "The photographs of a split, decoded once."
+    cut = None if whole else transforms.Compose(image_transform_v2(preprocess, is_train=False).transforms[:-2])
+    loader = DataLoader(_Decoded(split, cut), batch_size=None, num_workers=workers, generator=torch.Generator())
+    bar = tqdm(loader, desc=f"decoding {split.record.name}", unit="image", delay=2, leave=False)
+    needed = sum(_pixel_count(item.image) for item in split.items) if whole else len(split) * np.max(preprocess.size)**2
+    prepared = "" if whole else str([asdict(preprocess), version("open_clip_torch")])
+    return _kept_pictures(split, prepared, 3 * needed, (picture.numpy() for picture in bar))
+
+# %% ../../nbs/data/images.ipynb #92430c42
+def _crop_out(
+    picture: np.ndarray,  # (H, W, 3) uint8
+    crop: transforms.RandomResizedCrop,
+) -> Image.Image:
+    "The random crop of a decoded picture."
+    shape = torch.empty(3, *picture.shape[:2], device="meta")  # all that is asked of the picture
+    top, left, height, width = crop.get_params(shape, crop.scale, crop.ratio)
+    cut = np.ascontiguousarray(picture[top : top + height, left : left + width])
+    return resize(Image.fromarray(cut), crop.size, crop.interpolation)
 
 # %% ../../nbs/data/images.ipynb #c989e56f
 class Images(Dataset):
-    "The images of a split, a batch of draws at a time; pictures of the offline world are drawn, photographs opened."
+    "The images of a split, a batch of draws at a time, in bytes; pictures of the offline world are drawn, photographs opened."
 
-    def __init__(self, split: Split, preprocess: PreprocessCfg):
+    def __init__(self, split: Split, preprocess: PreprocessCfg, kept: _Pictures | None = None, whole: bool = False):
         self.split, self.preprocess = split, preprocess
-        self._as_tested = image_transform_v2(preprocess, is_train=False)
-        self._cropped = _training_transform(preprocess, split.record.crop) if split.record.crop else self._as_tested
+        self.kept, self.whole = kept, whole  # see `_decoded_pictures`
+        as_tested = image_transform_v2(preprocess, is_train=False)
+        self._as_tested = _to_bytes(as_tested)
+        self._cropped = _to_bytes(_training_transform(preprocess, split.record.crop)) if split.record.crop else self._as_tested
 
-    def _pixels(self, picture: Image.Image, seed: int | None) -> Tensor:  # (3, H, W)
+    def _pixels(self, picture: Image.Image, seed: int | None) -> Tensor:  # (3, H, W) uint8
         "Prepare one picture."
         if seed is None:
             return self._as_tested(picture)
         with _torch_seed(seed):
             return self._cropped(picture)
 
+    def _kept_pixels(self, draw: Draw) -> Tensor:  # (3, H, W) uint8
+        "Prepare one picture that is decoded."
+        picture = self.kept[draw.index]
+        if not self.whole:
+            return torch.from_numpy(picture.copy()).permute(2, 0, 1)
+        if draw.seed is None:
+            return self._as_tested(Image.fromarray(picture))
+        crop, *others = self._cropped.transforms
+        with _torch_seed(draw.seed):
+            return transforms.Compose(others)(_crop_out(picture, crop))
+
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int]]:
         items = [self.split.items[draw.index] for draw in draws]
-        if _used_as_drawn(self.split.record, self.preprocess):
-            pixels = _normalised(items, self.preprocess)
+        if self.kept:
+            pixels = map(self._kept_pixels, draws)
+        elif _used_as_drawn(self.split.record, self.preprocess):
+            pixels = _drawn_pictures([item.image for item in items])
         else:
             pixels = map(self._pixels, _pictures(self.split, items), [draw.seed for draw in draws])
         return [(each, item.label) for each, item in zip(pixels, items)]
@@ -118,6 +195,12 @@ class Images(Dataset):
 _MOST_WORKERS = 8
 _IMAGES_A_WORKER = {"fork": 64, "forkserver": 4096, "spawn": 4096}  # that make starting one worthwhile
 _TRAINING_EPOCHS = 20  # of an ordinary run
+
+
+def _cores_given() -> int:
+    "How many cores this process may use, by the system and by SLURM."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
 
 # %% ../../nbs/data/images.ipynb #4be18cda
 def _worker_count(
@@ -128,8 +211,18 @@ def _worker_count(
     if split.record.drawn:
         return 0
     start = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, cores, len(split) * epochs // _IMAGES_A_WORKER[start])
+    return min(_MOST_WORKERS, _cores_given(), len(split) * epochs // _IMAGES_A_WORKER[start])
+
+# %% ../../nbs/data/images.ipynb #a7c2c3a0
+class _Collate:
+    "Puts a batch together, in a process that prepares images."
+
+    def __init__(self, preprocess: PreprocessCfg | None):  # None: the pixels stay bytes
+        self.preprocess = preprocess
+
+    def __call__(self, images: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        pixels, labels = torch.stack([each for each, _ in images]), torch.tensor([label for _, label in images])
+        return (_normalised(pixels, self.preprocess) if self.preprocess else pixels), labels
 
 # %% ../../nbs/data/images.ipynb #fd632123
 def make_loader(
@@ -139,12 +232,27 @@ def make_loader(
     batch_size: int = 128,  # where there are no draws
     draws: Iterable[list[Draw]] | None = None,  # the batches; None: every image once, in order, as at test time
     workers: int | None = None,  # processes that prepare images, 0 for none; None: as many as pay
-    again: bool = False,  # it is gone through more than once, and its processes stay
+    raw: bool = False,  # pixels stay uint8, for `_on_device`
+    again: bool = False,  # the loader is gone through more than once, and its processes stay
+    decode_once: bool = False,  # keep photographs decoded, for whoever meets them again
 ) -> DataLoader:  # batches of pixels (B, 3, H, W) and labels (B,)
     "Batches of a split's images; which they are never depends on the number of workers."
     if workers is None:
         workers = _worker_count(split, 1 if draws is None else _TRAINING_EPOCHS)
+    whole = draws is not None and split.record.crop is not None
+    kept = _decoded_pictures(split, preprocess, whole, workers) if decode_once and len(split) and not split.record.drawn else None
     if draws is None:
         draws = BatchSampler([Draw(index) for index in range(len(split))], batch_size, drop_last=False)
-    return DataLoader(Images(split, preprocess), batch_sampler=draws, num_workers=workers,
-                      persistent_workers=again and workers > 0, pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+    return DataLoader(Images(split, preprocess, kept, whole), batch_sampler=draws, num_workers=workers,
+                      collate_fn=_Collate(None if raw else preprocess), persistent_workers=again and workers > 0,
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator())
+
+# %% ../../nbs/data/images.ipynb #d424ad23
+def _on_device(
+    batches: Iterable[tuple[Tensor, Tensor]],  # of a raw loader: (B, 3, H, W) uint8 and (B,)
+    preprocess: PreprocessCfg,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:  # (B, 3, H, W) float32 and (B,), on the device
+    "Bring batches to a device and normalise them there."
+    for pixels, labels in batches:
+        yield _normalised(pixels.to(device, non_blocking=True), preprocess), labels.to(device, non_blocking=True)

@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/data/opening.ipynb #e31d8204
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,12 +105,27 @@ def _open_in_rgb(path: str | Path, upright: bool) -> Image.Image:
         return _in_rgb(_without_map(image), upright)
 
 # %% ../../nbs/data/opening.ipynb #9eba4df7
+@contextmanager
+def _named_where_unreadable(path: str | Path) -> Iterator[None]:
+    "Turn whatever a decoder raises into OSError that names the file."
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
+        raise OSError(f"{str(path)!r} can no longer be read, and could when the dataset was loaded ({error})") from error
+
+
 def _open_image(
     path: str | Path,
     upright: bool,  # turn by the EXIF tag
 ) -> Image.Image:  # in RGB, see `_in_rgb`
     "Open an image file. Raises OSError that names it where it cannot be read."
-    try:
+    with _named_where_unreadable(path):
         return _open_in_rgb(path, upright)
-    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
-        raise OSError(f"{str(path)!r} can no longer be read, and could when the dataset was loaded ({error})") from error
+
+# %% ../../nbs/data/opening.ipynb #999d9b54
+def _pixel_count(path: str | Path) -> int:
+    "How many pixels an image has, which is known before it is decoded. Raises OSError that names it where it cannot be read."
+    with _named_where_unreadable(path):
+        _check_heic(Path(path))
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.width * image.height

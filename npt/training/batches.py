@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..clip.towers import normalised
 from ..data.features import _view_draws, crop_features, split_features
 from ..data.fresh_crops import _fresh_features
-from ..data.images import Draw, make_loader
+from ..data.images import Draw, _on_device, make_loader
 from ..data.split import Split
 from .samplers import _make_sampler
 
@@ -144,10 +144,10 @@ def _opened_images(
     workers: int | None,  # as in `make_loader`
 ) -> Iterator[tuple[list[Draw], Tensor, Tensor]]:  # the draws, (B, 3, H, W) pixels and (B,) labels, on the learner's device
     "Batches of images that are opened and cropped."
-    device, (draws, met) = learner.clip.device, tee(draws)  # the loader runs ahead
-    loader = make_loader(split, learner.clip.preprocess_cfg, draws=draws, workers=workers)
-    for (pixels, labels), batch in zip(loader, met):
-        yield batch, pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    clip, (draws, met) = learner.clip, tee(draws)  # the loader runs ahead
+    loader = make_loader(split, clip.preprocess_cfg, draws=draws, workers=workers, raw=True, decode_once=True)
+    for batch, (pixels, labels) in zip(met, _on_device(loader, clip.preprocess_cfg, clip.device)):
+        yield batch, pixels, labels
 
 # %% ../../nbs/training/batches.ipynb #7b9165b7
 def _opened_batches(

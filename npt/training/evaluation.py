@@ -14,7 +14,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from ..data.images import make_loader
+from ..data.images import _on_device, make_loader
 from ..data.load import FewShotData
 from ..data.split import Part, Split
 from ..geometry.collapse import collapse_metrics, head_tail_angles
@@ -70,8 +70,9 @@ def _own_logits(
     text: Tensor,  # (K, d)
 ) -> tuple[Tensor, Tensor]:  # (N, d) image features and (N, K) logits
     "Image features of a split, and the logits that the learner makes of its pixels."
-    loader = make_loader(split, learner.clip.preprocess_cfg)
-    seen = [learner(pixels.to(learner.clip.device, non_blocking=True), text) for pixels, _ in loader]
+    clip = learner.clip
+    loader = make_loader(split, clip.preprocess_cfg, raw=True, decode_once=True)
+    seen = [learner(pixels, text) for pixels, _ in _on_device(loader, clip.preprocess_cfg, clip.device)]
     return torch.cat([some.image for some in seen]), torch.cat([some.logits for some in seen])
 
 # %% ../../nbs/training/evaluation.ipynb #0aedc1ea

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.features import split_features
-from ..data.images import make_loader
+from ..data.images import _on_device, make_loader
 from ..data.split import Split
 from ..geometry.collapse import collapse_metrics
 from ..learners.base import _as_tested, _measured_vectors
@@ -42,8 +42,9 @@ def learned_features(
     "The image features of a split as the learner makes them; those of a frozen image tower are computed once."
     if not learner.learns_image:
         return _adapted_features(learner, split)
-    loader = make_loader(split, learner.clip.preprocess_cfg)
-    features = torch.cat([learner.image_features(pixels.to(learner.clip.device, non_blocking=True)) for pixels, _ in loader])
+    clip = learner.clip
+    loader = make_loader(split, clip.preprocess_cfg, raw=True, decode_once=True)
+    features = torch.cat([learner.image_features(pixels) for pixels, _ in _on_device(loader, clip.preprocess_cfg, clip.device)])
     return features, split.labels.to(features.device)
 
 # %% ../../nbs/training/measure.ipynb #830f641f

@@ -11,8 +11,9 @@ import torch
 from shared import LOADED, count_calls, fresh, in_world
 
 from npt.data import fresh_crops
-from npt.data.fresh_crops import _claim, _crops_of, _fresh_features, _make_room, _next_features
+from npt.data.fresh_crops import _crops_of, _fresh_features, _next_features
 from npt.data.images import Draw, make_loader
+from npt.data.kept import _claim, _make_room
 from npt.data.load import load_dataset
 from npt.data.split import Split
 from npt.training.batches import _epoch_draws, _image_batches
@@ -99,7 +100,7 @@ def test_what_was_not_asked_for_longest_makes_room(cropped, kept, monkeypatch):
     for age, path in zip((3, 1, 2), paths):
         os.utime(path, (1e9 - age, 1e9 - age))
     next(_fresh_features(fresh(), cropped, EPOCHS[:1]))  # asked for again, and now the newest
-    monkeypatch.setattr(fresh_crops, "_MOST_KEPT", 2.5 * paths[0].stat().st_size)
+    monkeypatch.setattr("npt.data.kept._MOST_KEPT", 2.5 * paths[0].stat().st_size)
     _make_room(kept)
     assert [path.exists() for path in paths] == [True, True, False]
 

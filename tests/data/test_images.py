@@ -12,7 +12,16 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from npt.data.datasets import find_dataset
-from npt.data.images import Draw, _drawn_pictures, _open_image, _torch_seed, _training_transform, _worker_count, make_loader
+from npt.data.images import (
+    Draw,
+    _drawn_pictures,
+    _on_device,
+    _open_image,
+    _torch_seed,
+    _training_transform,
+    _worker_count,
+    make_loader,
+)
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
 from npt.world.clip import _IMAGE_MEAN, _IMAGE_STD
@@ -169,3 +178,31 @@ def test_workers_start_where_they_pay(photographs, monkeypatch):
     assert counts == {"fork": [0, 8, 8], "spawn": [0, 0, 5]}
     assert _worker_count(load_dataset("world/shapes").base.test, 20) == 0
     assert make_loader(many, LARGE, workers=3).num_workers == 3
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "fork")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert _worker_count(many, 20) == 3, "as many as the job was given"
+
+
+# ---- bytes and floats
+
+def test_bytes_become_the_floats_of_torchvisions_own_steps(photographs):
+    crop = _training_transform(LARGE, (0.08, 1.0))
+    as_tested = image_transform_v2(LARGE, is_train=False)
+    for draws in [[Draw(0, 7), Draw(4, 8)]], [[Draw(1), Draw(5)]]:
+        expected = []
+        for draw in draws[0]:
+            with _torch_seed(draw.seed or 0):
+                expected.append((as_tested if draw.seed is None else crop)(Image.open(photographs.items[draw.index].image)))
+        (floats, labels), = make_loader(photographs, LARGE, draws=draws)
+        raw = make_loader(photographs, LARGE, draws=draws, raw=True)
+        assert next(iter(raw))[0].dtype == torch.uint8
+        (late, same_labels), = _on_device(raw, LARGE, torch.device("cpu"))
+        assert torch.equal(floats, torch.stack(expected)) and torch.equal(late, floats) and torch.equal(labels, same_labels)
+
+
+def test_processes_that_stay_give_the_batches_anew(photographs):
+    batches = []
+    loader = make_loader(photographs, LARGE, draws=batches, workers=1, again=True)
+    for draws in DRAWS[:2], DRAWS[2:], DRAWS:
+        batches[:] = draws
+        assert same(list(loader), list(make_loader(photographs, LARGE, draws=draws, workers=0)))
