@@ -17,8 +17,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
 from .blocks import _make_lean
+from .cost import _blocks_of, _faster_path, _Prompted, _told
+from .cut import _cut_text_features
+from .rows import _rows_text_features
 from npt.clip.towers import (
     _common_prefix,
+    _end_places,
     _full_text_features,
     _prompted_image_features,
     _shared_text_features,
@@ -113,6 +117,20 @@ def _in_two(
     length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
 
+# %% ../../nbs/clip/frozen.ipynb #2026e57d
+_PATHS = {"packed": _shared_text_features, "cut": _cut_text_features, "rows": _rows_text_features}
+
+
+def _prompted(
+    prefix: Tensor,  # (P, w), or (B, P, w)
+    tokens: Tensor,  # (K, L) int64
+    deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
+) -> _Prompted:
+    "The sizes of prompts, from which their cost follows."
+    length = prefix.shape[-2]
+    suffixes = tuple(place + 1 - length for place in _end_places(tokens))
+    return _Prompted(length, suffixes, len(prefix) if prefix.dim() > 2 else 1, any(vectors.dim() == 3 for vectors in deep.values()))
+
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3f
 def _prompt_features(
     clip: "FrozenCLIP",
@@ -125,8 +143,8 @@ def _prompt_features(
     "Text features of prompts given as vectors; differentiable."
     if clip.prefix_sharing is not True or prefix.shape[-2] == 0:
         return clip.full_text_features(prefix, suffix, tokens, deep, unit)
-    return _shared_text_features(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit,
-                                 clip.memory_budget)
+    path = _PATHS[_faster_path(_blocks_of(clip.model), _prompted(prefix, tokens, deep), clip.device, clip.dtype)]
+    return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget)
 
 # %% ../../nbs/clip/frozen.ipynb #534ab8dc
 class FrozenCLIP:
@@ -182,6 +200,13 @@ class FrozenCLIP:
     def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
         return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit)
+
+    def explain(self, texts: Sequence[str], contexts: int = 1) -> str:  # K prompts, and how many prefixes they have; lines of text
+        "Say by which path prompts go through the text tower here, and what each path would cost by the model in `npt.clip.cost`."
+        if self.prefix_sharing is not True:
+            return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
+        prefix, _, tokens = _in_two(self, texts)
+        return _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], unit: bool = True) -> Tensor:  # K texts to (K, d), at least float32

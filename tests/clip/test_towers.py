@@ -14,6 +14,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models import Eva
 from torch import Tensor, nn
 
+from npt.clip.cut import _cut_text_features
+from npt.clip.rows import _rows_text_features
 from npt.clip.towers import (
     _end_of_text,
     _full_text_features,
@@ -126,20 +128,23 @@ def test_both_text_paths_are_the_literal_one(model, names, n, contexts, data):
     for block in data.draw(st.sets(st.integers(1, LAYERS - 1)), label="blocks with deep prompts"):
         count, own = data.draw(st.tuples(st.integers(1, n), st.booleans()), label="how many, class-specific")
         deep[block] = drawn(*([len(names)] if own else []), count, WIDTH, seed=block)
-    literal, full, shared = text_ways(model, prefix, suffix, tokens, deep, [
-        literal_text_features, _full_text_features, partial(_shared_text_features, memory_budget=budget, at_once=at_once)])
-    assert_same(full, literal)
-    assert_same(shared, literal)
+    limits = dict(memory_budget=budget, at_once=at_once)
+    ways = [_full_text_features, partial(_shared_text_features, **limits), partial(_cut_text_features, **limits)]
+    if all(vectors.dim() == 2 for vectors in deep.values()):
+        ways.append(partial(_rows_text_features, **limits))
+    literal, *others = text_ways(model, prefix, suffix, tokens, deep, [literal_text_features, *ways])
+    for other in others:
+        assert_same(other, literal)
 
 
 @pytest.mark.parametrize("contexts", [None, 2])
 def test_a_prompt_that_fills_the_context_beside_a_short_one(model, contexts):
     longest = " ".join(["cat"] * (77 - 2 - 16 - 1))  # with SOT, EOT, 16 vectors and a full stop
     given = prompts_for(model, ["dog", longest, "irish wolfhound"], 16, contexts)
-    literal, full, shared = text_ways(model, *given, {2: drawn(16, WIDTH, seed=2)},
-                                      [literal_text_features, _full_text_features, _shared_text_features])
-    assert_same(full, literal)
-    assert_same(shared, literal)
+    literal, *others = text_ways(model, *given, {2: drawn(16, WIDTH, seed=2)}, [
+        literal_text_features, _full_text_features, _shared_text_features, _cut_text_features, _rows_text_features])
+    for other in others:
+        assert_same(other, literal)
 
 
 @pytest.mark.parametrize("cls", [CLIP, CustomTextCLIP])
@@ -148,8 +153,10 @@ def test_variants_of_the_plain_tower_share_too(cls, text):
     model = small(cls, **text, **(dict(embed_dim=WIDTH) if text.get("proj_type") == "none" else {}))
     assert _why_not_shared(model) is None
     given = prompts_for(model, ["cat", "annual crop land seen from a satellite", "red fox"], 4)
-    full, shared = text_ways(model, *given, {2: drawn(2, WIDTH, seed=2)}, [_full_text_features, _shared_text_features])
-    assert_same(shared, full)
+    full, *others = text_ways(model, *given, {2: drawn(2, WIDTH, seed=2)}, [
+        _full_text_features, _shared_text_features, _cut_text_features, _rows_text_features])
+    for other in others:
+        assert_same(other, full)
 
 
 def test_deep_prompts_change_the_features(model):
@@ -167,6 +174,7 @@ def test_deep_prompts_may_begin_at_another_position(model, start):
     expected = literal_text_features(model, *given, deep, start)
     assert (_full_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
     assert (_shared_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
+    assert (_cut_text_features(model, *given, deep, start) - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("contexts, deep, prefixes, suffixes", [
@@ -264,7 +272,7 @@ def test_a_tower_of_another_make_takes_contexts_and_refuses_deep_prompts():
         _full_text_features(model, prefixes, suffix, tokens, {1: drawn(2, WIDTH, seed=1)})
 
 
-@pytest.mark.parametrize("way", [_full_text_features, _shared_text_features])
+@pytest.mark.parametrize("way", [_full_text_features, _shared_text_features, _cut_text_features, _rows_text_features])
 @pytest.mark.parametrize("deep, message", [
     ({0: drawn(2, WIDTH, seed=0)}, r"deep\[0\].*blocks 1 to 3"),
     ({4: drawn(2, WIDTH, seed=0)}, r"deep\[4\].*blocks 1 to 3"),
@@ -410,7 +418,7 @@ def test_prompts_are_cast_to_the_precision_of_the_towers():
     model = small().bfloat16()
     prefix, suffix, tokens = prompts_for(model, ["cat", "red fox"], 2)
     learned = nn.Parameter(drawn(2, WIDTH, seed=1).float())
-    for way in _full_text_features, _shared_text_features:
+    for way in _full_text_features, _shared_text_features, _cut_text_features, _rows_text_features:
         features = way(model, prefix.float(), suffix, tokens, {1: learned})
         assert features.dtype == torch.float32
         assert torch.autograd.grad(features[:, 0].sum(), learned)[0].dtype == torch.float32
