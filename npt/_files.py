@@ -125,9 +125,9 @@ def parse_json(
 
 # %% ../nbs/package/files.ipynb #e18f0002
 def _refuse_no_file(path: str | Path) -> None:
-    "Raise ValueError for what is there and is no file; whoever opens it says what is not there."
+    "Raise ValueError for what is there and is no file; whoever opens it says which it is, and what is not there."
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{str(path)!r} is no file but a {'folder' if os.path.isdir(path) else 'pipe, a device or the like'}: take it away")
+        raise ValueError(f"it is no file but a {'folder' if os.path.isdir(path) else 'pipe, a device or the like'}")
 
 # %% ../nbs/package/files.ipynb #f25cbb3c
 def cache_folder() -> Path:  # it may not exist yet

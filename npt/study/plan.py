@@ -119,7 +119,7 @@ def _content_of(task: Task) -> list[str]:  # a hash of each file, and "" for one
     "What a report reads of a run."
     folder = task.folder
     files = folder.config, folder.metrics, folder.history, _results_file(folder)
-    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "" for path in files]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
 
 # %% ../../nbs/study/plan.ipynb #47465e5e
 @dataclass(frozen=True)
