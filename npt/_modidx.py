@@ -1440,6 +1440,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'npt.study.plan._ImageSource': ('study/plan.html#_imagesource', 'npt/study/plan.py'),
                                 'npt.study.plan._Look': ('study/plan.html#_look', 'npt/study/plan.py'),
                                 'npt.study.plan._Look.name': ('study/plan.html#_look.name', 'npt/study/plan.py'),
+                                'npt.study.plan._agreed': ('study/plan.html#_agreed', 'npt/study/plan.py'),
                                 'npt.study.plan._as_json': ('study/plan.html#_as_json', 'npt/study/plan.py'),
                                 'npt.study.plan._by_source': ('study/plan.html#_by_source', 'npt/study/plan.py'),
                                 'npt.study.plan._content_of': ('study/plan.html#_content_of', 'npt/study/plan.py'),
