@@ -1079,6 +1079,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'npt.learners.saving': { 'npt.learners.saving._check_header': ('learners/saving.html#_check_header', 'npt/learners/saving.py'),
                                      'npt.learners.saving._check_header_length': ( 'learners/saving.html#_check_header_length',
                                                                                    'npt/learners/saving.py'),
+                                     'npt.learners.saving._check_kinds': ('learners/saving.html#_check_kinds', 'npt/learners/saving.py'),
                                      'npt.learners.saving._check_numbers': ( 'learners/saving.html#_check_numbers',
                                                                              'npt/learners/saving.py'),
                                      'npt.learners.saving._check_owner': ('learners/saving.html#_check_owner', 'npt/learners/saving.py'),

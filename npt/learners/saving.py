@@ -130,6 +130,14 @@ def _shapes_text(tensors: dict[str, Tensor]) -> str:
     return f"{shapes}{f' and {len(tensors) - 20} more' if len(tensors) > 20 else ''}"
 
 # %% ../../nbs/learners/saving.ipynb #f14e8350
+def _check_kinds(path: str | Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    "Raise ValueError for a tensor of whole or complex numbers in the place of floats, which PyTorch would cast without a word."
+    for name in tensors.keys() & own.keys():
+        if own[name].is_floating_point() != tensors[name].is_floating_point():
+            raise ValueError(f"{path} is damaged: {name} holds {tensors[name].dtype}, and this learner needs {own[name].dtype}. Train again, "
+                             "or fetch it again.")
+
+
 def _put_in(
     learner: Learner,
     tensors: dict[str, Tensor],
@@ -137,7 +145,9 @@ def _put_in(
     settings: str,  # that the file was written with, for the error
 ) -> None:
     "Overwrite a learner's state, wholly or not at all. Raises ValueError where the tensors are not its own."
-    before, empty = {name: tensor.clone() for name, tensor in learner.state_dict().items()}, _make_room(learner, tensors)
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    _check_kinds(path, tensors, before)
+    empty = _make_room(learner, tensors)
     try:
         learner.load_state_dict(tensors)
     except RuntimeError as error:
