@@ -567,6 +567,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'npt.data.unpack._BoundedStream.read': ('data/unpack.html#_boundedstream.read', 'npt/data/unpack.py'),
                                  'npt.data.unpack._Member': ('data/unpack.html#_member', 'npt/data/unpack.py'),
                                  'npt.data.unpack._check_tar_end': ('data/unpack.html#_check_tar_end', 'npt/data/unpack.py'),
+                                 'npt.data.unpack._cut': ('data/unpack.html#_cut', 'npt/data/unpack.py'),
                                  'npt.data.unpack._means_damage': ('data/unpack.html#_means_damage', 'npt/data/unpack.py'),
                                  'npt.data.unpack._member_path': ('data/unpack.html#_member_path', 'npt/data/unpack.py'),
                                  'npt.data.unpack._refusals_named': ('data/unpack.html#_refusals_named', 'npt/data/unpack.py'),

@@ -53,9 +53,14 @@ def _check_header(path: str | Path, header: dict[str, str]) -> None:
             raise ValueError(f"{path} has a damaged header: {line} must be a {kind.__name__}. Train again, or fetch it again.")
 
 # %% ../../nbs/learners/saving.ipynb #a78615eb
+_FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64  # that prompts are learned in; smaller ones PyTorch hardly reads
+
+
 def _check_numbers(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    "Raise ValueError where a tensor holds a value that is not a number, or infinite."
+    "Raise ValueError where a tensor holds a value that is not a number, or infinite, or floats that no prompts are learned in."
     for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+            raise ValueError(f"{path} is damaged: {name} holds {tensor.dtype}, which no prompts are learned in. Train again, or fetch it again.")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ValueError(f"{path} is damaged: {name} holds values that are not numbers, or infinite. Train again, or fetch it again.")
 

@@ -119,3 +119,12 @@ def test_prompts_of_another_kind_of_number_are_refused_and_change_nothing(kind, 
     with pytest.raises(ValueError, match=f"other.safetensors is damaged: context holds {kind}, and this learner needs torch.float32"):
         load_prompts(learner, tmp_path / "other.safetensors")
     assert torch.equal(before, learner.context)
+
+
+@pytest.mark.parametrize("kind, size", [("F8_E4M3", 4), ("F4", 2)])
+def test_floats_that_no_prompts_are_learned_in_are_refused(kind, size, clip, tmp_path):
+    words = dict(learner="coop", backbone="world", settings="{}", classnames="[]")
+    header = json.dumps({"__metadata__": words, "context": dict(dtype=kind, shape=[4], data_offsets=[0, size])}).encode()
+    (tmp_path / "small.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ValueError, match="small.safetensors .*(context holds torch.float|no safetensors file)"):  # older ones know no F4
+        load_prompts(build_learner("coop", clip, NAMES), tmp_path / "small.safetensors")
