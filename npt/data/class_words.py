@@ -50,14 +50,14 @@ def _check_words(words: Mapping[str, str], folders: Collection[str]) -> None:
     if strange and unnamed:
         raise ValueError(f"it names {strange[0]!r}, which is no class here, and does not name {unnamed[0]!r}")
 
-# %% ../../nbs/data/class_words.ipynb #163aeff4
+# %% ../../nbs/data/class_words.ipynb #e18f0045
 def _refuse_no_text(folders: Collection[str]) -> None:
     "Raise ValueError for the name of a folder that is no text, as names in an old encoding are."
     for folder in folders:
         if any("\ud800" <= letter <= "\udfff" for letter in folder):
             raise ValueError(f"the class folder {folder!r} has a name that is no text in UTF-8: give it another one")
 
-
+# %% ../../nbs/data/class_words.ipynb #163aeff4
 def _class_words(
     folders: Collection[str],  # names of class folders, or the labels of a table
     file: Path | None,  # classnames.txt or classnames.json; None: there is none

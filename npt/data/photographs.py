@@ -86,7 +86,7 @@ def _leads_back(root: Path, folder: str, name: str) -> bool:
     path = os.path.join(folder, name)
     return os.path.islink(path) and any(each.resolve().is_relative_to(Path(path).resolve()) for each in _way(root, folder))
 
-# %% ../../nbs/data/photographs.ipynb #ac1693cb
+# %% ../../nbs/data/photographs.ipynb #e18f0040
 def _refuse_unlisted(error: OSError) -> None:
     "Raise what stopped a folder from being listed."
     raise error
@@ -100,7 +100,7 @@ def _refuse_deep(root: Path, here: str) -> None:  # here: below root, a slash af
     if here.count("/") > _DEEPEST:
         raise ValueError(f"{str(root)!r} holds more than {_DEEPEST} folders in each other, such as {here[:80]!r}...: move them away")
 
-
+# %% ../../nbs/data/photographs.ipynb #e18f0042
 def _met_behind_link(root: Path, folder: str, name: str, met: set[str]) -> bool:  # met: where links led to, added to here
     "Whether a folder is a link, behind another link, to a folder where a link led before."
     path = os.path.join(folder, name)
@@ -111,7 +111,7 @@ def _met_behind_link(root: Path, folder: str, name: str, met: set[str]) -> bool:
     met.add(target)
     return behind and before
 
-
+# %% ../../nbs/data/photographs.ipynb #ac1693cb
 def _find_photographs(
     root: Path,
 ) -> _Found:
