@@ -123,6 +123,12 @@ def parse_json(
     except UnicodeDecodeError:
         raise ValueError("it is no text in UTF-8") from None
 
+# %% ../nbs/package/files.ipynb #e18f0002
+def _refuse_no_file(path: str | Path) -> None:
+    "Raise ValueError for what is there and is no file; whoever opens it says which it is, and what is not there."
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"it is no file but a {'folder' if os.path.isdir(path) else 'pipe, a device or the like'}")
+
 # %% ../nbs/package/files.ipynb #f25cbb3c
 def cache_folder() -> Path:  # it may not exist yet
     "Where things are kept that can be computed again."

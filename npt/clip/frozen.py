@@ -16,6 +16,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
+from .._names import _shown
 from .blocks import _make_lean
 from .cost import _blocks_of, _faster_path, _Prompted, _told
 from .cut import _cut_text_features
@@ -104,7 +105,7 @@ def _tokenize(
     "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
     texts = [texts] if isinstance(texts, str) else list(texts)
     if too_long := [text for text, fits in zip(texts, clip.fits(texts)) if not fits]:
-        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {too_long[0]!r}.")
+        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {_shown(too_long[0])}.")
     return clip.tokenizer(texts).to(clip.device)
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3d

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .._files import parse_json
 from ..clip.frozen import FrozenCLIP
 from .base import register_learner
 from .zero_shot import ZeroShot
@@ -50,7 +51,7 @@ def _names_from_bytes(
     names: Tensor,  # (bytes,) uint8
 ) -> list[str]:
     "Class names that `_names_as_bytes` wrote. Raises ValueError where it did not."
-    classes = json.loads(bytes(names.tolist()))
+    classes = parse_json(bytes(names.tolist()))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("no list of names")
     return classes

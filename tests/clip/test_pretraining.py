@@ -165,3 +165,10 @@ def test_the_right_backbone_is_told_by_sizes():
     assert _lookalikes(_shapes_of("ViT-B-32"), "ViT-B-16") == "Its sizes are those of 'ViT-B-32' and 'ViT-B-32-quickgelu'."
     assert _lookalikes(_shapes_of("ViT-B-32"), "ViT-B-32").startswith("Give the weights of this backbone")
     assert _lookalikes(_shapes_of("RN50"), "ViT-B-32").startswith("Give the weights of this backbone")
+
+
+def test_a_configuration_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json', which lies beside the weights, is no table in JSON: it is nested too deeply"):
+        pretraining._beside(tmp_path, "config.json")
