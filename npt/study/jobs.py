@@ -17,7 +17,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from .._files import write_text
+from .._files import _make_folder, write_text
 from ..clip.frozen import FrozenCLIP
 from ..clip.load import load_clip
 from ..data.datasets import find_dataset
@@ -102,7 +102,7 @@ def _said_at_the_end(stderr: str, code: int) -> str:
 # %% ../../nbs/study/jobs.ipynb #ac3d862c
 def _do_in_notebook(settings: RunSettings, notebook: str) -> None:
     "Do a run as an executed copy of a notebook in its folder. Raises RuntimeError with the error that Papermill told."
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.folder)
     done = subprocess.run(_papermill_command(settings, notebook), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True)
     if done.returncode:
