@@ -9,7 +9,7 @@ __all__ = ['join', 'token_embedding', 'text_blocks', 'normalised', 'image_tower'
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -257,6 +257,12 @@ def _packed_features(
         x = _packed_block(block, x, packing, *prefix, last=block is blocks[-1])
     return _project_text(tower, x)
 
+# %% ../../nbs/clip/towers.ipynb #090b3c77
+@lru_cache(maxsize=32)  # a tensor is known by its identity; the tokens of a fit are one, and to read them is to wait for a GPU
+def _ends_of_text(tokens: Tensor) -> tuple[int, ...]:  # (K, L) int64 to K numbers
+    "`_end_of_text`, read."
+    return tuple(_end_of_text(tokens).tolist())
+
 # %% ../../nbs/clip/towers.ipynb #28ed687a
 def _suffix_lengths(
     tokens: Tensor,  # (K, L) int64, the prompts as text
@@ -264,7 +270,7 @@ def _suffix_lengths(
     room: int,  # S, vectors that each suffix has
 ) -> tuple[int, ...]:  # K numbers of tokens, EOT included
     "How long each suffix is. Raises ValueError where an EOT is not in it."
-    end = (_end_of_text(tokens) - length).tolist()
+    end = [place - length for place in _ends_of_text(tokens)]
     if min(end) < 0 or max(end) >= room:
         raise ValueError(f"Every EOT must be in the suffix, at positions {length} to {length + room - 1} of a prompt, but "
                          f"here they are at {length + min(end)} to {length + max(end)}.")

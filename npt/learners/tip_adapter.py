@@ -123,6 +123,17 @@ class TipAdapter(ZeroShot):
             self.register_buffer("keys", None)
         self.register_buffer("labels", None)  # (N,) int64, places among the names
         self.register_buffer("names", None)  # (bytes,) uint8, the cache's class names as JSON
+        self.register_buffer("place", None, persistent=False)  # (N,) int64, places among the learner's classes, -1 for none
+
+    def prepare(self, classnames: Sequence[str]) -> None:
+        super().prepare(classnames)
+        if getattr(self, "names", None) is not None:
+            self._find_places()
+
+    def _find_places(self) -> None:
+        "Look up where the classes of the remembered images stand among the learner's."
+        places = torch.tensor(_places(_names_from_bytes(self.names), self.classnames), device=self.labels.device)
+        self.place = places[self.labels]
 
     def remember(self, features: Tensor, labels: Tensor) -> None:
         "Keep the features, their labels, and the names of the classes that the labels mean."
@@ -133,6 +144,7 @@ class TipAdapter(ZeroShot):
         keys = keys.detach().to(self.features, copy=True)
         self.keys = nn.Parameter(keys) if self.learns_keys else keys
         self.labels, self.names = labels.to(keys.device, copy=True), names.to(keys.device, copy=True)
+        self._find_places()
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
         "Take a saved cache, of any size. Raises RuntimeError where the tensors are none or do not fit this CLIP."
@@ -151,9 +163,7 @@ class TipAdapter(ZeroShot):
         if self.keys is None:
             raise RuntimeError(f"The learner {self.name!r} has seen no training images yet: "
                                "call fit, or load what a fit has saved.")
-        places = _places(_names_from_bytes(self.names), self.classnames)
-        place = torch.tensor(places, device=self.labels.device)[self.labels]
-        return _votes(image_features, self.keys, place, len(self.classnames), self.beta)
+        return _votes(image_features, self.keys, self.place, len(self.classnames), self.beta)
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         text, logits = super().class_logits(image_features, text)

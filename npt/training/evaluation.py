@@ -135,7 +135,7 @@ def _measures(
     "What `evaluate` gives, of outputs."
     guesses = made.logits.argmax(1)
     each = _class_accuracy(guesses, made.labels, len(split.classnames)).cpu()
-    result = {"accuracy": float((guesses == made.labels).double().mean() * 100), **_over_classes(each, split.classnames),
+    result = {"accuracy": float((guesses == made.labels).cpu().double().mean() * 100), **_over_classes(each, split.classnames),
               "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:
