@@ -12,15 +12,15 @@ cannot go on without. Not here: kernels, streams, memory, worker processes, and 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from unittest.mock import patch
 
 import torch
 import torch._dynamo  # noqa: F401, which PyTorch imports at a mode's first operation, and which must not meet what `pretend` changes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 NO_KERNEL = {"detach", "alias", "lift", "lift_fresh", "_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty",
              "new_empty_strided", "_local_scalar_dense", "set_", "resize_"}  # beside what only looks at a tensor in another way
@@ -43,20 +43,20 @@ class Pretended(Tensor):
     def __new__(cls, held: Tensor, device: torch.device):
         shape = dict(strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, layout=held.layout)
         made = torch.Tensor._make_wrapper_subclass(cls, held.size(), device="meta", **shape)
-        made.held, made.where = held, device
+        made.held, made.lies_on = held, device
         return made
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         raise RuntimeError(f"{func} met a tensor of a pretended device after the device was gone")
 
-    device = property(lambda self: self.where)
-    is_cuda = property(lambda self: self.where.type == "cuda")
-    is_mps = property(lambda self: self.where.type == "mps")
+    device = property(lambda self: self.lies_on)
+    is_cuda = property(lambda self: self.lies_on.type == "cuda")
+    is_mps = property(lambda self: self.lies_on.type == "mps")
     is_meta = is_cpu = property(lambda self: False)
 
     def __repr__(self, **_) -> str:
-        return f"{self.held!r} on {self.where}"
+        return f"{self.held!r} on {self.lies_on}"
 
     def __deepcopy__(self, memo: dict) -> "Pretended":
         return memo.setdefault(id(self), self.detach().clone().requires_grad_(self.requires_grad))
@@ -68,18 +68,44 @@ class Pretended(Tensor):
         return self.cpu().tolist()
 
     def numpy(self, **_):
-        raise TypeError(f"can't convert {self.where} device type tensor to numpy: use Tensor.cpu() first")
+        raise TypeError(f"can't convert {self.lies_on} device type tensor to numpy: use Tensor.cpu() first")
+
+
+@cache
+def is_ours(path: str) -> bool:
+    "Whether a file is the library's or a test's."
+    return ("/npt/" in path or "/tests/" in path) and path != __file__ and "site-packages" not in path
 
 
 def line() -> str:
     "The innermost line of the library, or of a test, that asked for what is being done."
     frame = sys._getframe(2)
-    while frame:
-        path = frame.f_code.co_filename
-        if ("/npt/" in path or "/tests/" in path) and path != __file__ and "site-packages" not in path:
-            return f"{os.path.basename(path)}:{frame.f_lineno}"
+    while frame and not is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    return "the backward pass"  # which runs in a thread of its own
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else "elsewhere"
+
+
+def tensors_in(values: Iterable) -> list[Tensor]:
+    "Tensors among what an operation takes or gives, and in its lists."
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += tensors_in(value)
+    return found
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], value: object) -> object:
+    "The same with every tensor changed."
+    if isinstance(value, Tensor):
+        return change(value)
+    return type(value)([each_tensor(change, one) for one in value]) if isinstance(value, list | tuple) else value
+
+
+def held(tensor: Tensor) -> Tensor:
+    "The numbers of a tensor."
+    return tensor.held if isinstance(tensor, Pretended) else tensor
 
 
 class Device(TorchDispatchMode):
@@ -97,24 +123,23 @@ class Device(TorchDispatchMode):
         self.handed = Counter()  # copies to the device that nobody waits for, by line
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, given = func._schema.name.split("::")[1], tree_leaves((args, kwargs))
-        there = [one for one in given if isinstance(one, Pretended)]
-        here = [one for one in given if isinstance(one, Tensor) and not isinstance(one, Pretended)]
+        name, kwargs = func._schema.name.split("::")[1], kwargs or {}
+        given = tensors_in((*args, *kwargs.values()))
+        there, here = [one for one in given if isinstance(one, Pretended)], [one for one in given if not isinstance(one, Pretended)]
         target = self._target(kwargs, there)
         self._refuse_mixed(name, args, there, here)
-        self._count_waits(name, args, kwargs or {}, there, target)
-        out = func(*tree_map_only(Pretended, lambda one: one.held, args), **self._on_cpu(kwargs or {}))
-        if target.type != "cpu":
-            self._refuse_double(out)
+        self._count_waits(name, args, kwargs, there, target)
+        out = func(*each_tensor(held, args), **self._on_cpu(kwargs))
+        self._refuse_double(out, target)
         if (there or target.type != "cpu") and not func.is_view and name not in NO_KERNEL:
             self.launches[name, line()] += 1
         return self._placed(name, args, out, target)
 
-    def _target(self, kwargs: dict | None, there: list[Pretended]) -> torch.device:
+    def _target(self, kwargs: dict, there: list[Pretended]) -> torch.device:
         "Where the outcome lies: as asked for, or else beside what is given."
-        asked = (kwargs or {}).get("device")
+        asked = kwargs.get("device")
         if asked is None:
-            return there[0].where if there else torch.device("cpu")
+            return there[0].lies_on if there else torch.device("cpu")
         asked = self.device if torch.device(asked).type == "meta" else torch.device(asked)
         return torch.device(asked.type, asked.index or 0) if asked.type == self.device.type else asked
 
@@ -124,11 +149,11 @@ class Device(TorchDispatchMode):
             return
         if name in INDEXES and isinstance(args[0], Pretended):
             here = [one for one in here if not any(one is index for index in args[1])]
-        if {one.where for one in there} != {there[0].where} or any(one.dim() or name in ("cat", "stack") for one in here):
+        if {one.lies_on for one in there} != {there[0].lies_on} or any(one.dim() or name in ("cat", "stack") for one in here):
             raise Mixed(f"{name} at {line()}: {[(tuple(one.shape), str(one.device)) for one in (*there, *here)]}")
 
-    def _refuse_double(self, out: object) -> None:
-        if self.device.type == "mps" and any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in tree_leaves(out)):
+    def _refuse_double(self, out: object, target: torch.device) -> None:
+        if target.type == "mps" and any(one.dtype == torch.float64 for one in tensors_in([out])):
             raise TypeError(f"mps has no float64, which is asked for at {line()}")
 
     def _count_waits(self, name: str, args: tuple, kwargs: dict, there: list[Pretended], target: torch.device) -> None:
@@ -156,8 +181,8 @@ class Device(TorchDispatchMode):
 
     def _on_cpu(self, kwargs: dict) -> dict:
         "What an operation is to be called with where the numbers really are."
-        real = tree_map_only(Pretended, lambda one: one.held, kwargs)
-        return real | {name: value for name, value in (("device", torch.device("cpu")), ("pin_memory", False)) if real.get(name) is not None}
+        elsewhere = dict(device=torch.device("cpu"), pin_memory=False)
+        return {name: elsewhere.get(name, each_tensor(held, value)) if value is not None else None for name, value in kwargs.items()}
 
     def _placed(self, name: str, args: tuple, out: object, target: torch.device) -> object:
         "The outcome on its device; what was changed in place stays the tensor that it was."
@@ -165,7 +190,7 @@ class Device(TorchDispatchMode):
             return args[0]
         if target.type == "cpu":
             return out
-        return tree_map_only(Tensor, lambda one: one if isinstance(one, Pretended) else Pretended(one, target), out)
+        return each_tensor(lambda one: Pretended(one, target), out)
 
 
 @contextmanager

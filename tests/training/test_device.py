@@ -1,0 +1,149 @@
+"""On a GPU that is pretended: every learner by every objective passes from its build to its transfer, and no step waits for the device.
+
+Where the numbers are compared, it is with the same run on the processor.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from pretend import pretend
+from random_clip import random_clip
+from shared import killed_after
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import npt.clip.packing
+from npt.data.load import load_dataset
+from npt.learners.build import build_learner, learner_names
+from npt.learners.saving import load_prompts, save_prompts
+from npt.training.anchors import _CONSISTENCY_TEMPLATES
+from npt.training.evaluation import evaluate
+from npt.training.fit import fit
+from npt.training.samplers import SAMPLERS
+
+TINY = dict(layers=2, width=32, heads=2)
+OBJECTIVES = "own", "ce", "npt", "npt_anchored", "cpt", "ldam_drw"
+DTYPES = torch.float32, torch.bfloat16, torch.float16
+TRAINED = [name for name in learner_names() if name not in ("zero_shot", "tip_adapter")]
+RUNS = [(name, OBJECTIVES[(row + column) % 6], DTYPES[column % 3], f"cuda:{(row + column) % 2}")
+        for row, name in enumerate(learner_names()) for column in range(3)]
+SHORT = dict(epochs=2, batch_size=4, lr=0.01, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def few_templates(monkeypatch):
+    monkeypatch.setattr("npt.training.anchors._CONSISTENCY_TEMPLATES", _CONSISTENCY_TEMPLATES[:2])
+
+
+@pytest.fixture(autouse=True)
+def no_packing_is_left():
+    "What is remembered of a device's name must not meet a real one of that name."
+    yield
+    npt.clip.packing._pack.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def few():
+    "Two pictures to train on of each of four base classes, and one to be tested on; and as much of novel ones."
+    data = load_dataset("world/textures", shots=2)
+    return [(part.train.of_labels(range(4)), part.test.of_labels(range(4)).take(range(0, 400, 100))) for part in (data.base, data.novel)]
+
+
+@contextmanager
+def steps_counted(gpu) -> Iterator[list]:
+    "What each step but the first of an epoch waits for and hands over, from one update of the parameters to the next."
+    counted = []
+
+    def note(*_):
+        counted.append((dict(gpu.waits), sum(gpu.handed.values())))
+        gpu.forget()
+
+    hook = register_optimizer_step_post_hook(note)
+    try:
+        yield counted
+    finally:
+        hook.remove()
+
+
+def waits_within(counted: list, train, settings: dict) -> tuple[dict, int]:
+    "Of all steps that are neither the first of an epoch nor of a fit."
+    an_epoch = -(-len(train) // settings["batch_size"])
+    inside = [step for number, step in enumerate(counted) if number % an_epoch]
+    assert len(inside) == settings["epochs"] * (an_epoch - 1) > 0
+    return {wait: times for waits, _ in inside for wait, times in waits.items()}, max(handed for _, handed in inside)
+
+
+# ---- no step waits
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_step_of_any_learner_by_any_objective_waits(name, few):
+    with pretend("cuda:0") as gpu:
+        clip, (train, _) = random_clip(dtype=torch.float32, device="cuda:0", **TINY), few[0]
+        for objective in OBJECTIVES:
+            learner = build_learner(name, clip, train.classnames)
+            with steps_counted(gpu) as counted:
+                fit(learner, train, objective=objective, measure_every=0, **SHORT)
+            waits, handed = waits_within(counted, train, SHORT)
+            assert not waits, objective
+            assert handed <= (3 if learner.learns_image else 0), "pixels, labels, and where frozen features stand"
+
+
+@pytest.mark.parametrize("name", ["coop", "promptsrc"])
+def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, folder, tmp_path):
+    with pretend("cuda:1") as gpu:
+        clip, train = random_clip(dtype=torch.float32, device="cuda:1", **TINY), load_dataset("folder", root=noise_folder, shots=3).base.train
+        for number, (views, sampler) in enumerate(itertools.product((None, 2), SAMPLERS)):
+            settings = dict(SHORT, views=views, sampler=sampler, optimizer="adamw", measure_every=0, workers=0, batch_size=2, epochs=1 + number % 2)
+            learner = build_learner(name, clip, train.classnames)
+            if number == 5:
+                with killed_after(1):
+                    fit(learner, train, run_dir=tmp_path, **settings)
+                settings["epochs"] = 2
+            with steps_counted(gpu) as counted:
+                fit(learner, train, run_dir=tmp_path if number == 5 else None, **settings)
+            waits, _ = waits_within(counted, train, settings | dict(epochs=len(counted) // 3))
+            assert not waits, (views, sampler)
+
+
+# ---- from build to transfer
+
+
+def a_run(name: str, objective: str, dtype: torch.dtype, device: str, few, path) -> dict:
+    "Build, fit, be killed, resume, evaluate with collapse, save, load and transfer; gives what was measured."
+    (train, test), (_, novel) = few
+    clip = random_clip(dtype=dtype, device=device, **TINY)
+    learner, again = (build_learner(name, clip, train.classnames) for _ in range(2))
+    settings = dict(SHORT, objective=objective, test=test)
+    if list(learner.parameters()) or name == "tip_adapter_f":
+        with killed_after(1):
+            fit(learner, train, run_dir=path, **settings)
+    history = fit(learner, train, run_dir=path, **settings)
+    save_prompts(learner, path / "prompts.safetensors")
+    load_prompts(again, path / "prompts.safetensors")
+    measured = [evaluate(learner, test, counts=train.counts, collapse=True), evaluate(again, test, counts=train.counts, collapse=True)]
+    assert measured[0] == measured[1], "what is loaded is what was saved"
+    there = {str(tensor.device) for tensor in learner.state_dict().values()}
+    assert there <= {device}
+    return dict(history=history, measured=measured[0], novel=evaluate(learner.for_classes(novel.classnames), novel)["accuracy"])
+
+
+@pytest.mark.parametrize("name, objective, dtype, device", RUNS, ids=lambda value: str(value).removeprefix("torch."))
+def test_a_run_passes_on_a_gpu_and_gives_the_processors_numbers(name, objective, dtype, device, few, folder, tmp_path):
+    here = a_run(name, objective, dtype, "cpu", few, tmp_path / "here")
+    with pretend(device):
+        there = a_run(name, objective, dtype, device, few, tmp_path / "there")
+    if len(here["history"]):
+        assert there["history"].columns.equals(here["history"].columns)
+        assert there["history"].loss.values == pytest.approx(here["history"].loss.values, rel=1e-4 if dtype == torch.float32 else 0.05)
+    if dtype == torch.float32:
+        assert there["novel"] == here["novel"]
+        assert {k: v for k, v in there["measured"]["collapse"].items()} == pytest.approx(here["measured"]["collapse"], rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_a_run_passes_on_apples_gpu_which_has_no_float64(name, few, folder, tmp_path):
+    with pretend("mps:0"):
+        a_run(name, OBJECTIVES[3:][len(name) % 3], torch.float32, "mps:0", few, tmp_path)
