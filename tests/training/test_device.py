@@ -3,7 +3,6 @@
 Where the numbers are compared, it is with the same run on the processor.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -95,16 +94,14 @@ def test_no_step_of_any_learner_by_any_objective_waits(name, few):
 def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, folder, tmp_path):
     with pretend("cuda:1") as gpu:
         clip, train = random_clip(dtype=torch.float32, device="cuda:1", **TINY), load_dataset("folder", root=noise_folder, shots=3).base.train
-        for number, (views, sampler) in enumerate(itertools.product((None, 2), SAMPLERS)):
-            settings = dict(SHORT, views=views, sampler=sampler, optimizer="adamw", measure_every=0, workers=0, batch_size=2, epochs=1 + number % 2)
+        for views, sampler in zip((None, 2, None, 2), SAMPLERS, strict=True):
+            settings = dict(SHORT, views=views, sampler=sampler, optimizer="adamw", measure_every=0, workers=0, batch_size=2)
             learner = build_learner(name, clip, train.classnames)
-            if number == 5:
-                with killed_after(1):
-                    fit(learner, train, run_dir=tmp_path, **settings)
-                settings["epochs"] = 2
+            with killed_after(1):
+                fit(learner, train, run_dir=tmp_path / sampler, **settings)
             with steps_counted(gpu) as counted:
-                fit(learner, train, run_dir=tmp_path if number == 5 else None, **settings)
-            waits, _ = waits_within(counted, train, settings | dict(epochs=len(counted) // 3))
+                fit(learner, train, run_dir=tmp_path / sampler, **settings)
+            waits, _ = waits_within(counted, train, settings | dict(epochs=1))
             assert not waits, (views, sampler)
 
 
@@ -132,15 +129,15 @@ def a_run(name: str, objective: str, dtype: torch.dtype, device: str, few, path)
 
 @pytest.mark.parametrize("name, objective, dtype, device", RUNS, ids=lambda value: str(value).removeprefix("torch."))
 def test_a_run_passes_on_a_gpu_and_gives_the_processors_numbers(name, objective, dtype, device, few, folder, tmp_path):
-    here = a_run(name, objective, dtype, "cpu", few, tmp_path / "here")
     with pretend(device):
         there = a_run(name, objective, dtype, device, few, tmp_path / "there")
-    if len(here["history"]):
-        assert there["history"].columns.equals(here["history"].columns)
-        assert there["history"].loss.values == pytest.approx(here["history"].loss.values, rel=1e-4 if dtype == torch.float32 else 0.05)
     if dtype == torch.float32:
+        here = a_run(name, objective, dtype, "cpu", few, tmp_path / "here")
+        assert there["history"].columns.equals(here["history"].columns)
+        for column in here["history"]:
+            assert there["history"][column].values == pytest.approx(here["history"][column].values, rel=1e-2), column
         assert there["novel"] == here["novel"]
-        assert {k: v for k, v in there["measured"]["collapse"].items()} == pytest.approx(here["measured"]["collapse"], rel=1e-3, nan_ok=True)
+        assert there["measured"]["collapse"] == pytest.approx(here["measured"]["collapse"], rel=1e-2)
 
 
 @pytest.mark.parametrize("name", learner_names())
