@@ -1837,6 +1837,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'npt/training/measure.py'),
                                       'npt.training.measure.measure_collapse': ( 'training/measure.html#measure_collapse',
                                                                                  'npt/training/measure.py')},
+            'npt.training.memory': { 'npt.training.memory._asked': ('training/memory.html#_asked', 'npt/training/memory.py'),
+                                     'npt.training.memory._memory_told': ('training/memory.html#_memory_told', 'npt/training/memory.py')},
             'npt.training.samplers': { 'npt.training.samplers._check_draw': ( 'training/samplers.html#_check_draw',
                                                                               'npt/training/samplers.py'),
                                        'npt.training.samplers._class_probabilities': ( 'training/samplers.html#_class_probabilities',

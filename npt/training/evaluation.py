@@ -22,6 +22,7 @@ from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_o
 from .calibration import calibration_error, reliability_bins
 from .groups import _group_accuracy
 from .measure import learned_features
+from .memory import _memory_told
 from ..world.label_sets import LABEL_SETS
 
 # %% ../../nbs/training/evaluation.ipynb #2f962372
@@ -161,7 +162,8 @@ def evaluate(
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
     not numbers.
     """
-    return _measures(outputs(learner, split), split, counts, collapse)
+    with _memory_told(learner.clip):
+        return _measures(outputs(learner, split), split, counts, collapse)
 
 # %% ../../nbs/training/evaluation.ipynb #3dad0a4b
 def harmonic_mean(base: float, novel: float) -> float:  # all in percent

@@ -41,6 +41,7 @@ from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .evaluation import _check_classes
 from .measure import _measured_epochs, measure_collapse
+from .memory import _memory_told
 from .samplers import SAMPLERS
 
 # %% ../../nbs/training/fit.ipynb #93f9bc01
@@ -570,6 +571,7 @@ def fit(
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():
             _resume(state, path, learner, fitted)
-            _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
+            with _memory_told(learner.clip, plan.batch_size):
+                _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
         learner.eval()
     return pd.DataFrame(state.history)

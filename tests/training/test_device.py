@@ -3,23 +3,28 @@
 Where the numbers are compared, it is with the same run on the processor.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pretend import pretend
-from random_clip import random_clip
+from random_clip import NAMES, images, random_clip
+from safetensors import safe_open
 from shared import killed_after
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import npt.clip.packing
+from npt.clip.load import load_clip
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner, learner_names
 from npt.learners.saving import load_prompts, save_prompts
+from npt.study.machine import _usual_precision
 from npt.training.anchors import _CONSISTENCY_TEMPLATES
 from npt.training.evaluation import evaluate
-from npt.training.fit import fit
+from npt.training.fit import _backward, fit
 from npt.training.samplers import SAMPLERS
 
 TINY = dict(layers=2, width=32, heads=2)
@@ -144,3 +149,102 @@ def test_a_run_passes_on_a_gpu_and_gives_the_processors_numbers(name, objective,
 def test_a_run_passes_on_apples_gpu_which_has_no_float64(name, few, folder, tmp_path):
     with pretend("mps:0"):
         a_run(name, OBJECTIVES[3:][len(name) % 3], torch.float32, "mps:0", few, tmp_path)
+
+
+# ---- what is not finite
+
+
+def test_the_first_step_that_is_not_finite_is_named_although_it_is_read_late(few, tmp_path):
+    train = few[0][0]
+    with pretend("cuda:0"):
+        learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:0", **TINY), train.classnames)
+        before, taken = learner.context.detach().clone(), []
+
+        def spoil(*_):
+            taken.append(None)
+            if len(taken) == 6:  # the second of four steps in the second epoch
+                learner.context.data.fill_(float("nan"))
+
+        hook = register_optimizer_step_post_hook(spoil)
+        try:
+            with pytest.raises(FloatingPointError, match="the loss became nan at step 2 of epoch 1; the checkpoint of the epoch before is kept"):
+                fit(learner, train, run_dir=tmp_path, **SHORT | dict(batch_size=2))
+        finally:
+            hook.remove()
+        assert len(taken) == 8, "the epoch went on, and what came of it is thrown away"
+        assert torch.equal(learner.context, before)
+    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as kept:
+        assert len(json.loads(kept.metadata()["history"])) == 1 and kept.get_tensor("prompt.context").isfinite().all()
+
+
+def test_a_long_epoch_is_read_before_its_end(few, monkeypatch):
+    monkeypatch.setattr("npt.training.fit._STEPS_UNREAD_ELSEWHERE", 3)
+    train, taken = few[0][0], []
+    with pretend("cuda:0"):
+        learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:0", **TINY), train.classnames)
+
+        def spoil(*_):
+            taken.append(learner.context.data.fill_(float("nan")))
+
+        hook = register_optimizer_step_post_hook(spoil)
+        try:
+            with pytest.raises(FloatingPointError, match="at step 1 of epoch 0"):
+                fit(learner, train, **SHORT | dict(batch_size=1))
+        finally:
+            hook.remove()
+    assert len(taken) == 2, "the third step was read before it was taken"
+
+
+# ---- half precision
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "maple", "lora"])
+def test_a_small_loss_has_the_gradient_of_a_large_one_in_fp16(name, guided):
+    def gradient(dtype, size, scaled):
+        torch.manual_seed(3)
+        learner = build_learner(name, random_clip(dtype=dtype, **TINY), NAMES)
+        for parameter in learner.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+        seen = learner(images().float() if learner.learns_image else F.normalize(torch.randn(3, 48), dim=1))
+        loss, guide = (size * F.cross_entropy(seen.logits, labels) for labels in (torch.arange(3), torch.tensor([1, 1, 0])))
+        _backward(loss, guide if guided else None, list(learner.parameters()), seen if scaled else ())
+        return torch.cat([parameter.grad.flatten() for parameter in learner.parameters()]) / size
+
+    exact = gradient(torch.float32, 1, scaled=False)
+    assert not gradient(torch.float16, 1e-7, scaled=False).any(), "it vanishes"
+    for size in 1, 1e-5, 1e-7:
+        assert (gradient(torch.float16, size, scaled=True) - exact).norm() < 0.02 * exact.norm(), size
+
+
+def test_a_fit_in_half_precision_learns_what_one_in_float32_does(few):
+    histories = [fit(build_learner("coop", load_clip("world", precision=precision), few[0][0].classnames), few[0][0], objective="npt", epochs=4,
+                     batch_size=4, lr=0.01, measure_every=0, progress=False) for precision in ("fp32", "bf16", "fp16")]
+    exact, bf16, fp16 = (history.loss.values for history in histories)
+    assert exact[-1] < exact[0] and abs(fp16 - exact).max() < 0.01 and abs(bf16 - exact).max() < 0.05
+
+
+def test_a_gpu_gets_bf16_where_nothing_else_is_asked_for():
+    for device, usual in ("cpu", "fp32"), ("cuda:1", "bf16"), ("mps", "fp32"):
+        with pretend("mps:0" if device == "mps" else "cuda:1"):
+            assert _usual_precision(device) == usual
+
+
+# ---- memory
+
+
+def test_who_runs_out_of_memory_is_told_what_to_change(few, monkeypatch, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 15.00 GiB.")
+
+    (train, test), _ = few
+    with pretend("cuda:1"):
+        learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:1", **TINY), train.classnames)
+        before = learner.context.detach().clone()
+        monkeypatch.setattr(type(learner), "text_features", full)
+        with pytest.raises(torch.OutOfMemoryError, match="^cuda:1 has no room for 2.00 GiB, and 8.0 GB are free: try a batch_size below 4, "
+                                                         "a memory_budget below 4 gigabytes, or fewer jobs_per_gpu"):
+            fit(learner, train, run_dir=tmp_path, **SHORT)
+        assert torch.equal(learner.context, before)
+        with pytest.raises(torch.OutOfMemoryError, match="8.0 GB are free: try a memory_budget"):
+            evaluate(learner, test)
