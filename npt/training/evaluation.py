@@ -160,7 +160,7 @@ def evaluate(
     name beside them, what `npt.geometry.collapse.collapse_metrics` gives for the same features, and with `counts` also the angles, in
     degrees, of `npt.geometry.collapse.head_tail_angles`.
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
-    not numbers.
+    not numbers; torch.OutOfMemoryError where a GPU is too small.
     """
     with _memory_told(learner.clip):
         return _measures(outputs(learner, split), split, counts, collapse)
