@@ -6,7 +6,8 @@
 
 PyTorch hands every operation to a *mode* (`TorchDispatchMode`), those of a backward pass too. Ours runs it on the CPU and does what a
 GPU would do beside: it refuses to mix devices, it counts a launch for what runs a kernel, and it counts a wait for what the processor
-cannot go on without. Not here: kernels, streams, memory, worker processes, and the fusion of an optimiser's step into few launches.
+cannot go on without. Not here: kernels, streams, memory and worker processes. What a GPU fuses, attention and an optimiser's step, is
+counted in its parts, so that there are fewer launches in truth.
 """
 
 import os
@@ -25,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NO_KERNEL = {"detach", "alias", "lift", "lift_fresh", "_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided", "new_empty",
              "new_empty_strided", "_local_scalar_dense", "set_", "resize_"}  # beside what only looks at a tensor in another way
 COPIES = {"_to_copy", "copy_", "_copy_from"}
-ASKS_FOR_SIZES = {"nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "equal"}
+ASKS = {"nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "equal",
+        "_linalg_check_errors"}
 INDEXES = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 FREE = 8 * 10**9  # bytes that the device says it has
 
@@ -162,12 +164,12 @@ class Device(TorchDispatchMode):
             self._count_copy(name, args, kwargs, target)
         elif there and name == "_local_scalar_dense":
             self.waits["a number", line()] += 1
-        elif there and name in ASKS_FOR_SIZES:
-            self.waits[f"the size of {name}", line()] += 1
+        elif there and name in ASKS:
+            self.waits[f"what {name} finds", line()] += 1
         elif there and name in INDEXES:
             for index in (one for one in args[1] if one is not None):
                 if index.dtype in (torch.bool, torch.uint8):
-                    self.waits["the size of a mask", line()] += 1
+                    self.waits["what a mask finds", line()] += 1
                 elif index.dim() and not isinstance(index, Pretended):
                     self.waits["a copy to the device", line()] += 1
 

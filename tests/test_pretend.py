@@ -109,7 +109,8 @@ def test_the_numbers_are_those_of_the_processor(gpu):
             optimizer.zero_grad()
             F.cross_entropy(model(given), labels).backward()
             optimizer.step()
-    assert all(weight.device == gpu.device and torch.equal(weight.cpu(), same) for weight, same in zip(there.parameters(), here.parameters()))
+    for one, same in zip(there.parameters(), here.parameters(), strict=True):
+        assert one.device == gpu.device and torch.equal(one.cpu(), same)
     assert torch.equal(copy.deepcopy(there)(x.to(gpu.device)).cpu(), here(x))
 
 

@@ -32,5 +32,5 @@ def _memory_told(
     except torch.OutOfMemoryError as error:
         fewer = "" if batch_size is None else f"a batch_size below {batch_size}, "
         raise torch.OutOfMemoryError(
-            f"{clip.device} has no room for {_asked(error)}, and {free_memory(clip.device) / 1e9:.1f} GB are free: try {fewer}a memory_budget "
-            f"below {clip.memory_budget / 1e9:.3g} gigabytes, or fewer jobs_per_gpu where several runs share it") from error
+            f"{clip.device} has no room for {_asked(error)}, and {free_memory(clip.device) / 1e9:.1f} GB are free: try {fewer}a "
+            f"memory_budget below {clip.memory_budget / 1e9:.3g} gigabytes, or fewer jobs_per_gpu where several runs share it") from error
