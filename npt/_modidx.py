@@ -1534,6 +1534,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'npt.study.runs._learned_before': ('study/runs.html#_learned_before', 'npt/study/runs.py'),
                                 'npt.study.runs._load_run_data': ('study/runs.html#_load_run_data', 'npt/study/runs.py'),
                                 'npt.study.runs._measured': ('study/runs.html#_measured', 'npt/study/runs.py'),
+                                'npt.study.runs._peak_memory': ('study/runs.html#_peak_memory', 'npt/study/runs.py'),
+                                'npt.study.runs._precision_of': ('study/runs.html#_precision_of', 'npt/study/runs.py'),
                                 'npt.study.runs._run_recipe': ('study/runs.html#_run_recipe', 'npt/study/runs.py'),
                                 'npt.study.runs._run_template': ('study/runs.html#_run_template', 'npt/study/runs.py'),
                                 'npt.study.runs._source_hash': ('study/runs.html#_source_hash', 'npt/study/runs.py'),

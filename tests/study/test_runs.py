@@ -87,6 +87,7 @@ def test_metrics_hold_what_is_promised(finished):
         assert 0 <= metrics[name] <= 100 and 0 <= metrics["zero_shot"][name] <= 100
     assert set(metrics["collapse"]["before"]) == set(metrics["collapse"]["after"]) >= {"nc1", "nc3", "nc4"}
     assert metrics["seconds"] > 0 and {"npt", "torch", "open_clip_torch"} <= set(metrics["versions"])
+    assert metrics["versions"]["device"] == "cpu" and metrics["versions"]["precision"] == "fp32" and "peak_gigabytes" not in metrics
     assert json.loads((settings.folder / "metrics.json").read_text()) == metrics
     assert len((settings.folder / "history.csv").read_text().splitlines()) == 1 + SMALL["epochs"]
 
