@@ -44,7 +44,7 @@ from npt.learners.recipes import recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
-from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
+from npt.study.runs import _peak_memory, _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
@@ -92,6 +92,11 @@ def test_metrics_hold_what_is_promised(finished):
     assert len((settings.folder / "history.csv").read_text().splitlines()) == 1 + SMALL["epochs"]
 
 
+def test_the_memory_of_a_gpu_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2.5e9 * (device.index + 1))
+    assert _peak_memory(torch.device("cuda:1")) == {"peak_gigabytes": 5.0} and _peak_memory(torch.device("cpu")) == {}
+
+
 def test_same_seed_same_numbers(finished, tmp_path):
     settings, metrics = finished
     again = settings.model_copy(update=dict(runs_dir=str(tmp_path)))
@@ -116,7 +121,7 @@ def test_finished_run_is_found_and_overwritten_only_when_asked(finished):
 
 def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "killed"), shots=2, epochs=30)
-    code = ("from npt.study.runs import do_run; from npt.study.settings import RunSettings; "
+    code = ("from npt.study.runs import _peak_memory, do_run; from npt.study.settings import RunSettings; "
             f"do_run(RunSettings(**{settings.model_dump()!r}))")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint, patience = settings.folder / "checkpoint.safetensors", time.monotonic() + 120
