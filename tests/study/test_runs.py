@@ -121,7 +121,7 @@ def test_finished_run_is_found_and_overwritten_only_when_asked(finished):
 
 def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "killed"), shots=2, epochs=30)
-    code = ("from npt.study.runs import _peak_memory, do_run; from npt.study.settings import RunSettings; "
+    code = ("from npt.study.runs import do_run; from npt.study.settings import RunSettings; "
             f"do_run(RunSettings(**{settings.model_dump()!r}))")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint, patience = settings.folder / "checkpoint.safetensors", time.monotonic() + 120
