@@ -178,8 +178,16 @@ def test_the_first_step_that_is_not_finite_is_named_although_it_is_read_late(few
         assert len(json.loads(kept.metadata()["history"])) == 1 and kept.get_tensor("prompt.context").isfinite().all()
 
 
+def test_the_bar_shows_the_loss_also_where_it_is_read_late(few, capfd):
+    train = few[0][0]
+    with pretend("cuda:0"):
+        learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:0", **TINY), train.classnames)
+        history = fit(learner, train, **SHORT | dict(progress=True))
+    assert "loss=" in capfd.readouterr().err and len(history) == 2
+
+
 def test_a_long_epoch_is_read_before_its_end(few, monkeypatch):
-    monkeypatch.setattr("npt.training.fit._STEPS_UNREAD_ELSEWHERE", 3)
+    monkeypatch.setattr("npt.training.fit._READ_AT_ONCE", 3)
     train, taken = few[0][0], []
     with pretend("cuda:0"):
         learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:0", **TINY), train.classnames)

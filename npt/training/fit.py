@@ -311,8 +311,7 @@ def _check_enters(loss: Tensor, learner: nn.Module, objective: Objective) -> Non
                          "add a term that it does, such as ce")
 
 # %% ../../nbs/training/fit.ipynb #d9f2bfc2
-_STEPS_UNREAD = {"cpu": 1}  # steps whose numbers are read at once
-_STEPS_UNREAD_ELSEWHERE = 64
+_READ_AT_ONCE = 64  # steps, on a GPU
 
 # %% ../../nbs/training/fit.ipynb #7067474f
 class _Tally:
@@ -388,8 +387,7 @@ def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State
 
 # %% ../../nbs/training/fit.ipynb #f28662d0
 def _show(bar: tqdm, epoch: int, tally: _Tally) -> None:
-    "Move the bar by one step."
-    bar.update()
+    "Write the numbers that were read last beside the bar."
     if tally.rows and not tally.unread:
         last = dict(zip(tally.names, tally.rows[-1]))
         bar.set_postfix(epoch=epoch, loss=f"{last['loss']:.3f}", accuracy=f"{last['accuracy']:.0f}%", refresh=False)
@@ -405,7 +403,7 @@ def _train_epoch(
     bar: tqdm,
 ) -> dict[str, float]:  # loss, accuracy (percent) and the value of each term, means over the epoch's images
     "Take one optimiser step for every batch."
-    tally, at_once = _Tally(), _STEPS_UNREAD.get(learner.clip.device.type, _STEPS_UNREAD_ELSEWHERE)
+    tally, at_once = _Tally(), 1 if learner.clip.device.type == "cpu" else _READ_AT_ONCE
     learner.train()
     for batch in batches:
         text, image, logits = _look(learner, batch, state)
@@ -417,8 +415,10 @@ def _train_epoch(
         if len(tally.unread) == at_once:
             tally.read(epoch)
         _update(learner, step, plan.objective, state)
+        bar.update()
         _show(bar, epoch, tally)
     tally.read(epoch)
+    _show(bar, epoch, tally)
     return tally.means()
 
 # %% ../../nbs/training/fit.ipynb #aeb4fa80
