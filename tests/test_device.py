@@ -95,6 +95,16 @@ def test_no_step_of_any_learner_by_any_objective_waits(name, few):
             assert handed <= (3 if learner.learns_image else 0), "pixels, labels, and where frozen features stand"
 
 
+@pytest.mark.parametrize("settings", [dict(class_token_position="middle"), dict(class_specific=True)], ids=str)
+def test_no_step_waits_wherever_the_name_stands(settings, few):
+    with pretend("cuda:0") as gpu:
+        train = few[0][0]
+        learner = build_learner("coop", random_clip(dtype=torch.float32, device="cuda:0", **TINY), train.classnames, **settings)
+        with steps_counted(gpu) as counted:
+            fit(learner, train, objective="ce", measure_every=0, **SHORT)
+    assert waits_within(counted, train, SHORT) == ({}, 0)
+
+
 @pytest.mark.parametrize("name", ["coop", "promptsrc"])
 def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, folder, tmp_path):
     with pretend("cuda:1") as gpu:
