@@ -84,13 +84,14 @@ def waits_within(counted: list, train, settings: dict) -> tuple[dict, int]:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_no_step_of_any_learner_by_any_objective_waits(name, few):
+    settings = SHORT | dict(epochs=1)
     with pretend("cuda:0") as gpu:
         clip, (train, _) = random_clip(dtype=torch.float32, device="cuda:0", **TINY), few[0]
         for objective in OBJECTIVES:
             learner = build_learner(name, clip, train.classnames)
             with steps_counted(gpu) as counted:
-                fit(learner, train, objective=objective, measure_every=0, **SHORT)
-            waits, handed = waits_within(counted, train, SHORT)
+                fit(learner, train, objective=objective, measure_every=0, **settings)
+            waits, handed = waits_within(counted, train, settings)
             assert not waits, objective
             assert handed <= (3 if learner.learns_image else 0), "pixels, labels, and where frozen features stand"
 
@@ -129,7 +130,7 @@ def a_run(name: str, objective: str, dtype: torch.dtype, device: str, few, path)
     (train, test), (_, novel) = few
     clip = random_clip(dtype=dtype, device=device, **TINY)
     learner, again = (build_learner(name, clip, train.classnames) for _ in range(2))
-    settings = dict(SHORT, objective=objective, test=test)
+    settings = dict(SHORT, objective=objective, test=test, measure_every=2)
     if list(learner.parameters()) or name == "tip_adapter_f":
         with killed_after(1):
             fit(learner, train, run_dir=path, **settings)
