@@ -1,5 +1,6 @@
 """Small models in double precision, and prompts for them, on which the paths through the towers are compared."""
 
+import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from npt.clip.towers import _trim
 
+KNOWS_EOS = pytest.mark.skipif("eos_id" not in CLIPTextCfg.__dataclass_fields__, reason="this open_clip reads a text at no given EOT")
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32
 WORDS = "cat", "dog", "red", "flat-coated", "annual crop land", "smartphone", "irish wolfhound", "of", "satellite"
 TOKENIZER = SimpleTokenizer()

@@ -45,7 +45,8 @@ def few_templates(monkeypatch):
 def no_packing_is_left():
     "What is remembered of a device's name must not meet a real one of that name."
     yield
-    npt.clip.packing._pack.cache_clear()
+    for remembered in npt.clip.packing._pack, npt.clip.cut._cut, npt.clip.rows._rows:
+        remembered.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,8 @@ def test_a_run_passes_on_a_gpu_and_gives_the_processors_numbers(name, objective,
         here = a_run(name, objective, dtype, "cpu", few, tmp_path / "here")
         assert there["history"].columns.equals(here["history"].columns)
         for column in here["history"]:
-            assert there["history"][column].values == pytest.approx(here["history"][column].values, rel=1e-2, nan_ok=True), column
+            one_image = 100 / len(few[0][0]) if column == "accuracy" else None  # two paths through the text tower round differently
+            assert there["history"][column].values == pytest.approx(here["history"][column].values, rel=1e-2, abs=one_image, nan_ok=True), column
         assert there["novel"] == here["novel"]
         assert there["measured"]["collapse"] == pytest.approx(here["measured"]["collapse"], rel=1e-2)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import _SIZE, save_file
 
 from npt.clip.load import load_clip
 from npt.learners.build import build_learner
@@ -108,7 +108,7 @@ def test_a_header_that_takes_long_is_not_followed(clip, tmp_path):
     assert len(str(caught.value)) < 2000
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, *({torch.complex64} & _SIZE.keys())])  # older safetensors know no complex
 def test_prompts_of_another_kind_of_number_are_refused_and_change_nothing(kind, clip, tmp_path):
     save_prompts(trained(clip), tmp_path / "good.safetensors")
     with safe_open(tmp_path / "good.safetensors", "pt") as file:
