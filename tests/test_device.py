@@ -126,11 +126,15 @@ def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, fo
 # ---- from build to transfer
 
 
+# From words that are the template, the guide's gradient is rounding and nothing else, and ProGrad takes its direction out of the step.
+OWN = {"prograd": dict(ctx_init=None)}
+
+
 def a_run(name: str, objective: str, dtype: torch.dtype, device: str, few, path) -> dict:
     "Build, fit, be killed, resume, evaluate with collapse, save, load and transfer; gives what was measured."
     (train, test), (_, novel) = few
     clip = random_clip(dtype=dtype, device=device, **TINY)
-    learner, again = (build_learner(name, clip, train.classnames) for _ in range(2))
+    learner, again = (build_learner(name, clip, train.classnames, **OWN.get(name, {})) for _ in range(2))
     settings = dict(SHORT, objective=objective, test=test, measure_every=2)
     if list(learner.parameters()) or name == "tip_adapter_f":
         with killed_after(1):
