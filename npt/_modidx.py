@@ -1481,6 +1481,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'npt.study.places': { 'npt.study.places._gpu_place': ('study/places.html#_gpu_place', 'npt/study/places.py'),
                                   'npt.study.places._job_device': ('study/places.html#_job_device', 'npt/study/places.py'),
                                   'npt.study.places._places_folder': ('study/places.html#_places_folder', 'npt/study/places.py'),
+                                  'npt.study.places._sharing': ('study/places.html#_sharing', 'npt/study/places.py'),
                                   'npt.study.places._take_place': ('study/places.html#_take_place', 'npt/study/places.py')},
             'npt.study.plan': { 'npt.study.plan.Plan': ('study/plan.html#plan', 'npt/study/plan.py'),
                                 'npt.study.plan.Plan.made_from': ('study/plan.html#plan.made_from', 'npt/study/plan.py'),

@@ -7,6 +7,7 @@ __all__ = ['free_memory', 'FrozenCLIP']
 
 # %% ../../nbs/clip/frozen.ipynb #52251ea6
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -57,13 +58,17 @@ def _freeze(
     return model
 
 # %% ../../nbs/clip/frozen.ipynb #288caff1
+_GPU_SHARE = "NPT_GPU_SHARE"  # environment variable: the share of a GPU that this process has, 1 where it is not set
 _GIGABYTE = 1e9  # bytes
 _SPARE = 0.5  # share of what is free that the text tower may take; the rest is for the image tower, gradients and logits
 
 # %% ../../nbs/clip/frozen.ipynb #076943f2
 def free_memory(device: torch.device) -> int:  # bytes
-    "What a device has free now."
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    "What a device has free now for this process, which on a GPU has a share."
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, whole = torch.cuda.mem_get_info(device)
+    return max(0, min(free, int(whole * float(os.environ.get(_GPU_SHARE, 1))) - torch.cuda.memory_reserved(device)))
 
 # %% ../../nbs/clip/frozen.ipynb #d5d9eedf
 def _fingerprint(model: nn.Module) -> str:
