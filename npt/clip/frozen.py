@@ -7,6 +7,7 @@ __all__ = ['free_memory', 'FrozenCLIP']
 
 # %% ../../nbs/clip/frozen.ipynb #52251ea6
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -16,9 +17,14 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
+from .._names import _shown
 from .blocks import _make_lean
+from .cost import _blocks_of, _faster_path, _Prompted, _told
+from .cut import _cut_text_features
+from .rows import _rows_text_features
 from npt.clip.towers import (
     _common_prefix,
+    _end_places,
     _full_text_features,
     _prompted_image_features,
     _shared_text_features,
@@ -52,13 +58,17 @@ def _freeze(
     return model
 
 # %% ../../nbs/clip/frozen.ipynb #288caff1
+_GPU_SHARE = "NPT_GPU_SHARE"  # environment variable: the share of a GPU that this process has, 1 where it is not set
 _GIGABYTE = 1e9  # bytes
 _SPARE = 0.5  # share of what is free that the text tower may take; the rest is for the image tower, gradients and logits
 
 # %% ../../nbs/clip/frozen.ipynb #076943f2
 def free_memory(device: torch.device) -> int:  # bytes
-    "What a device has free now."
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    "What a device has free now for this process, which on a GPU has a share."
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, whole = torch.cuda.mem_get_info(device)
+    return max(0, min(free, int(whole * float(os.environ.get(_GPU_SHARE, 1))) - torch.cuda.memory_reserved(device)))
 
 # %% ../../nbs/clip/frozen.ipynb #d5d9eedf
 def _fingerprint(model: nn.Module) -> str:
@@ -100,7 +110,7 @@ def _tokenize(
     "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
     texts = [texts] if isinstance(texts, str) else list(texts)
     if too_long := [text for text, fits in zip(texts, clip.fits(texts)) if not fits]:
-        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {too_long[0]!r}.")
+        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {_shown(too_long[0])}.")
     return clip.tokenizer(texts).to(clip.device)
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3d
@@ -112,6 +122,20 @@ def _in_two(
     tokens = clip.tokenize(texts)
     length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
+
+# %% ../../nbs/clip/frozen.ipynb #2026e57d
+_PATHS = {"packed": _shared_text_features, "cut": _cut_text_features, "rows": _rows_text_features}
+
+
+def _prompted(
+    prefix: Tensor,  # (P, w), or (B, P, w)
+    tokens: Tensor,  # (K, L) int64
+    deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
+) -> _Prompted:
+    "The sizes of prompts, from which their cost follows."
+    length = prefix.shape[-2]
+    suffixes = tuple(place + 1 - length for place in _end_places(tokens))
+    return _Prompted(length, suffixes, len(prefix) if prefix.dim() > 2 else 1, any(vectors.dim() == 3 for vectors in deep.values()))
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3f
 def _prompt_features(
@@ -125,8 +149,8 @@ def _prompt_features(
     "Text features of prompts given as vectors; differentiable."
     if clip.prefix_sharing is not True or prefix.shape[-2] == 0:
         return clip.full_text_features(prefix, suffix, tokens, deep, unit)
-    return _shared_text_features(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit,
-                                 clip.memory_budget)
+    path = _PATHS[_faster_path(_blocks_of(clip.model), _prompted(prefix, tokens, deep), clip.device, clip.dtype)]
+    return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget)
 
 # %% ../../nbs/clip/frozen.ipynb #534ab8dc
 class FrozenCLIP:
@@ -182,6 +206,13 @@ class FrozenCLIP:
     def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
         return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit)
+
+    def explain(self, texts: Sequence[str], contexts: int = 1) -> str:  # K prompts, and how many prefixes they have; lines of text
+        "Say by which path prompts go through the text tower here, and what each path would cost by the model in `npt.clip.cost`."
+        if self.prefix_sharing is not True:
+            return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
+        prefix, _, tokens = _in_two(self, texts)
+        return _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], unit: bool = True) -> Tensor:  # K texts to (K, d), at least float32

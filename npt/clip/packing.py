@@ -38,14 +38,16 @@ class _Packing:
 def _pack_classes(
     lengths: Tensor,  # (K,) int64, tokens of every class there is
     classes: Tensor,  # those to be packed, by ascending length
+    device: torch.device | str = "cpu",
 ) -> _Packing:
-    "Pack a share of the classes."
+    "Pack a share of the classes; a device is given what was counted before."
     length = lengths[classes]
     ends = length.cumsum(0) - 1
     starts = (ends + 1 - length).repeat_interleave(length)
-    places = torch.arange(len(starts), device=length.device) - starts
+    places = torch.arange(len(starts)) - starts
     groups = zip(*(part.tolist() for part in length.unique_consecutive(return_counts=True)))
-    return _Packing(classes, classes.repeat_interleave(length), places, ends, tuple(groups))
+    rows = classes.repeat_interleave(length)
+    return _Packing(*(part.to(device) for part in (classes, rows, places, ends)), tuple(groups))
 
 # %% ../../nbs/clip/packing.ipynb #e7e2981a
 def _classes_a_share(
@@ -66,10 +68,10 @@ def _pack(
     device: torch.device | str = "cpu",
 ) -> tuple[tuple[_Packing, ...], Tensor]:  # the shares, and (K,) int64: where each class is in all of them
     "Pack all classes, in shares of like numbers of tokens."
-    each = torch.tensor(lengths, device=device)
+    each = torch.tensor(lengths)
     order = each.argsort(stable=True)
     parts = order.split(_classes_a_share(each[order], at_once))
-    return tuple(_pack_classes(each, part) for part in parts), order.argsort()
+    return tuple(_pack_classes(each, part, device) for part in parts), order.argsort().to(device)
 
 # %% ../../nbs/clip/packing.ipynb #b2a2b26a
 _SCORES_AT_ONCE = 16  # float32 numbers in the longest vectors of processors

@@ -22,6 +22,7 @@ from timm.models import Eva
 from timm.models import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .blocks import _ClassTokenBlock, _finish, _project
 from .packing import _attend_packed, _pack, _Packing
@@ -33,6 +34,22 @@ def _end_of_text(
 ) -> Tensor:  # (K,) int64, position of EOT in each row
     "Where CLIP reads a text's feature: at its first highest token number, which is EOT."
     return tokens.argmax(dim=-1)
+
+# %% ../../nbs/clip/towers.ipynb #abed80c2
+_PLACES = WeakTensorKeyDictionary()
+
+
+def _end_places(
+    tokens: Tensor,  # (K, L) int64, token numbers
+) -> list[int]:  # K positions of EOT
+    "Where each text ends, read from the device once."
+    if tokens.is_inference():  # nothing tells whether such a tensor was changed since
+        return _end_of_text(tokens).tolist()
+    version, places = _PLACES.get(tokens, (None, None))
+    if version != tokens._version:
+        places = _end_of_text(tokens).tolist()
+        _PLACES[tokens] = tokens._version, places
+    return places
 
 # %% ../../nbs/clip/towers.ipynb #99ad0f6c
 def _trim(
@@ -264,7 +281,7 @@ def _suffix_lengths(
     room: int,  # S, vectors that each suffix has
 ) -> tuple[int, ...]:  # K numbers of tokens, EOT included
     "How long each suffix is. Raises ValueError where an EOT is not in it."
-    end = (_end_of_text(tokens) - length).tolist()
+    end = [place - length for place in _end_places(tokens)]
     if min(end) < 0 or max(end) >= room:
         raise ValueError(f"Every EOT must be in the suffix, at positions {length} to {length + room - 1} of a prompt, but "
                          f"here they are at {length + min(end)} to {length + max(end)}.")
@@ -288,6 +305,11 @@ def _share_features(
 # %% ../../nbs/clip/towers.ipynb #017078d9
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}  # of one share
 
+
+def _tokens_at_once(asked: int | None, device: torch.device) -> int:
+    "Tokens of one share: as asked for, or as the device wants them."
+    return asked or _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE["cuda"])
+
 # %% ../../nbs/clip/towers.ipynb #619b8bd2
 def _shares(
     lengths: tuple[int, ...],  # K numbers of tokens
@@ -296,8 +318,7 @@ def _shares(
     device: torch.device,
 ) -> tuple[tuple[_Packing, ...], Tensor]:  # the shares, and (K,) int64: where each class is in all of them
     "Pack classes in shares that fit a device."
-    at_once = at_once or _TOKENS_AT_ONCE.get(device.type, _TOKENS_AT_ONCE["cuda"])
-    return _pack(lengths, at_once // contexts, device)
+    return _pack(lengths, _tokens_at_once(at_once, device) // contexts, device)
 
 # %% ../../nbs/clip/towers.ipynb #78f471ef
 def _which_keep(

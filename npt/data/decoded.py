@@ -102,7 +102,7 @@ def _decode_all(
                 sweep(path.parent)
                 _write_pictures(pictures, path)
         _make_room(path.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"decoded pictures of {what} cannot be kept in {str(path.parent)!r} ({error}): they are decoded each time; "
                       "the environment variable NPT_CACHE names another folder")
     return _read_pictures(path, count)

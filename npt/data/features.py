@@ -113,7 +113,7 @@ def _check_views(
 def _read_features(path: Path, shape: tuple[int, int]) -> Tensor | None:
     "Read features of an expected shape; None where there is no such file, or where it is damaged."
     try:
-        features = load_file(path)["features"]
+        features = load_file(path)["features"].clone()
     except (OSError, SafetensorError, KeyError):
         return None
     return features if features.shape == shape and features.isfinite().all() else None
@@ -128,7 +128,7 @@ def _keep_on_disk(
     try:
         sweep(path.parent)
         write_tensors({"features": features}, path, {"of": what})
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"features of {what} cannot be kept in {str(path.parent)!r} ({error}): the next run will compute "
                       "them again; the environment variable NPT_CACHE names another folder")
 

@@ -76,7 +76,7 @@ def _read_draws(crops: _Crops, draws: Sequence[Draw]) -> Tensor | None:  # (n, d
     if features is None:
         return None
     _mark(path)
-    return features.clone().to(crops.clip.device)
+    return features.to(crops.clip.device)
 
 # %% ../../nbs/data/fresh_crops.ipynb #1edf46f8
 def _compute_draws(crops: _Crops, draws: Sequence[Draw]) -> Tensor | None:  # (n, d)
