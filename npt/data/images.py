@@ -25,6 +25,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import resize
 from tqdm import tqdm
 
+from ..clip.frozen import _GPU_SHARE
 from .datasets import DatasetRecord
 from .decoded import _kept_pictures, _Pictures
 from .opening import _open_image, _pixel_count
@@ -196,11 +197,14 @@ _MOST_WORKERS = 8
 _IMAGES_A_WORKER = {"fork": 64, "forkserver": 4096, "spawn": 4096}  # that make starting one worthwhile
 _TRAINING_EPOCHS = 20  # of an ordinary run
 
-
+# %% ../../nbs/data/images.ipynb #3c73aa7a
 def _cores_given() -> int:
-    "How many cores this process may use, by the system and by SLURM."
+    "How many cores this process may use: SLURM's count, or its share of the machine's."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
+    jobs = torch.cuda.device_count() / float(os.environ[_GPU_SHARE]) if _GPU_SHARE in os.environ else 1
+    return max(1, int(cores / max(1, jobs)))
 
 # %% ../../nbs/data/images.ipynb #4be18cda
 def _worker_count(

@@ -6,10 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/study/machine.ipynb #53917028
+import os
+
+import psutil
 import torch
 
+from ..clip.backbone import find_backbone
 from ..clip.load import _check_is_there
 from ..data.datasets import find_dataset
+from ..data.images import _cores_given
 from ..learners.recipes import Recipe
 from .settings import RunSettings
 
@@ -40,6 +45,23 @@ def _usual_precision(
         return "fp32"
     with torch.cuda.device(device):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+# %% ../../nbs/study/machine.ipynb #bd39eb47
+_LOOK = 0.3  # seconds
+
+
+def _idle_cores() -> int:  # at least 1
+    "How many of the cores that this process may use nobody else is using."
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    busy = psutil.cpu_percent(_LOOK, percpu=True)
+    return max(1, min(_cores_given(), round(sum(1 - busy[core] / 100 for core in mine if core < len(busy)))))
+
+# %% ../../nbs/study/machine.ipynb #81311fde
+def _usual_threads(settings: RunSettings) -> int:  # of a run with a device
+    "How many threads a run takes."
+    before, wanted = torch.get_num_threads(), find_backbone(settings.backbone).threads
+    given = before == 1 or "OMP_NUM_THREADS" in os.environ or torch.device(settings.device).type != "cpu"
+    return wanted or (before if given else min(before, _idle_cores()))
 
 # %% ../../nbs/study/machine.ipynb #f4ed274c
 def _on_this_machine(
@@ -76,12 +98,20 @@ def _device_said(
     precision = "as given" if given.precision else _why_precision(settings)
     return f"on {settings.device} ({device}) in {settings.precision} ({precision})"
 
+# %% ../../nbs/study/machine.ipynb #fbfb9299
+def _threads_said(settings: RunSettings, threads: int) -> str:
+    "Why a run takes so few threads; nothing where PyTorch or the backbone decides."
+    if find_backbone(settings.backbone).threads or threads == torch.get_num_threads():
+        return ""
+    return f" on {threads} of {torch.get_num_threads()} threads (the other cores are busy; OMP_NUM_THREADS sets another number)"
+
 # %% ../../nbs/study/machine.ipynb #7539dae9
 def _choices_said(
     given: RunSettings,  # as they were before `_on_this_machine`
     settings: RunSettings,  # and after
     recipe: Recipe,  # how the prompts are learned
+    threads: int,  # of the processor that it takes
 ) -> str:  # one line
     "What a run was given or has chosen, and why."
     return (f"{settings.learner}, {recipe.epochs} epochs, batches of {recipe.batch_size}, lr {recipe.lr:g}; "
-            f"{_backbone_said(settings)}; {_device_said(given, settings)}")
+            f"{_backbone_said(settings)}; {_device_said(given, settings)}{_threads_said(settings, threads)}")

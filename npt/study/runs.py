@@ -23,7 +23,6 @@ from torch import nn
 import npt
 from .._files import write_text
 from .._lock import Hold
-from ..clip.backbone import find_backbone
 from ..clip.frozen import FrozenCLIP
 from ..clip.load import _PRECISIONS, load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
@@ -38,7 +37,7 @@ from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
 from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
 from .inputs import RunInputs, _run_inputs
-from .machine import _choices_said, _on_this_machine
+from .machine import _choices_said, _on_this_machine, _usual_threads
 from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
@@ -51,6 +50,7 @@ class Run:
 
     settings: RunSettings  # as they were given, with a device
     choices: str  # the same in a line, with the reasons
+    threads: int  # of the processor, while it works
     folder: RunFolder
     data: FewShotData
     clip: FrozenCLIP
@@ -127,10 +127,10 @@ def _run_template(settings: RunSettings, data: FewShotData) -> str | tuple[str, 
 
 # %% ../../nbs/study/runs.ipynb #b472a666
 @contextmanager
-def _threads_of(settings: RunSettings) -> Iterator[None]:
-    "Take as many threads as the backbone asks for; afterwards PyTorch takes as many as before."
-    before, wanted = torch.get_num_threads(), find_backbone(settings.backbone).threads
-    torch.set_num_threads(wanted or before)
+def _with_threads(threads: int) -> Iterator[None]:
+    "Take so many threads; afterwards PyTorch takes as many as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -203,7 +203,8 @@ def set_up(
     """
     _check_overwrite(overwrite)
     chosen = _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
-    with _threads_of(settings), _told_how_to_go_on(lambda: "nothing was changed; the same call begins again"):
+    threads = _usual_threads(chosen)
+    with _with_threads(threads), _told_how_to_go_on(lambda: "nothing was changed; the same call begins again"):
         data = _load_run_data(settings)
         clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=chosen.precision,
                          memory_budget=settings.memory_budget)
@@ -214,9 +215,10 @@ def set_up(
         _check_trainable(settings, learner, data)
         _try_hand_written(settings, zero_shot, data)
         _try_novel(settings, learner, data)
-    choices, here = _choices_said(settings, chosen, _run_recipe(settings)), settings.model_copy(update=dict(device=chosen.device))
+    choices = _choices_said(settings, chosen, _run_recipe(settings), threads)
+    here = settings.model_copy(update=dict(device=chosen.device))
     folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), clip, overwrite)
-    return Run(here, choices, folder, data, clip, zero_shot, learner, lock)
+    return Run(here, choices, threads, folder, data, clip, zero_shot, learner, lock)
 
 # %% ../../nbs/study/runs.ipynb #808804dc
 def set_up_baseline(
@@ -229,7 +231,7 @@ def set_up_baseline(
         return None
     _check_overwrite(overwrite)
     settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
-    with _threads_of(settings):
+    with _with_threads(run.threads):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
     folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.clip, overwrite)
     return replace(run, settings=settings, folder=folder, learner=learner, lock=lock)
@@ -252,7 +254,7 @@ def fit_run(
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
     settings, folder = run.settings, run.folder
-    with folder.held(), _threads_of(settings):
+    with folder.held(), _with_threads(run.threads):
         if folder.finished:
             return _learned_before(run)
         if run.clip.device.type == "cuda":
@@ -327,7 +329,7 @@ def measure_run(
 ) -> dict:  # what metrics.json holds
     "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
     folder, how = run.folder, "what was learned is kept; the same run, called again, goes on to measure it"
-    with folder.held(), _threads_of(run.settings), _told_how_to_go_on(lambda: how):
+    with folder.held(), _with_threads(run.threads), _told_how_to_go_on(lambda: how):
         if folder.finished:
             return read_metrics(folder)
         if not folder.prompts.exists() or not folder.history.exists():

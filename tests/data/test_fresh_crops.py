@@ -1,9 +1,11 @@
 "Features of crops that no run meets twice: those of the plain order, computed once for all runs that meet them, and bounded on disk."
 
+import multiprocessing
 import os
-import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from threading import Thread
 
 import pytest
@@ -119,29 +121,24 @@ def test_what_another_process_computes_is_waited_for_and_a_later_epoch_done_mean
     assert order == [1, 2, 0]
 
 
-RUN = """
-import sys
-from npt.clip import load_clip
-from npt.data import load_dataset
-from npt.data.fresh_crops import _fresh_features
-from npt.data.images import Draw
-clip, split = load_clip("world"), load_dataset("folder", root=sys.argv[1], shots=3).base.train
-encode, calls = clip.encode_image, []
-clip.encode_image = lambda pixels: calls.append(len(pixels)) or encode(pixels)
-print("ready", flush=True)
-input()
-for _ in _fresh_features(clip, split, [[Draw(place, 10 * epoch + place) for place in range(6)] for epoch in range(12)], 0):
-    pass
-print(len(calls))
-"""
+def count_encoded(split: Split, start: Barrier, counts: Queue) -> None:
+    "What one of several processes does: all epochs, and then it tells how many it encoded itself."
+    clip, sizes = fresh(), []
+    clip.encode_image = lambda pixels: sizes.append(len(pixels)) or LOADED.encode_image(pixels)
+    start.wait()
+    for _ in _fresh_features(clip, split, [[Draw(place, 10 * epoch + place) for place in range(6)] for epoch in range(12)], 0):
+        pass
+    counts.put(len(sizes))
 
 
-def test_two_processes_share_the_work(noise_folder, kept):
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    runs = [subprocess.Popen([sys.executable, "-c", RUN, str(noise_folder)], **pipes) for _ in range(2)]
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, which is quick")
+def test_two_processes_share_the_work(cropped, kept):
+    fork = multiprocessing.get_context("fork")
+    start, counts = fork.Barrier(2), fork.Queue()
+    runs = [fork.Process(target=count_encoded, args=(cropped, start, counts)) for _ in range(2)]
     for run in runs:
-        assert run.stdout.readline() == "ready\n"
+        run.start()
+    encoded = [counts.get(timeout=60) for _ in runs]
     for run in runs:
-        run.stdin.write("\n")
-        run.stdin.flush()
-    assert sum(int(run.communicate()[0]) for run in runs) == 12 == len(files(kept))
+        run.join()
+    assert sum(encoded) == 12 == len(files(kept))

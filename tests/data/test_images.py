@@ -181,6 +181,10 @@ def test_workers_start_where_they_pay(photographs, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "fork")
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     assert _worker_count(many, 20) == 3, "as many as the job was given"
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    monkeypatch.setenv("NPT_GPU_SHARE", "0.25")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert _worker_count(many, 20) == 4, "four jobs on each of four GPUs share 64 cores"
 
 
 # ---- bytes and floats

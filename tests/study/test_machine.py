@@ -1,10 +1,12 @@
 "Device and precision are chosen where a run leaves them open, and said in one line."
 
+import os
+
 import pytest
 import torch
 
 from npt.learners.recipes import recipe
-from npt.study.machine import _choices_said, _on_this_machine, _usual_device, _usual_precision
+from npt.study.machine import _choices_said, _idle_cores, _on_this_machine, _usual_device, _usual_precision, _usual_threads
 from npt.study.settings import RunSettings
 
 
@@ -40,6 +42,35 @@ def test_the_line_says_what_was_chosen_and_why(monkeypatch):
     said = []
     for given in RunSettings(dataset="dtd"), RunSettings(dataset="dtd", backbone="world", device="cpu", epochs=3):
         there = _on_this_machine(given)
-        said.append(_choices_said(given, there, recipe(there.learner, there.backbone, epochs=given.epochs)))
+        said.append(_choices_said(given, there, recipe(there.learner, there.backbone, epochs=given.epochs), torch.get_num_threads()))
     assert "ViT-B-16-quickgelu with OpenAI's weights (the usual one" in said[0] and "cuda (a GPU was found) in bf16" in said[0]
     assert "world with its own weights (as given)" in said[1] and "cpu (as given)" in said[1] and "3 epochs" in said[1]
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    "This machine has four cores, of which this process may use three, and PyTorch takes as many."
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 3}, raising=False)
+    torch.set_num_threads(3)
+    yield lambda *percent: monkeypatch.setattr("npt.study.machine.psutil.cpu_percent", lambda *_, **__: list(percent))
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("percent, free", [((0, 2, 100, 5), 3), ((0, 90, 0, 10), 2), ((100, 100, 0, 98), 1)])
+def test_threads_are_those_that_nobody_else_uses(percent, free, four_cores):
+    four_cores(*percent)
+    assert _idle_cores() == free
+    given = RunSettings(dataset="dtd", device="cpu", precision="fp32")
+    assert _usual_threads(given) == free
+    said = _choices_said(given, given, recipe(given.learner, given.backbone), free)
+    assert (f"on {free} of 3 threads" in said) == (free < 3) and torch.get_num_threads() == 3
+
+
+def test_where_threads_were_decided_nobody_looks(four_cores, monkeypatch):
+    monkeypatch.setattr("npt.study.machine._idle_cores", lambda: pytest.fail("looked"))
+    assert _usual_threads(RunSettings(device="cpu")) == 1, "the backbone's"
+    assert _usual_threads(RunSettings(dataset="dtd", device="cuda")) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _usual_threads(RunSettings(dataset="dtd", device="cpu")) == 3
