@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/study/price.ipynb #24935f76
+# %% ../../nbs/study/price.ipynb #3f74c35d
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ from ..training.batches import _REMEMBERED_CROPS
 from ..world.clip import _TEXT_TOWER, _VISION_TOWER
 from ..world.label_sets import _PER_CLASS, LABEL_SETS
 
-# %% ../../nbs/study/price.ipynb #8360310e
+# %% ../../nbs/study/price.ipynb #96eb2804
 @dataclass(frozen=True)
 class _Sizes:
     "The sizes of a backbone."
@@ -39,7 +39,7 @@ class _Sizes:
     image: _Blocks
     tokens: int  # of a picture, the class token included
 
-# %% ../../nbs/study/price.ipynb #43594ede
+# %% ../../nbs/study/price.ipynb #84cd7c71
 _OTHER_TOWERS = {"hf_model_name", "timm_model_name"}
 
 
@@ -50,7 +50,7 @@ def _tower_settings(backbone: str) -> tuple[dict, dict] | None:  # of the text a
     plain = isinstance(text.get("layers"), int) and isinstance(image.get("layers"), int)
     return (text, image) if plain and not _OTHER_TOWERS & {*text, *image} else None
 
-# %% ../../nbs/study/price.ipynb #6a5d364c
+# %% ../../nbs/study/price.ipynb #b843a79a
 def _blocks_in(settings: dict, itemsize: int) -> _Blocks:
     "The size of a tower, from its settings."
     return _Blocks(settings["layers"], settings["width"], int(settings["width"] * settings.get("mlp_ratio", 4)), itemsize)
@@ -64,7 +64,7 @@ def _sizes_of(backbone: str, itemsize: int) -> _Sizes | None:  # itemsize: bytes
     text, image = towers
     return _Sizes(_blocks_in(text, itemsize), _blocks_in(image, itemsize), (image["image_size"] // image["patch_size"]) ** 2 + 1)
 
-# %% ../../nbs/study/price.ipynb #1dfb1a6a
+# %% ../../nbs/study/price.ipynb #7a24a8cc
 _LONGER_NAMES = {"stanford_cars": 6}  # tokens, beside ImageNet's class names
 
 
@@ -81,7 +81,7 @@ def _suffixes(dataset: str, classes: int) -> tuple[int, ...]:  # K
     lengths, longer = _name_lengths(find_dataset(dataset).label_set), _LONGER_NAMES.get(dataset, 0)
     return tuple(length + longer for length in islice(cycle(lengths), classes))
 
-# %% ../../nbs/study/price.ipynb #c9d44645
+# %% ../../nbs/study/price.ipynb #75d3d65d
 _TEST_IMAGES = {
     "imagenet": 50_000, "caltech101": 2_465, "oxford_pets": 3_669, "stanford_cars": 8_041, "oxford_flowers": 2_463, "food101": 30_300,
     "fgvc_aircraft": 3_333, "sun397": 19_850, "dtd": 1_692, "eurosat": 8_100, "ucf101": 3_783}
@@ -93,7 +93,7 @@ def _test_images(record: DatasetRecord) -> int | None:  # None where nobody has 
         return record.num_classes * _PER_CLASS["test"]
     return record.num_images if record.test_only else _TEST_IMAGES.get(record.name)
 
-# %% ../../nbs/study/price.ipynb #0eac3c29
+# %% ../../nbs/study/price.ipynb #56fc3e8f
 @dataclass(frozen=True)
 class _Kind:
     "What decides how much a learner computes in a step."
@@ -108,7 +108,7 @@ class _Kind:
     vectors: int = 0  # among the patches of a picture
     more: int = 0  # operations of its own on finished features, forward and backward
 
-# %% ../../nbs/study/price.ipynb #b36dc55d
+# %% ../../nbs/study/price.ipynb #8ad4aba1
 _KINDS = {
     "zero_shot": _Kind(text=False, parameters=0),
     "coop": _Kind(),
@@ -126,7 +126,7 @@ _KINDS = {
     "lora": _Kind(image=True, weights=True, parameters=48),
 }
 
-# %% ../../nbs/study/price.ipynb #0c555be2
+# %% ../../nbs/study/price.ipynb #1c8dea89
 @dataclass(frozen=True)
 class _Case:
     "What decides the work of a run's steps."
@@ -147,7 +147,7 @@ class _Case:
     def kind(self) -> _Kind:
         return _KINDS[self.learner]
 
-# %% ../../nbs/study/price.ipynb #d7a5a44b
+# %% ../../nbs/study/price.ipynb #1e3f7650
 @dataclass(frozen=True)
 class _Machine:
     "What a price is for."
@@ -164,9 +164,14 @@ class _Machine:
         return _sizes_of(case.backbone, self.dtype.itemsize)
 
 
-_H100, _CORE = _Machine(torch.device("cuda"), torch.bfloat16), _Machine(torch.device("cpu"), torch.float32)  # half precision on the GPU
+_H100, _CORE = _Machine(torch.device("cuda"), torch.bfloat16), _Machine(torch.device("cpu"), torch.float32)
 
-# %% ../../nbs/study/price.ipynb #72c721d3
+
+def _gpu_of(settings: RunSettings) -> _Machine:
+    "An H100 in the precision of a run, half of it unless all is asked for."
+    return replace(_H100, dtype=torch.float32) if settings.precision == "fp32" else _H100
+
+# %% ../../nbs/study/price.ipynb #353c58c0
 def _times(work: _Work, number: float) -> _Work:
     "So many times the work."
     return _Work(work.launches * number, work.flops * number, work.bytes * number)
@@ -180,7 +185,7 @@ def _forward(work: _Work) -> _Work:
     "The forward pass alone."
     return _Work(*(share * part for share, part in zip(_PASS, (work.launches, work.flops, work.bytes))))
 
-# %% ../../nbs/study/price.ipynb #3906e853
+# %% ../../nbs/study/price.ipynb #025077bf
 def _prompts_of(case: _Case, classes: int, contexts: int) -> _Prompted:
     "The sizes of prompts."
     return _Prompted(1 + max(4, case.context), _suffixes(case.dataset, classes), contexts, case.kind.own_prefix)
@@ -199,7 +204,7 @@ def _text_pass(case: _Case, machine: _Machine, classes: int, contexts: int = 1) 
         work = _times(work, _OWN_BLOCKS) + _times(shared, 1 - _OWN_BLOCKS)
     return work
 
-# %% ../../nbs/study/price.ipynb #93196ffb
+# %% ../../nbs/study/price.ipynb #5ad6bb13
 _DEEP_LAUNCHES = 4  # for each layer, forward and backward; counted with IVLP
 _UPDATE_LAUNCHES = 10  # for the weights of each block, forward and backward; counted with LoRA
 
@@ -210,7 +215,7 @@ def _weight_work(blocks: _Blocks, tokens: float) -> _Work:
     moved = 4 * projection * blocks.itemsize  # read, updated, and the gradient written
     return _Work(blocks.count * _UPDATE_LAUNCHES, 2 * blocks.count * tokens * projection, blocks.count * moved)
 
-# %% ../../nbs/study/price.ipynb #579c1faa
+# %% ../../nbs/study/price.ipynb #9567aea6
 def _text_work(case: _Case, machine: _Machine) -> _Work:
     "What the text side of a step does."
     if not case.kind.text:
@@ -223,7 +228,7 @@ def _text_work(case: _Case, machine: _Machine) -> _Work:
         work += _weight_work(blocks, prompts.prefix + sum(prompts.suffixes))
     return work
 
-# %% ../../nbs/study/price.ipynb #3b5a1d54
+# %% ../../nbs/study/price.ipynb #416517fe
 _IMAGE_BLOCK, _IMAGE_ENDS, _IMAGE_VECTORS = 28, 10, 110  # as for prompts that are cut, which take the same operations
 _LAST_BLOCK = 1 / 6  # of the arithmetic of another
 
@@ -233,7 +238,7 @@ def _image_pass(blocks: _Blocks, tokens: int, images: float) -> _Work:
     whole = replace(blocks, count=blocks.count - 1 + _LAST_BLOCK)
     return _work_on(whole, images * tokens, tokens, blocks.count * _IMAGE_BLOCK + _IMAGE_ENDS, _IMAGE_VECTORS)
 
-# %% ../../nbs/study/price.ipynb #28ae2d65
+# %% ../../nbs/study/price.ipynb #bc75d1d9
 _OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kl"}  # terms
 
 
@@ -246,7 +251,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
     weights = _weight_work(sizes.image, case.batch * sizes.tokens) if case.kind.weights else _NOTHING
     return _image_pass(sizes.image, sizes.tokens + case.kind.vectors, case.batch) + weights + (plain if frozen else _NOTHING)
 
-# %% ../../nbs/study/price.ipynb #c7c0d8ed
+# %% ../../nbs/study/price.ipynb #026a104d
 _LOSS_LAUNCHES, _TERM_LAUNCHES = 35, 30  # with ce, and for each further term
 _OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
@@ -257,7 +262,7 @@ def _rest_work(case: _Case, machine: _Machine) -> _Work:
     launches = _LOSS_LAUNCHES + _TERM_LAUNCHES * (len(case.terms) - 1) + case.kind.deep * _DEEP_LAUNCHES + case.kind.more
     return _Work(launches + (each * case.kind.parameters if machine.device.type == "cpu" else together), 0, 0)
 
-# %% ../../nbs/study/price.ipynb #f064ea8c
+# %% ../../nbs/study/price.ipynb #9e0bd58c
 @dataclass(frozen=True)
 class _Step:
     "The work of one step."
@@ -276,7 +281,7 @@ def _step_of(case: _Case, machine: _Machine) -> _Step:
     "What one step of a learner does on a machine."
     return _Step(_text_work(case, machine), _image_work(case, machine), _rest_work(case, machine))
 
-# %% ../../nbs/study/price.ipynb #a1edef33
+# %% ../../nbs/study/price.ipynb #aca03aba
 @dataclass(frozen=True)
 class _Bill:
     "What a run does in all."
@@ -291,7 +296,7 @@ class _Bill:
         "So many of them."
         return _Bill(_times(self.work, number), self.opened * number)
 
-# %% ../../nbs/study/price.ipynb #e2110c6e
+# %% ../../nbs/study/price.ipynb #ac8a9b96
 _SEEN_AT_ONCE = 128  # images, as the loader gives them
 _MEASURE_LAUNCHES = 250  # of accuracy and collapse; collapse alone was counted to be 123
 
@@ -302,7 +307,7 @@ def _looked_at(case: _Case, machine: _Machine, images: float) -> _Bill:
     batch = _forward(_image_pass(sizes.image, sizes.tokens + case.kind.vectors, _SEEN_AT_ONCE))
     return _Bill(_times(batch, images / _SEEN_AT_ONCE), 0 if find_dataset(case.dataset).drawn else images)
 
-# %% ../../nbs/study/price.ipynb #f0b8c125
+# %% ../../nbs/study/price.ipynb #c16dc1bc
 def _measured_once(case: _Case, machine: _Machine, classes: int, images: float, logits: bool = True) -> _Bill:
     "What it takes to measure a learner on pictures of some classes; without logits where collapse alone is measured."
     bill = _Bill(_Work(_MEASURE_LAUNCHES, 0, 0) + _forward(_text_pass(case, machine, classes)))
@@ -313,7 +318,7 @@ def _measured_once(case: _Case, machine: _Machine, classes: int, images: float, 
         bill += _Bill(_times(_forward(_text_pass(case, machine, classes, together)), images / together))
     return bill
 
-# %% ../../nbs/study/price.ipynb #fa62e6ea
+# %% ../../nbs/study/price.ipynb #12bf7343
 @dataclass(frozen=True)
 class _Course:
     "How long a run goes on, and what it is measured on."
@@ -324,7 +329,7 @@ class _Course:
     tests: tuple[tuple[str, int, int], ...]  # dataset, classes and images of each; those that are trained first
     remembers: bool  # whether features of several crops of each image are remembered
 
-# %% ../../nbs/study/price.ipynb #3ab0bffa
+# %% ../../nbs/study/price.ipynb #9d8de60a
 def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     "What training does."
     steps = course.epochs * math.ceil(course.images / case.batch)
@@ -348,7 +353,7 @@ def _bill_of(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     "What a run does in all."
     return _training_bill(case, course, machine) + _measuring_bill(case, course, machine)
 
-# %% ../../nbs/study/price.ipynb #7bcb59eb
+# %% ../../nbs/study/price.ipynb #a26f7881
 def _case_of(settings: RunSettings, plan: Recipe, path: str | None) -> _Case:
     "What decides the steps of a run."
     record, objective = find_dataset(settings.dataset), plan.objective_for(settings.objective)
@@ -358,7 +363,7 @@ def _case_of(settings: RunSettings, plan: Recipe, path: str | None) -> _Case:
     return _Case(settings.learner, settings.backbone, settings.dataset, classes, plan.batch_size, terms, guide is not None,
                  settings.optimizer or plan.optimizer, record.crop is not None and not settings.views, given.get("n_ctx", 4), path)
 
-# %% ../../nbs/study/price.ipynb #719daff3
+# %% ../../nbs/study/price.ipynb #9a347753
 def _measures_in(settings: RunSettings, epochs: int) -> int:
     "After how many epochs collapse is measured."
     every = settings.measure_every
@@ -381,7 +386,7 @@ def _shots_of(classes: int, shots: int, tau: float, profile: str) -> int:
     "How many images there are to train on, where each class has as many as it is asked for."
     return sum(long_tail_counts(classes, max_shots=shots, tau=tau, profile=profile))
 
-# %% ../../nbs/study/price.ipynb #bddfd517
+# %% ../../nbs/study/price.ipynb #a8a0e8c0
 def _course_of(task: Task, plan: Recipe, classes: int) -> _Course:
     "How long a run goes on."
     settings = task.settings
@@ -399,7 +404,7 @@ def _has_price(task: Task) -> bool:
     return (settings.learner in _KINDS and not _OTHER_WORK & settings.learner_settings.keys()
             and _tower_settings(settings.backbone) is not None and all(_test_images(DATASETS[name]) for name in names))
 
-# %% ../../nbs/study/price.ipynb #c77a6072
+# %% ../../nbs/study/price.ipynb #e975cbbb
 @cache
 def _recipe_of(learner: str, backbone: str, epochs: int | None, batch_size: int | None) -> Recipe:
     "How a learner is trained."
@@ -413,7 +418,7 @@ def _case_and_course(task: Task, path: str | None = None) -> tuple[_Case, _Cours
     case = _case_of(settings, plan, path)
     return case, _course_of(task, plan, case.classes)
 
-# %% ../../nbs/study/price.ipynb #4a821125
+# %% ../../nbs/study/price.ipynb #9169ef2d
 def _shared_looks(tasks: Iterable[Task]) -> dict[tuple, float]:  # (backbone, dataset, what else tells them apart) to a number of images
     "The pictures that are looked at once for all runs."
     looks = {}
@@ -431,20 +436,21 @@ def _shared_bill(tasks: Iterable[Task], machine: _Machine) -> _Bill:
     return sum((_looked_at(_Case("zero_shot", backbone, dataset, 1, 1), machine, images)
                 for (backbone, dataset, *_), images in _shared_looks(tasks).items()), _Bill())
 
-# %% ../../nbs/study/price.ipynb #5d64d6f8
-def _bills_of(tasks: Sequence[Task], path: str | None = None) -> dict[_Machine, list[_Bill]]:
-    "What runs do that all `_has_price`, those that differ in their seed alone together, and what they share at the end."
-    alike = Counter(_case_and_course(task, path) for task in tasks)
-    return {machine: [*(_bill_of(*one, machine).times(number) for one, number in alike.items()), _shared_bill(tasks, machine)]
-            for machine in (_H100, _CORE)}
+# %% ../../nbs/study/price.ipynb #5f97332b
+def _bills_of(tasks: Sequence[Task], gpu: bool, path: str | None = None) -> list[tuple[_Speed, _Bill]]:
+    "What runs do that all `_has_price`, on a GPU or on a core; those that differ in their seed alone together, and at the end what all share."
+    alike = Counter((*_case_and_course(task, path), _gpu_of(task.settings) if gpu else _CORE) for task in tasks)
+    shared = _H100 if gpu else _CORE
+    return [*((machine.speed, _bill_of(case, course, machine).times(number)) for (case, course, machine), number in alike.items()),
+            (shared.speed, _shared_bill(tasks, shared))]
 
-# %% ../../nbs/study/price.ipynb #0d2282e9
+# %% ../../nbs/study/price.ipynb #5a6689a2
 def _overlapped(work: _Work, speed: _Speed) -> float:
     "Seconds of work where the host launches while the device computes."
     launching = work.launches * speed.launch
     return max(launching, speed.seconds(work) - launching)
 
-# %% ../../nbs/study/price.ipynb #0056b80e
+# %% ../../nbs/study/price.ipynb #4ad56234
 _OPENING = 3.6e-3  # core seconds for a photograph
 
 
@@ -460,24 +466,28 @@ class _Price:
 
 def _price_of(tasks: Sequence[Task], path: str | None = None) -> _Price:
     "The price of runs that all `_has_price`."
-    bills, speed = _bills_of(tasks, path), _H100.speed
-    work, opened = [bill.work for bill in bills[_H100]], sum(bill.opened for bill in bills[_H100])
-    return _Price(sum(_overlapped(one, speed) for one in work), sum(map(speed.seconds, work)),
-                  sum(_CORE.speed.seconds(bill.work) for bill in bills[_CORE]), opened * _OPENING)
+    on_gpu, on_core = (_bills_of(tasks, gpu, path) for gpu in (True, False))
+    return _Price(sum(_overlapped(bill.work, speed) for speed, bill in on_gpu), sum(speed.seconds(bill.work) for speed, bill in on_gpu),
+                  sum(speed.seconds(bill.work) for speed, bill in on_core), sum(bill.opened for _, bill in on_gpu) * _OPENING)
 
-# %% ../../nbs/study/price.ipynb #88a94a6a
+# %% ../../nbs/study/price.ipynb #90a9b6dc
 def _hours(seconds: float) -> str:
     "Seconds as hours, for people."
     hours = seconds / 3600
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}" if hours >= 0.01 else "under 0.01"
 
 
+def _price_said(price: _Price) -> str:
+    "A price in words; what it is for is said before."
+    gpu = " to ".join(dict.fromkeys(map(_hours, (price.least, price.most))))
+    cores = math.ceil(price.opening / price.least) if price.opening else 0
+    jpegs = f", and {_hours(price.opening)} core hours for JPEGs ({cores} cores keep up with the GPU)" if cores else ""
+    return f"{gpu} GPU hours on an H100 or {_hours(price.core)} hours on one core (model){jpegs}"
+
+# %% ../../nbs/study/price.ipynb #770add38
 def _price_line(tasks: Sequence[Task], name: str) -> str:
     "What runs of a grid cost, and how many of them have no price."
     known = [task for task in tasks if _has_price(task)]
-    price, without = _price_of(known), len(tasks) - len(known)
-    cores = math.ceil(price.opening / price.least) if price.opening else 0
-    jpegs = f", and {_hours(price.opening)} core hours for JPEGs ({cores} cores keep up with the GPU)" if cores else ""
-    unknown = f"; {without:,} of them have no price" if without else ""
-    return (f"{name}: {len(tasks):,} runs, {_hours(price.least)} to {_hours(price.most)} GPU hours on an H100 or {_hours(price.core)} hours on one "
-            f"core (model){jpegs}{unknown}")
+    parts = [_price_said(_price_of(known))] * bool(known)
+    parts += [f"{len(tasks) - len(known):,} without a price"] * (len(known) < len(tasks))
+    return f"{name}: {len(tasks):,} run{'s' * (len(tasks) != 1)}, {'; '.join(parts)}"

@@ -54,6 +54,7 @@ def _total_line(left: Mapping[tuple[str, str], int], seconds: Mapping[tuple[str,
 # %% ../../nbs/study/progress.ipynb #90dd5edb
 def describe_plan(
     plan: Plan,
+    *,
     name: str = "",  # of the grid's file, where it has one
 ) -> str:  # a few lines
     "How many runs a plan has, how many are done, and the time that the others will take, by those that are done and by a model."

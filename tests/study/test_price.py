@@ -131,6 +131,18 @@ def test_steps_images_and_measures_are_those_of_the_run(learner, given):
     assert course.tests == (*(("world/textures", len(part.classnames), len(part.test)) for part in tests), ("world/scenes", 32, 3200))
 
 
+def test_every_model_of_open_clip_has_sizes_or_none():
+    sizes = {name: price._sizes_of(name, 4) for name in ("world", *open_clip.list_models())}
+    assert (sizes["world"].text.count, sizes["world"].tokens, sizes["ViT-L-14"].image.count, sizes["ViT-L-14"].tokens) == (3, 17, 24, 257)
+    assert sizes["RN50"] is sizes["ViT-B-16-SigLIP"] is sizes["roberta-ViT-B-32"] is None and sum(map(bool, sizes.values())) > 30
+
+
+def test_full_precision_costs_more():
+    half, whole = (_price_of(expand(read_grid(dict(runs_dir="runs", experiments=dict(one=dict(dataset="dtd", learner="lora", precision=precision))))))
+                   for precision in ("bf16", "fp32"))
+    assert whole.most > 3 * half.most and whole.core == half.core
+
+
 def test_what_is_not_known_has_no_price_and_is_counted():
     experiments = dict(known=dict(dataset="dtd", learner="coop"), resnet=dict(dataset="dtd", learner="coop", backbone="RN50-quickgelu", pretrained="openai"),
                        own=dict(dataset="folder", learner="coop"),
@@ -138,7 +150,8 @@ def test_what_is_not_known_has_no_price_and_is_counted():
     tasks = expand(read_grid(dict(runs_dir="runs", experiments=experiments)))
     assert [_has_price(task) for task in tasks] == [True, False, False, False]
     said, alone = _price_line(tasks, "some"), _price_line(tasks[:1], "some")
-    assert said == alone.replace("1 runs", "4 runs") + "; 3 of them have no price"
+    assert said == alone.replace("1 run,", "4 runs,") + "; 3 without a price"
+    assert _price_line(tasks[1:], "others") == "others: 3 runs, 3 without a price"
 
 
 def test_crops_that_are_met_again_are_paid_for_once():

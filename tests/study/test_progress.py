@@ -19,7 +19,7 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
     assert "8 runs, 2 done, 6 to do" in said and "2 x coop on world: 2 min, at 60.0 s a run" in said
     assert "4 x maple on world: unknown" in said and "2 min + unknown for 4 runs" in said
     assert said.splitlines()[-1].startswith("  price of what is to do: 6 runs, ")
-    assert describe_plan(plan, "mine.yaml").splitlines()[-1].startswith("  price of mine.yaml: 6 runs, ")
+    assert describe_plan(plan, name="mine.yaml").splitlines()[-1].startswith("  price of mine.yaml: 6 runs, ")
 
 
 def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
