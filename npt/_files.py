@@ -67,6 +67,14 @@ def sweep(
         if match and name in (None, match["name"]) and path.is_file() and not path.is_symlink():
             _remove_if_left(path)
 
+# %% ../nbs/package/files.ipynb #8fa13509
+def _make_folder(folder: Path) -> None:
+    "Make a folder where it is not there. Raises ValueError that names it."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"no folder can be made at {str(folder)[:200]!r} ({error.strerror}): give another one") from error
+
 # %% ../nbs/package/files.ipynb #be8ae84a
 def write_bytes(
     data: bytes,
@@ -74,7 +82,7 @@ def write_bytes(
 ) -> None:
     "Write a file atomically."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     sweep(path.parent, path.name)
     file = _begin(path)
     try:
@@ -122,6 +130,12 @@ def parse_json(
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("it is no text in UTF-8") from None
+
+# %% ../nbs/package/files.ipynb #e18f0002
+def _refuse_no_file(path: str | Path) -> None:
+    "Raise ValueError for what is there and is no file; whoever opens it says which it is, and what is not there."
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"it is no file but a {'folder' if os.path.isdir(path) else 'pipe, a device or the like'}")
 
 # %% ../nbs/package/files.ipynb #f25cbb3c
 def cache_folder() -> Path:  # it may not exist yet

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ._files import _make_folder
+
 # %% ../nbs/package/lock.ipynb #f2fbc6f1
 def _about_this_process() -> str:
     "Who is writing, for those who wait."
@@ -85,7 +87,7 @@ class Hold:
     process = None  # that has it
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         self.path = folder.resolve() / ".lock"
         _take(self.path)
         self.process = os.getpid()

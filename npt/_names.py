@@ -20,6 +20,15 @@ def _nearest_name(
     near = longer or difflib.get_close_matches(asked, lower, n=1, cutoff=0.4)
     return lower[near[0]] if near else ""
 
+# %% ../nbs/package/names.ipynb #e18f0031
+_LONGEST = 200  # characters of a value in a message
+
+
+def _shown(value: object) -> str:
+    "A value as a message names it."
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
 # %% ../nbs/package/names.ipynb #b449a98e
 def unknown(
     kind: str,  # what is being named, such as "dataset"
@@ -31,7 +40,7 @@ def unknown(
     nearest = _nearest_name(str(name), names)
     guess = f" Did you mean {nearest!r}?" if nearest else ""
     more = f" and {len(names) - 40} more" if len(names) > 40 else ""
-    return ValueError(f"there is no {kind} {name!r}.{guess} Known: {', '.join(names[:40])}{more}.")
+    return ValueError(f"there is no {kind} {_shown(name)}.{guess} Known: {', '.join(names[:40])}{more}.")
 
 # %% ../nbs/package/names.ipynb #fa85092f
 def known(kind: str, name: str, names: Iterable[str]) -> str:

@@ -12,14 +12,14 @@ NAMES = ["cat", "hand-held_computer", "red fox"]
 TOKENIZER = SimpleTokenizer()  # which takes a while to read its merges
 
 
-def random_clip(cls: type = CLIP, resnet: bool = False, dtype: torch.dtype = torch.float64, **text) -> FrozenCLIP:
+def random_clip(cls: type = CLIP, resnet: bool = False, dtype: torch.dtype = torch.float64, device: str = "cpu", **text) -> FrozenCLIP:
     "A CLIP with random weights, four blocks in each tower; in double precision unless asked otherwise."
     torch.manual_seed(0)
     vision = dict(layers=(1, 1, 1, 1), width=16) if resnet else dict(layers=4, width=32, head_width=16, patch_size=8)
     model = cls(embed_dim=48, vision_cfg=CLIPVisionCfg(image_size=32, **vision),
                 text_cfg=CLIPTextCfg(**dict(width=64, heads=4, layers=4) | text), quick_gelu=True)
     open_clip.model.set_model_preprocess_cfg(model, dict(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
-    return FrozenCLIP(model, TOKENIZER, "random", dtype=dtype)
+    return FrozenCLIP(model, TOKENIZER, "random", device, dtype)
 
 
 def images(count: int = 3, seed: int = 1) -> Tensor:

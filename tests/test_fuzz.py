@@ -38,6 +38,7 @@ from npt.study.folder import RunFolder, read_metrics
 from npt.study.grid import expand, read_grid
 from npt.study.restore import _read_origin
 from npt.study.results import read_results
+from npt.study.settings import RunSettings
 
 SECONDS = float(os.environ.get("NPT_FUZZ", 0))  # in all; 0: a few changes of each file
 FEW = 8
@@ -265,3 +266,42 @@ def test_an_objective_is_built_or_refused_in_one_sentence():
 
     fuzz(check, len(PARSERS) + 1)
     print(f"objective: {tried} texts")
+
+
+# ---- settings of a run
+
+WILD = st.sampled_from([
+    True, False, None, 0, 1, -1, 2, 2.0, 1.5, 10**30, -10**30, 2**63, 1e-300, float("inf"), float("-inf"), float("nan"), "", " ", "0", "1", "true",
+    "no", "None", "~", "~/x", "~nobody-here/x", "..", "/", "a/../b", "a\0b", "a\nb", "\ud800", "<b>", "x" * 5000, [], [1], {}, {"n_ctx": 1.5}, {"depth": "3"},
+    {"alpha": -5}, {"": 0}, "{}", "[]", "{", "[" * 5000, '{"n_ctx": 2, "n_ctx": 3}', '{"beta": NaN}', b"bytes", (1, 2), {1}, 1j, object, Path("x")])
+GOOD = {
+    "dataset": ["world/shapes", "dtd", "folder"], "learner": ["coop", "maple", "zero_shot", "tip_adapter_f"], "objective": ["npt", "ce + 0.5*lc", "own"],
+    "tau": [0.5, 1], "profile": ["step"], "shots": [4], "classes": ["all"], "class_split": [3], "seed": [7], "epochs": [2], "lr": [0.01],
+    "precision": ["bf16"], "prepare": ["10GB"], "views": [2], "learner_settings": [{"n_ctx": 2}, '{"n_ctx": 2}'], "backbone": ["world", "RN50"],
+    "pretrained": ["none", "openai"], "runs_dir": ["runs"], "sampler": ["square_root"], "measured_on": ["val"], "device": ["cuda:1"]}
+SETTINGS = st.dictionaries(st.sampled_from([*RunSettings.model_fields, "epoch", ""]), WILD, max_size=2).flatmap(
+    lambda wild: st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in GOOD.items()}).map(lambda good: good | wild))
+
+
+def test_settings_are_right_or_refused_in_one_sentence():
+    tried, refused, rounds = 0, 0, count()
+    until, most = time.monotonic() + SECONDS / 6, 500 if SECONDS else 60
+
+    def check(given: dict) -> None:
+        nonlocal tried, refused
+        tried += 1
+        try:
+            run = RunSettings(**given)
+        except ValueError as error:
+            refused += 1
+            said = str(error)
+            assert type(error) is ValueError and len(said.splitlines()) == 1 and len(said) < 5000 and "pydantic" not in said, f"{error!r:.1000}"
+            return
+        assert RunSettings(**json.loads(run.model_dump_json())) == run, "what is written down is what was meant"
+        assert ".." not in run.folder.relative_to(run.runs_dir).parts and max(map(len, run.folder.parts[-4:])) < 256
+
+    while not tried or time.monotonic() < until:
+        seed(next(rounds))(settings(max_examples=most, deadline=None, database=None, suppress_health_check=[*HealthCheck],
+                                    phases=[Phase.generate])(given(SETTINGS)(check)))()
+    assert 0 < refused < tried
+    print(f"settings: {tried} tried, {refused} refused")

@@ -7,6 +7,7 @@ __all__ = ['free_memory', 'FrozenCLIP']
 
 # %% ../../nbs/clip/frozen.ipynb #52251ea6
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -16,6 +17,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
+from .._names import _shown
 from .blocks import _make_lean
 from .cost import _blocks_of, _faster_path, _Prompted, _told
 from .cut import _cut_text_features
@@ -56,13 +58,17 @@ def _freeze(
     return model
 
 # %% ../../nbs/clip/frozen.ipynb #288caff1
+_GPU_SHARE = "NPT_GPU_SHARE"  # environment variable: the share of a GPU that this process has, 1 where it is not set
 _GIGABYTE = 1e9  # bytes
 _SPARE = 0.5  # share of what is free that the text tower may take; the rest is for the image tower, gradients and logits
 
 # %% ../../nbs/clip/frozen.ipynb #076943f2
 def free_memory(device: torch.device) -> int:  # bytes
-    "What a device has free now."
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    "What a device has free now for this process, which on a GPU has a share."
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, whole = torch.cuda.mem_get_info(device)
+    return max(0, min(free, int(whole * float(os.environ.get(_GPU_SHARE, 1))) - torch.cuda.memory_reserved(device)))
 
 # %% ../../nbs/clip/frozen.ipynb #d5d9eedf
 def _fingerprint(model: nn.Module) -> str:
@@ -104,7 +110,7 @@ def _tokenize(
     "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
     texts = [texts] if isinstance(texts, str) else list(texts)
     if too_long := [text for text, fits in zip(texts, clip.fits(texts)) if not fits]:
-        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {too_long[0]!r}.")
+        raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {_shown(too_long[0])}.")
     return clip.tokenizer(texts).to(clip.device)
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3d

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/clip/pretraining.ipynb #f7b1644f
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
+from .._files import parse_json
 from .._names import error_line, known
 from .archive import _is_archive
 from .hugging_face import _check_config, _config_activation, _from_processor, _is_hugging_face
@@ -179,7 +179,7 @@ def _beside(path: Path, name: str) -> dict | None:  # a file or folder, and the 
     if not (path.is_dir() or _HUBS_NAMES.fullmatch(file.name)) or not (file.parent / name).is_file():
         return None
     try:
-        held = json.loads((file.parent / name).read_bytes())
+        held = parse_json((file.parent / name).read_bytes())
         return {**held}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{str(file.parent / name)!r}, which lies beside the weights, is no table in JSON: "

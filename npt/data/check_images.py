@@ -31,7 +31,7 @@ def _judge(path: Path) -> _Answer:
     return _Answer(f"{type(error).__name__}: {error}" if error else None, lasting=not passing)
 
 # %% ../../nbs/data/check_images.ipynb #65ed535a
-_RULES = 3  # one more whenever what `_open_in_rgb` refuses changes
+_RULES = 4  # one more whenever what `_open_in_rgb` refuses changes
 
 
 def _broken_images(paths: Iterable[str | Path]) -> dict[Path, str]:  # the broken ones, with the reason

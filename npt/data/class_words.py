@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/data/class_words.ipynb #ecc205c6
-import json
 import re
 import warnings
 from collections import Counter
@@ -15,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from open_clip.tokenizer import SimpleTokenizer
+
+from .._files import parse_json
 
 # %% ../../nbs/data/class_words.ipynb #b729c365
 def _line_words(line: str, folders: Iterable[str]) -> tuple[str, str]:
@@ -31,7 +32,7 @@ def _read_words(path: Path, folders: Collection[str]) -> dict[str, str]:
     "The words of classnames.txt or classnames.json. Raises ValueError for a file that gives no words."
     text = path.read_text("utf-8-sig")
     if path.suffix.lower() == ".json":
-        words = json.loads(text)
+        words = parse_json(text)
         if not isinstance(words, dict) or not all(isinstance(name, str) for name in words.values()):
             raise ValueError('it must be an object from folder to words, such as {"001": "tabby cat"}')
         return {folder: name.strip() for folder, name in words.items()}
@@ -49,12 +50,20 @@ def _check_words(words: Mapping[str, str], folders: Collection[str]) -> None:
     if strange and unnamed:
         raise ValueError(f"it names {strange[0]!r}, which is no class here, and does not name {unnamed[0]!r}")
 
+# %% ../../nbs/data/class_words.ipynb #e18f0045
+def _refuse_no_text(folders: Collection[str]) -> None:
+    "Raise ValueError for the name of a folder that is no text, as names in an old encoding are."
+    for folder in folders:
+        if any("\ud800" <= letter <= "\udfff" for letter in folder):
+            raise ValueError(f"the class folder {folder!r} has a name that is no text in UTF-8: give it another one")
+
 # %% ../../nbs/data/class_words.ipynb #163aeff4
 def _class_words(
     folders: Collection[str],  # names of class folders, or the labels of a table
     file: Path | None,  # classnames.txt or classnames.json; None: there is none
 ) -> dict[str, str]:  # class name of each
     "The class name of each folder. Raises ValueError, naming the file, for one that cannot be used."
+    _refuse_no_text(folders)
     if file is None:
         return {folder: folder for folder in folders}
     try:

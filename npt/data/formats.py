@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import open_clip
 
-from .._files import write_text
+from .._files import parse_json, write_text
 from .._names import known
 from .datasets import DatasetRecord
 from ..world.label_sets import _PER_CLASS, LABEL_SETS, WorldImage
@@ -171,7 +171,7 @@ def _class_folders(record: DatasetRecord, root: Path) -> ImageRows:
 def _flowers(record: DatasetRecord, root: Path) -> ImageRows:
     "Flowers102: labels from 1 in imagelabels.mat, names in cat_to_name.json; split three ways."
     labels = _matlab(root / record.folder / "imagelabels.mat")["labels"]
-    names = json.loads((root / record.folder / "cat_to_name.json").read_text("utf-8"))
+    names = parse_json((root / record.folder / "cat_to_name.json").read_bytes())
     return _split_three_ways(ImageRow(f"image_{number:05d}.jpg", int(label) - 1, names[str(label)])
                             for number, label in enumerate(labels, start=1))
 
@@ -335,11 +335,11 @@ def _check_rows(
 def _read_split_file(path: Path) -> ImageRows:
     "Read a split file. Raises ValueError, naming the file, for one that is damaged or holds what it must not."
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes())
         if not isinstance(content, dict) or not content.keys() >= set(_SPLITS):
             raise ValueError("it must hold train, val and test")
         return _check_rows(content)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"the split file {str(path)!r} cannot be used: {error}. Fetch it again, or delete it and another "
                          "split is made") from error
 

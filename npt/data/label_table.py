@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from .._files import _refuse_no_file
+
 # %% ../../nbs/data/label_table.ipynb #ab0cb99a
 _TABLE = "labels.csv"
 
@@ -52,11 +54,17 @@ def _named_as_splits(names: Iterable[str]) -> dict[str, str]:
     return {name: split for name, (split, rest) in parsed.items() if split and (not rest or len(by_rest[rest] - {None}) > 1)}
 
 # %% ../../nbs/data/label_table.ipynb #5b59e3b7
+_MOST_COLUMNS = 1000
+
+
 def _read_table(file: Path) -> pd.DataFrame:
     "The entries of a table as text, its columns in lower case. Raises ValueError for what is no table of texts."
+    _refuse_no_file(file)
     with file.open(encoding="utf-8-sig") as lines:
         first = lines.readline()
     separator = max(",;\t", key=first.count)
+    if first.count(separator) > _MOST_COLUMNS:
+        raise ValueError(f"its first line has more than {_MOST_COLUMNS} columns, and must be 'path,label' or 'path,label,split'")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a line with more entries than columns
         table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
@@ -150,5 +158,7 @@ def _labelled_by_table(
     "Read a table of labels. Raises ValueError that names it where it cannot be used."
     try:
         return _rows_of_table(_read_table(root / file), root, file[:-len(_TABLE)], photographs)
-    except (ValueError, pd.errors.ParserWarning) as error:  # what is not UTF-8 is a ValueError too
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(root / file)!r} cannot be used: it is no text in UTF-8, so save it in that encoding") from error
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{str(root / file)!r} cannot be used: {error}") from error

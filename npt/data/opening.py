@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from .._files import _refuse_no_file
+
 # %% ../../nbs/data/opening.ipynb #cdef94e7
 _HEIC = {".heic", ".heif", ".hif"}
 
@@ -100,6 +102,7 @@ def _without_map(image: Image.Image) -> Image.Image:
 def _open_in_rgb(path: str | Path, upright: bool) -> Image.Image:
     "Open an image file. Raises whatever a decoder raises, ImportError for HEIC without its package."
     _check_heic(Path(path))
+    _refuse_no_file(path)
     with Image.open(path, formats=_FORMATS) as image:
         return _in_rgb(_without_map(image), upright)
 

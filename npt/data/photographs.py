@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .opening import _FORMATS
+
 # %% ../../nbs/data/photographs.ipynb #7fe8e631
 _TOOL_FOLDERS = {"__macosx", "__pycache__", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information",
                  "lost+found", "lost.dir", "_thumbs"}
@@ -41,11 +43,11 @@ _OTHER_ENDINGS = set("""
 
 # %% ../../nbs/data/photographs.ipynb #c4e7cfc7
 def _starts_as_picture(path: str) -> bool:
-    "Whether Pillow knows a file by its first bytes."
+    "Whether a file's first bytes are those of a picture that can be opened."
     if not os.path.isfile(path):
         return False
     try:
-        with Image.open(path):
+        with Image.open(path, formats=_FORMATS):
             return True
     except Exception:  # what is no picture can raise nearly anything
         return False
@@ -74,26 +76,56 @@ def _by_parts(paths: Iterable[str]) -> list[str]:
     return sorted(paths, key=lambda path: path.split("/"))
 
 # %% ../../nbs/data/photographs.ipynb #65aba2cd
-def _leads_back(folder: str, name: str) -> bool:
-    "Whether a folder is a link to one that holds it."
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
+def _way(root: Path, folder: str) -> list[Path]:
+    "The folders from a folder up to `root`."
+    return [Path(folder), *(parent for parent in Path(folder).parents if parent.is_relative_to(root))]
 
-# %% ../../nbs/data/photographs.ipynb #ac1693cb
+
+def _leads_back(root: Path, folder: str, name: str) -> bool:
+    "Whether a folder is a link to one on the way from `root` to it."
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and any(each.resolve().is_relative_to(Path(path).resolve()) for each in _way(root, folder))
+
+# %% ../../nbs/data/photographs.ipynb #e18f0040
 def _refuse_unlisted(error: OSError) -> None:
     "Raise what stopped a folder from being listed."
     raise error
 
 
+_DEEPEST = 100  # folders in each other
+
+
+def _refuse_deep(root: Path, here: str) -> None:  # here: below root, a slash after each folder
+    "Raise ValueError for a folder that lies in too many others."
+    if here.count("/") > _DEEPEST:
+        raise ValueError(f"{str(root)!r} holds more than {_DEEPEST} folders in each other, such as {here[:80]!r}...: move them away")
+
+# %% ../../nbs/data/photographs.ipynb #e18f0042
+def _met_behind_link(root: Path, folder: str, name: str, met: set[str]) -> bool:  # met: where links led to, added to here
+    "Whether a folder is a link, behind another link, to a folder where a link led before."
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    target, behind = os.path.realpath(path), any(map(os.path.islink, _way(root, folder)[:-1]))
+    before = target in met
+    met.add(target)
+    return behind and before
+
+# %% ../../nbs/data/photographs.ipynb #ac1693cb
 def _find_photographs(
     root: Path,
 ) -> _Found:
-    "Tell the photographs below a folder from everything else. Raises OSError for a folder that cannot be listed."
-    found = _Found([], [], [], [])
+    """Tell the photographs below a folder from everything else.
+
+    Raises OSError for a folder that cannot be listed, and ValueError for folders too deep in each other.
+    """
+    found, met = _Found([], [], [], []), set()
     for folder, below, files in os.walk(root, followlinks=True, onerror=_refuse_unlisted):
         here = os.path.relpath(folder, root).replace(os.sep, "/") + "/" if folder != os.fspath(root) else ""
+        _refuse_deep(root, here)
         pictures = {name for name in files if _is_photograph(folder, name)}
-        passed = [name for name in below if _is_tool_folder(name, bool(pictures)) or _leads_back(folder, name)]
+        passed = [name for name in below
+                  if _is_tool_folder(name, bool(pictures)) or _leads_back(root, folder, name) or _met_behind_link(root, folder, name, met)]
         below[:] = [name for name in below if name not in passed]
         found.tools.extend(here + name for name in passed)
         found.folders.extend(here + name for name in below)

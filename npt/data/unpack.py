@@ -147,6 +147,12 @@ def _means_damage(error: Exception) -> bool:
     return isinstance(error, _DAMAGE) or impossible
 
 # %% ../../nbs/data/unpack.ipynb #c96d12c1
+def _cut(error: Exception) -> str:
+    "What an error says, the end left out where a member's name fills pages."
+    said = str(error)
+    return said if len(said) < 500 else f"{said[:200]} ... {said[-200:]}"
+
+
 @contextmanager
 def _refusals_named(archive: Path) -> Iterator[None]:
     "Make a ValueError that names the archive of what unpacking it raises; errors of the system stay what they are."
@@ -154,9 +160,9 @@ def _refusals_named(archive: Path) -> Iterator[None]:
         yield
     except (*_DAMAGE, OSError, ValueError) as error:
         if _means_damage(error):
-            raise ValueError(f"{archive.name} is damaged, or not an archive: {error}") from error
+            raise ValueError(f"{archive.name} is damaged, or not an archive: {_cut(error)}") from error
         if isinstance(error, ValueError):
-            raise ValueError(f"{archive.name} was not unpacked: {error}") from error
+            raise ValueError(f"{archive.name} was not unpacked: {_cut(error)}") from error
         raise
 
 # %% ../../nbs/data/unpack.ipynb #e5232096

@@ -23,6 +23,7 @@ from npt.figures.style import (
     COLLAPSE_TITLES,
     COLORS,
     PLOTLY_TEMPLATE,
+    _as_text,
     _check_named,
     _matrix_axes,
     _name_once,
@@ -237,7 +238,7 @@ def _class_in_plane(
     images: np.ndarray,  # (n, 2)
 ) -> list[go.Scatter]:
     "Dots, a dotted line, a diamond and a star; the star stands for the class in the legend."
-    shared = dict(legendgroup=name, name=name, hovertemplate=f"{name}<extra></extra>", showlegend=False)
+    shared = dict(legendgroup=name, name=name, hovertemplate="%{fullData.name}<extra></extra>", showlegend=False)
     points = shared | dict(mode="markers")
     star = dict(color=color, line=dict(color="white", width=1), **_STAR)
     return [
@@ -296,7 +297,7 @@ def _class_traces(plane: _InPlane, members: torch.Tensor, names: list[str]) -> l
     traces = []
     for i, (name, color) in enumerate(zip(names, _CLASS_COLORS)):
         images = plane.image[members[:, i] > 0].numpy()
-        traces += _class_in_plane(_shortened(name), color, plane.text[i].tolist(), plane.etf[i].tolist(), images)
+        traces += _class_in_plane(_as_text(_shortened(name)), color, plane.text[i].tolist(), plane.etf[i].tolist(), images)
     return traces
 
 # %% ../../nbs/figures/geometry.ipynb #acada626

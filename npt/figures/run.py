@@ -22,6 +22,7 @@ from npt.figures.style import (
     COLORS,
     PLOTLY_TEMPLATE,
     TERM_COLORS,
+    _as_text,
     _check_named,
     _class_axis,
     _legend_below,
@@ -86,7 +87,7 @@ def _data_url(
 
 # %% ../../nbs/figures/run.ipynb #851862e5
 def _wrapped(caption: str) -> str:  # as Plotly writes it
-    return "<br>".join(part for line in caption.splitlines() for part in textwrap.wrap(line, 16))
+    return "<br>".join(_as_text(part) for line in caption.splitlines() for part in textwrap.wrap(line, 16))
 
 # %% ../../nbs/figures/run.ipynb #78dab41a
 def _write_below(
@@ -201,7 +202,7 @@ def _class_dots(
     known = values[np.isfinite(values)]
     mean = f"{known.mean():.1f} %" if len(known) else "not measured"
     return go.Scatter(
-        x=np.arange(len(values)), y=values, text=classnames, name=f"{name} (mean {mean})", mode="markers",
+        x=np.arange(len(values)), y=values, text=[*map(_as_text, classnames)], name=f"{name} (mean {mean})", mode="markers",
         marker=dict(color=color, size=9), hovertemplate="%{text}: %{y:.1f} %<extra></extra>",
     )  # fmt: skip
 
@@ -210,7 +211,7 @@ def _shot_bars(
     shots: np.ndarray,  # (K,)
     classnames: list[str],
 ) -> go.Bar:
-    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color="#AEB4BD", customdata=classnames,
+    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color="#AEB4BD", customdata=[*map(_as_text, classnames)],
                   hovertemplate="%{customdata}: %{y} shots<extra></extra>", showlegend=False)
 
 # %% ../../nbs/figures/run.ipynb #3ad9df89

@@ -6,6 +6,8 @@
 __all__ = ['COLORS', 'TERM_COLORS', 'PLOTLY_TEMPLATE', 'COLLAPSE_TITLES']
 
 # %% ../../nbs/figures/style.ipynb #2c3a957e
+import html
+
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -76,6 +78,11 @@ def _name_once(fig: go.Figure) -> None:
             trace.showlegend = trace.name not in seen
             seen.add(trace.name)
 
+# %% ../../nbs/figures/style.ipynb #e18f0021
+def _as_text(name: str) -> str:
+    "A name as Plotly writes it letter by letter."
+    return html.escape(name, quote=False)
+
 # %% ../../nbs/figures/style.ipynb #585cf3ae
 def _class_axis(
     classnames: list[str],  # one a position, starting at 0
@@ -85,7 +92,7 @@ def _class_axis(
     room = pixels / len(classnames)
     ticks = list(range(0, len(classnames), int(np.ceil(8 / room))))
     size = max(7, min(11, int(room * 0.9)))
-    names = [classnames[i] for i in ticks]
+    names = [_as_text(classnames[i]) for i in ticks]
     return dict(tickvals=ticks, ticktext=names, tickfont_size=size, showgrid=False, zeroline=False)
 
 # %% ../../nbs/figures/style.ipynb #78b152e7

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from .etf import pairwise_cosines
+from .etf import _in_double, pairwise_cosines
 
 # %% ../../nbs/geometry/collapse.ipynb #53320d1e
 def class_means(
@@ -83,7 +83,7 @@ def nearest_mean_agreement(
 # %% ../../nbs/geometry/collapse.ipynb #018a360a
 def _centered_angles(vectors: torch.Tensor) -> torch.Tensor:  # (K, d) -> (K, K) degrees, in float64
     "The angle between any two vectors, as seen from their mean."
-    unit = F.normalize((vectors - vectors.mean(0)).double(), dim=1)
+    unit = F.normalize(_in_double(vectors - vectors.mean(0)), dim=1)
     return (unit @ unit.T).clamp(-1, 1).arccos().rad2deg()
 
 # %% ../../nbs/geometry/collapse.ipynb #5c00b970
@@ -174,9 +174,10 @@ def collapse_metrics(
     Zero on a collapsed geometry, but for `nc4`, a fraction, which is one. Every class counts alike in all but `nc4`,
     where every image does. Features are taken as they are, not normalised. `nc1` is infinite where all class means
     coincide, `cdnv` where two do, unless these two classes have no spread either: then it is not a number. Computed in
-    float64. Raises `ValueError` where shapes, labels or values are wrong or a class has no image."""
+    float64, on the CPU where the device has none. Raises `ValueError` where shapes, labels or values are wrong or a class has no image."""
     _check_inputs(text_features, image_features, labels)
-    text, image = text_features.double(), image_features.double()
+    text, image = _in_double(text_features), _in_double(image_features)
+    labels = labels.to(text.device)
     means = class_means(image, labels, len(text))
     residuals, centered_text, centered_means = image - means[labels], text - text.mean(0), means - means.mean(0)
     metrics = {

@@ -144,6 +144,11 @@ def etf_distance(
         vectors = vectors - vectors.mean(0)
     return (pairwise_cosines(vectors) + 1 / (len(vectors) - 1)).square().mean()
 
+# %% ../../nbs/geometry/etf.ipynb #3e935935
+def _in_double(values: torch.Tensor) -> torch.Tensor:
+    "In float64; on the CPU where the device has none."
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
 # %% ../../nbs/geometry/etf.ipynb #a42a6529
 @torch.no_grad()
 def align_etf(vectors: torch.Tensor) -> torch.Tensor:  # (K, d), rows of any length -> (K, d), rows of unit length
@@ -151,7 +156,7 @@ def align_etf(vectors: torch.Tensor) -> torch.Tensor:  # (K, d), rows of any len
 
     Orthogonal Procrustes over all of O(d) (Schönemann, Psychometrika 1966), in the Frobenius norm. Keeps dtype and
     device. Warns where `simplex_etf` does. Raises `ValueError` for fewer than 2 vectors."""
-    unit = F.normalize(vectors.double(), dim=1)
+    unit = F.normalize(_in_double(vectors), dim=1)
     frame = simplex_etf(*vectors.shape).to(unit)
     left, _, right = torch.linalg.svd(frame.T @ unit)
     return (frame @ left @ right).to(vectors)

@@ -59,10 +59,10 @@ def _rearranged_features(
     clip: FrozenCLIP,
     prompts: Prompts,
     context: Tensor,  # (P, w), or (K, P, w)
-    position: str,  # a name in `_POSITIONS`
+    order: Tensor,  # (K, T) int64 and
+    before: int,  # as `_arrangement` gives them
 ) -> Tensor:  # (K, d), L2-normalised
     "Class vectors of prompts with the name anywhere and a context that is shared or not."
-    order, before = _arrangement(prompts, context.shape[-2], position, context.device)
     vectors = join(prompts.start.to(context), context, prompts.suffix.to(context))
     vectors = vectors[torch.arange(len(order), device=order.device)[:, None], order]
     same = len(prompts.start) + (before if context.dim() == 2 else 0)
@@ -95,9 +95,11 @@ class CoOp(Learner):
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.prompts = Prompts.around(self.clip, self.classnames, self.context.shape[-2], self.ctx_init)
+        n_ctx, plain = self.context.shape[-2], self.context.dim() == 2 and self.class_token_position == "end"
+        self.prompts = Prompts.around(self.clip, self.classnames, n_ctx, self.ctx_init)
+        self.arrangement = None if plain else _arrangement(self.prompts, n_ctx, self.class_token_position, self.context.device)
 
     def text_features(self) -> Tensor:
-        if self.context.dim() == 2 and self.class_token_position == "end":
+        if self.arrangement is None:
             return self.prompts.features(self.clip, self.context)
-        return _rearranged_features(self.clip, self.prompts, self.context, self.class_token_position)
+        return _rearranged_features(self.clip, self.prompts, self.context, *self.arrangement)

@@ -53,9 +53,14 @@ def _check_header(path: str | Path, header: dict[str, str]) -> None:
             raise ValueError(f"{path} has a damaged header: {line} must be a {kind.__name__}. Train again, or fetch it again.")
 
 # %% ../../nbs/learners/saving.ipynb #a78615eb
+_FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64  # that prompts are learned in; smaller ones PyTorch hardly reads
+
+
 def _check_numbers(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    "Raise ValueError where a tensor holds a value that is not a number, or infinite."
+    "Raise ValueError where a tensor holds a value that is not a number, or infinite, or floats that no prompts are learned in."
     for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+            raise ValueError(f"{path} is damaged: {name} holds {tensor.dtype}, which no prompts are learned in. Train again, or fetch it again.")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ValueError(f"{path} is damaged: {name} holds values that are not numbers, or infinite. Train again, or fetch it again.")
 
@@ -130,6 +135,14 @@ def _shapes_text(tensors: dict[str, Tensor]) -> str:
     return f"{shapes}{f' and {len(tensors) - 20} more' if len(tensors) > 20 else ''}"
 
 # %% ../../nbs/learners/saving.ipynb #f14e8350
+def _check_kinds(path: str | Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    "Raise ValueError for a tensor of whole or complex numbers in the place of floats, which PyTorch would cast without a word."
+    for name in tensors.keys() & own.keys():
+        if own[name].is_floating_point() != tensors[name].is_floating_point():
+            raise ValueError(f"{path} is damaged: {name} holds {tensors[name].dtype}, and this learner needs {own[name].dtype}. Train again, "
+                             "or fetch it again.")
+
+
 def _put_in(
     learner: Learner,
     tensors: dict[str, Tensor],
@@ -137,7 +150,9 @@ def _put_in(
     settings: str,  # that the file was written with, for the error
 ) -> None:
     "Overwrite a learner's state, wholly or not at all. Raises ValueError where the tensors are not its own."
-    before, empty = {name: tensor.clone() for name, tensor in learner.state_dict().items()}, _make_room(learner, tensors)
+    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    _check_kinds(path, tensors, before)
+    empty = _make_room(learner, tensors)
     try:
         learner.load_state_dict(tensors)
     except RuntimeError as error:

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .._files import parse_json
 from ..clip.frozen import FrozenCLIP
 from .base import register_learner
 from .zero_shot import ZeroShot
@@ -50,7 +51,7 @@ def _names_from_bytes(
     names: Tensor,  # (bytes,) uint8
 ) -> list[str]:
     "Class names that `_names_as_bytes` wrote. Raises ValueError where it did not."
-    classes = json.loads(bytes(names.tolist()))
+    classes = parse_json(bytes(names.tolist()))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("no list of names")
     return classes
@@ -101,6 +102,12 @@ def _votes(
     nearness = torch.exp(-beta * (1 - image_features @ keys.T))
     return nearness @ belongs.to(nearness)
 
+# %% ../../nbs/learners/tip_adapter.ipynb #3a2a0b3a
+def _forget_place(learner: nn.Module, *_) -> None:
+    "Look up again where the remembered classes stand among a learner's, since either has changed."
+    if "place" in learner._buffers:  # not before they are made
+        learner.place = None
+
 # %% ../../nbs/learners/tip_adapter.ipynb #8e4e2e23
 @register_learner("tip_adapter")
 class TipAdapter(ZeroShot):
@@ -123,6 +130,12 @@ class TipAdapter(ZeroShot):
             self.register_buffer("keys", None)
         self.register_buffer("labels", None)  # (N,) int64, places among the names
         self.register_buffer("names", None)  # (bytes,) uint8, the cache's class names as JSON
+        self.register_buffer("place", None, persistent=False)  # (N,) int64, among the learner's classes, -1 for none; None: not known
+        self.register_load_state_dict_post_hook(_forget_place)
+
+    def prepare(self, classnames: Sequence[str]) -> None:
+        super().prepare(classnames)
+        _forget_place(self)
 
     def remember(self, features: Tensor, labels: Tensor) -> None:
         "Keep the features, their labels, and the names of the classes that the labels mean."
@@ -133,6 +146,7 @@ class TipAdapter(ZeroShot):
         keys = keys.detach().to(self.features, copy=True)
         self.keys = nn.Parameter(keys) if self.learns_keys else keys
         self.labels, self.names = labels.to(keys.device, copy=True), names.to(keys.device, copy=True)
+        _forget_place(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
         "Take a saved cache, of any size. Raises RuntimeError where the tensors are none or do not fit this CLIP."
@@ -151,9 +165,10 @@ class TipAdapter(ZeroShot):
         if self.keys is None:
             raise RuntimeError(f"The learner {self.name!r} has seen no training images yet: "
                                "call fit, or load what a fit has saved.")
-        places = _places(_names_from_bytes(self.names), self.classnames)
-        place = torch.tensor(places, device=self.labels.device)[self.labels]
-        return _votes(image_features, self.keys, place, len(self.classnames), self.beta)
+        if self.place is None:
+            places = torch.tensor(_places(_names_from_bytes(self.names), self.classnames), device=self.labels.device)
+            self.place = places[self.labels]
+        return _votes(image_features, self.keys, self.place, len(self.classnames), self.beta)
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         text, logits = super().class_logits(image_features, text)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -41,8 +42,27 @@ def _cluster_classes(
     from sklearn.cluster import KMeans  # takes a second to import, and most fits need no clusters
 
     means = KMeans(_cluster_count(len(features), num_clusters), n_init=10, random_state=0)
-    labels = means.fit_predict(features.double().cpu().numpy())
+    labels = means.fit_predict(features.cpu().double().numpy())
     return torch.as_tensor(labels, dtype=torch.int64, device=features.device)
+
+# %% ../../nbs/objectives/anchors.ipynb #077f80e0
+class _Pairs(NamedTuple):
+    "The pairs of different classes that share a cluster, each in both orders."
+
+    places: torch.Tensor  # (P,) int64, among the K * K pairs of all classes, row by row
+    ideal: torch.Tensor  # (P,) their cosine in a simplex ETF of the cluster, -1/(k - 1) for k classes
+    clusters: torch.Tensor  # (), how many clusters there are
+
+# %% ../../nbs/objectives/anchors.ipynb #7ea84b35
+def _pairs_within(
+    clusters: torch.Tensor,  # (K,) integers
+    dtype: torch.dtype,  # of the cosines
+) -> _Pairs:
+    "List the pairs of classes within clusters."
+    sizes = torch.bincount(clusters)
+    first, second = (clusters[:, None] == clusters).fill_diagonal_(False).nonzero(as_tuple=True)
+    ideal = -1 / (sizes - 1).clamp(min=1).to(dtype)
+    return _Pairs(first * len(clusters) + second, ideal[clusters[second]], (sizes > 0).sum())
 
 # %% ../../nbs/objectives/anchors.ipynb #96c03e8a
 @dataclass(frozen=True)
@@ -73,3 +93,8 @@ class Anchors:
     def clusters(self) -> torch.Tensor:  # (K,) integers from 0 to M - 1
         "Clusters of similar classes in `text`, by K-means; `ValueError` for a number that K classes cannot have."
         return _cluster_classes(self.text, self.num_clusters)
+
+    @cached_property
+    def pairs(self) -> _Pairs:
+        "The pairs of classes within `clusters`."
+        return _pairs_within(self.clusters, self.text.dtype)

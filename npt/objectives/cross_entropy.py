@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/objectives/cross_entropy.ipynb #3b384cd2
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 
@@ -17,17 +19,22 @@ def _cross_entropy(step: StepFeatures) -> torch.Tensor:
     "Cross-entropy of the logits, mean over the images of the batch."
     return F.cross_entropy(step.logits, step.labels)
 
+# %% ../../nbs/objectives/cross_entropy.ipynb #4531fb86
+@lru_cache(maxsize=8)  # a tensor is known by its identity
+def _fewest(counts: torch.Tensor) -> float:  # (K,) -> scalar
+    "The training images of the smallest class."
+    return counts.min().item()
+
 # %% ../../nbs/objectives/cross_entropy.ipynb #fccd20b9
 def _class_counts(step: StepFeatures) -> torch.Tensor:  # (K,) in the logits' precision and on their device
     "The training images of each class. Raises `ValueError` where the step has none, or not one for each class."
     if step.counts is None:
         raise ValueError("This term needs the training images of each class: give StepFeatures its counts.")
-    counts = torch.as_tensor(step.counts).to(step.logits)
-    num_classes = step.logits.shape[1]
-    if counts.shape != (num_classes,) or counts.min() < 1:
+    counts, num_classes = torch.as_tensor(step.counts), step.logits.shape[1]
+    if counts.shape != (num_classes,) or _fewest(counts) < 1:
         raise ValueError(f"counts must have one number of at least 1 for each of the {num_classes} classes, "
-                         f"not {counts.numel()} numbers from {counts.min():g} upwards.")
-    return counts
+                         f"not {counts.numel()} numbers from {_fewest(counts):g} upwards.")
+    return counts.to(step.logits)
 
 # %% ../../nbs/objectives/cross_entropy.ipynb #c67c5710
 @term("logit_adjusted")

@@ -57,11 +57,10 @@ def _logit_consistency(step: StepFeatures) -> torch.Tensor:
 @term("tetf")
 def _cluster_etf(step: StepFeatures) -> torch.Tensor:
     "Squared distance from a simplex ETF in each cluster of classes, mean over clusters (CPT, arXiv 2605.11939)."
-    clusters = step.anchored("clusters")
-    sizes = torch.bincount(clusters)
-    together = (clusters[:, None] == clusters).fill_diagonal_(False)
-    ideal = -1 / (sizes - 1).clamp(min=1).to(step.text)[clusters]
-    return (step.text @ step.text.T - ideal)[together].square().sum() / (sizes > 0).sum()
+    step.anchored("clusters")  # which must be those of these classes
+    pairs = step.anchors.pairs
+    cosines = (step.text @ step.text.T).flatten()[pairs.places]
+    return (cosines - pairs.ideal).square().sum() / pairs.clusters
 
 # %% ../../nbs/objectives/fidelity.ipynb #7bb6cd25
 @term("rs")

@@ -44,6 +44,7 @@ def _grid_arguments() -> argparse.ArgumentParser:
     dataset = commands.add_parser("dataset", help="put a dataset in place")
     dataset.add_argument("file", help="what to write when it is")
     dataset.add_argument("--root", default=None)
+    dataset.add_argument("--most", type=float, required=True, help="bytes that may be fetched")
     _add_job(commands, "features", "fill the cache of image features")
     _add_job(commands, "group", "do a group of runs")
     return top
@@ -94,7 +95,7 @@ def grid_command(
         return 0
     if asked.command == "dataset":
         path = Path(asked.file)
-        return _attempt(partial(_prepare_dataset, path.stem, asked.root), path)
+        return _attempt(partial(_prepare_dataset, path.stem, asked.root, asked.most), path)
     return _do_job(asked)
 
 # %% ../../nbs/study/cli.ipynb #382ec361

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .._files import parse_json, sweep, write_bytes, write_text
+from .._files import _refuse_no_file, parse_json, sweep, write_bytes, write_text
 from .._lock import Hold
 from .inputs import RunInputs, _check_inputs
 from .settings import _NOT_COMPARED, RunSettings, _from_file
@@ -86,6 +86,7 @@ def _damaged(path: Path, reason: object) -> ValueError:  # to be raised by the c
 def _read_json(path: Path) -> dict:
     "Read a JSON file of a run. Raises ValueError that names one that is missing or damaged."
     try:
+        _refuse_no_file(path)
         found = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
@@ -110,6 +111,10 @@ def _sums_text(
 # %% ../../nbs/study/folder.ipynb #8c3308d6
 def _sums_in(folder: RunFolder) -> dict[str, str]:  # name of a file to 64 hexadecimal digits
     "The checksums that a run wrote. Raises ValueError where the file is damaged."
+    try:
+        _refuse_no_file(folder.sums)
+    except ValueError as error:
+        raise _damaged(folder.sums, error) from None
     lines = [re.fullmatch(rb"([0-9a-f]{64}) [ *](\S+)", line) for line in folder.sums.read_bytes().splitlines()]
     if None in lines or {line[2].decode("ascii", "replace") for line in lines} != set(_SUMMED):
         raise _damaged(folder.sums, f"it must have a line for each of {', '.join(_SUMMED)}")
@@ -175,6 +180,7 @@ class _Metrics(BaseModel):
     objective: str
     train_counts: dict[str, Annotated[int, Field(ge=0)]]
     seconds: float = Field(ge=0, allow_inf_nan=False)
+    peak_gigabytes: float = Field(0, ge=0, allow_inf_nan=False)  # of a GPU, where the run had one
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -208,6 +214,7 @@ def _write_metrics(metrics: dict, folder: RunFolder) -> None:
 def _read_history(path: Path) -> pd.DataFrame:
     "Read a run's history.csv. Raises ValueError that names one that is missing or damaged."
     try:
+        _refuse_no_file(path)
         text = path.read_bytes().decode()
         if not text.strip():
             return pd.DataFrame()

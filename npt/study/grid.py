@@ -7,6 +7,7 @@ __all__ = ['Grid', 'read_grid', 'Task', 'expand']
 
 # %% ../../nbs/study/grid.ipynb #750e319e
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -83,14 +84,24 @@ def _check_experiments(experiments: dict[str, dict[str, Any]]) -> dict[str, dict
 # %% ../../nbs/study/grid.ipynb #f46e88d9
 _Experiments = Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_check_experiments)]
 
+# %% ../../nbs/study/grid.ipynb #e18f0011
+def _fit_for_jobs(path: str) -> str:
+    "Raise ValueError for a path that the workflow would take for another."
+    if re.search(r"[{}\x00-\x1f]", path):
+        raise ValueError("it holds a brace or a line break, which Snakemake does not take as it is: give a folder without")
+    return path
+
+
+_JobPath = Annotated[_Path, AfterValidator(_fit_for_jobs)]
+
 # %% ../../nbs/study/grid.ipynb #6568e7b8
 class Grid(BaseModel):
     "What a grid file holds. Raises pydantic's ValidationError, a ValueError, that names every bad value."
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    runs_dir: _Path  # where the run folders and the report are made
-    data_root: _Path | None = None  # where datasets are; None: `npt.data.load.DATA_ROOT`
+    runs_dir: _JobPath  # where the run folders and the report are made
+    data_root: _JobPath | None = None  # where datasets are; None: `npt.data.load.DATA_ROOT`
     group: int = Field(10, ge=1)  # runs that one job does, one after the other
     timeout: float | None = Field(None, gt=0, le=31_536_000)  # seconds after which a run is stopped; None: a day
     notebooks: bool = False  # each run is an executed copy of train.ipynb, and not done in the job's own process

@@ -17,13 +17,13 @@ import torch
 import yaml
 from filelock import FileLock
 
-from .._files import write_text
+from .._files import _make_folder, write_text
 from ..clip.frozen import FrozenCLIP
 from ..clip.load import load_clip
 from ..data.datasets import find_dataset
 from ..data.features import crop_features, split_features
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
-from ..data.prepare import _UNASKED, _check_size_agreed, dataset_state, prepare
+from ..data.prepare import _check_size_agreed, dataset_state, prepare
 from ..data.split import Split
 from .at_hand import _refuse_other_inputs
 from .grid import Task
@@ -34,11 +34,11 @@ from .settings import RunSettings
 from .transfer import transfer
 
 # %% ../../nbs/study/jobs.ipynb #de707b20
-def _prepare_dataset(name: str, data_root: str | None) -> None:
+def _prepare_dataset(name: str, data_root: str | None, most: float) -> None:  # most: bytes that may be fetched, 0 for none
     "Put a dataset in place. Raises ValueError or ConnectionError with what to do where it cannot be fetched, or is large."
     record, root = find_dataset(name), Path(data_root or DATA_ROOT).expanduser()
-    if record.folder and not dataset_state(record, root).complete:
-        _check_size_agreed(record, root, _UNASKED)
+    if most and record.folder and not dataset_state(record, root).complete:
+        _check_size_agreed(record, root, most)
         prepare(name, root)
 
 # %% ../../nbs/study/jobs.ipynb #cfc44ab3
@@ -102,7 +102,7 @@ def _said_at_the_end(stderr: str, code: int) -> str:
 # %% ../../nbs/study/jobs.ipynb #ac3d862c
 def _do_in_notebook(settings: RunSettings, notebook: str) -> None:
     "Do a run as an executed copy of a notebook in its folder. Raises RuntimeError with the error that Papermill told."
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.folder)
     done = subprocess.run(_papermill_command(settings, notebook), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from ..clip.frozen import _GPU_SHARE
 from .plan import _short_hash
 
 # %% ../../nbs/study/places.ipynb #dbf84af2
@@ -55,10 +56,23 @@ def _places_folder() -> Path:
 
 # %% ../../nbs/study/places.ipynb #fc125b68
 @contextmanager
+def _sharing(jobs: int) -> Iterator[None]:  # on one GPU
+    "Tell this process, and those that it starts, their share of a GPU's memory."
+    before = os.environ.get(_GPU_SHARE)
+    os.environ[_GPU_SHARE] = str(1 / jobs)
+    try:
+        yield
+    finally:
+        os.environ.pop(_GPU_SHARE)
+        if before is not None:
+            os.environ[_GPU_SHARE] = before
+
+
+@contextmanager
 def _job_device(device: str, jobs_per_gpu: int | None) -> Iterator[str]:
     "The device of a job, which is held while it works."
     if jobs_per_gpu is None:
         yield device
     else:
-        with _gpu_place(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu:
+        with _gpu_place(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu, _sharing(jobs_per_gpu):
             yield gpu

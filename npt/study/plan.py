@@ -22,7 +22,7 @@ from .at_hand import _refuse_other_inputs
 from .folder import _find_run
 from .grid import Grid, Task, expand
 from .runs import _source_hash
-from .settings import RunSettings
+from .settings import RunSettings, _bytes_agreed
 from .transfer import _results_file
 
 # %% ../../nbs/study/plan.ipynb #94730676
@@ -119,7 +119,7 @@ def _content_of(task: Task) -> list[str]:  # a hash of each file, and "" for one
     "What a report reads of a run."
     folder = task.folder
     files = folder.config, folder.metrics, folder.history, _results_file(folder)
-    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "" for path in files]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
 
 # %% ../../nbs/study/plan.ipynb #47465e5e
 @dataclass(frozen=True)
@@ -168,11 +168,23 @@ def _dataset_to_fetch(look: _Look) -> str | None:
     "The dataset that a look waits for, or None where it has no files of its own."
     return look.source.dataset if find_dataset(look.source.dataset).folder else None
 
+
+def _agreed(tasks: Sequence[Task]) -> dict[str, float]:
+    "How many bytes may be fetched of each dataset."
+    agreed: dict[str, float] = defaultdict(float)
+    for task in tasks:
+        for name in (task.settings.dataset, *task.targets):
+            agreed[name] = max(agreed[name], _bytes_agreed(task.settings.prepare))
+    return dict(agreed)
+
 # %% ../../nbs/study/plan.ipynb #1fda7052
 def needs_of(plan: Plan) -> dict:
-    "Which job waits for which: of `groups` the names of features, of `features` a dataset, or None where none is fetched."
+    """Which job waits for which: of `groups` the names of features, of `features` a dataset, or None where none is fetched.
+
+    Beside them stands in `agreed` how many bytes may be fetched of each dataset.
+    """
     return dict(groups={name: plan.needs(name) for name in plan.groups},
-                features={name: _dataset_to_fetch(look) for name, look in plan.looks.items()})
+                features={name: _dataset_to_fetch(look) for name, look in plan.looks.items()}, agreed=_agreed(plan.tasks))
 
 # %% ../../nbs/study/plan.ipynb #a4607ba8
 def _look_as_json(look: _Look, data_root: str | None) -> dict:

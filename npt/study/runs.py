@@ -164,6 +164,11 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     _check_usable(learner)
     _run_recipe(settings).objective_for(settings.objective)
 
+# %% ../../nbs/study/runs.ipynb #3c0f8d69
+def _precision_of(clip: FrozenCLIP) -> str:  # fp32, bf16 or fp16
+    "The name of a backbone's precision."
+    return next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
+
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def _hold_run(
     settings: RunSettings,
@@ -172,7 +177,7 @@ def _hold_run(
     overwrite: bool,
 ) -> tuple[RunFolder, Hold]:
     "Take a run's folder. Raises ValueError where it holds a run of other settings or inputs, naming them."
-    lock, precision = RunFolder(settings.folder).held(), next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
+    lock, precision = RunFolder(settings.folder).held(), _precision_of(clip)
     try:
         return _open_run(settings, inputs, precision=precision, overwrite=overwrite), lock
     except BaseException:
@@ -250,6 +255,8 @@ def fit_run(
     with folder.held(), _threads_of(settings):
         if folder.finished:
             return _learned_before(run)
+        if run.clip.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(run.clip.device)
         history = fit(run.learner, run.trained.train, test=getattr(run.trained, settings.measured_on), run_dir=folder.path,
                       progress=progress, **{name: getattr(settings, name) for name in _FIT_SETTINGS})
         write_text(history.to_csv(index=False), folder.history)
@@ -264,11 +271,12 @@ def _source_hash() -> str:  # 12 hexadecimal digits
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 # %% ../../nbs/study/runs.ipynb #252b100a
-def _versions() -> dict[str, str]:
+def _versions(clip: FrozenCLIP) -> dict[str, str]:
     "What the run was made with."
+    device = torch.cuda.get_device_name(clip.device) if clip.device.type == "cuda" else clip.device.type
     packages = {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "numpy")}
     return {"npt": npt.__version__, "source": _source_hash(), **packages, "python": platform.python_version(),
-            "machine": platform.machine()}
+            "machine": platform.machine(), "device": device, "precision": _precision_of(clip)}
 
 # %% ../../nbs/study/runs.ipynb #6300c007
 def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and collapse
@@ -288,6 +296,11 @@ def _without_collapse(measured: dict, when: str) -> tuple[dict, dict[str, dict]]
     collapse = {f"{when}{place}": measured[key] for key, place in _COLLAPSE_KEYS.items() if key in measured}
     return {key: value for key, value in measured.items() if key not in _COLLAPSE_KEYS}, collapse
 
+# %% ../../nbs/study/runs.ipynb #572ca037
+def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where there is no CUDA GPU
+    "The most memory that tensors took on a GPU since the fit began."
+    return {"peak_gigabytes": round(torch.cuda.max_memory_allocated(device) / 1e9, 3)} if device.type == "cuda" else {}
+
 # %% ../../nbs/study/runs.ipynb #2059748e
 def _measured(
     run: Run,
@@ -303,7 +316,8 @@ def _measured(
         "objective": str(_run_recipe(run.settings).objective_for(run.settings.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds, 2),
-        "versions": _versions(),
+        **_peak_memory(run.clip.device),
+        "versions": _versions(run.clip),
     }
 
 # %% ../../nbs/study/runs.ipynb #058f23fb

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
-from .._files import write_text
+from .._files import _refuse_no_file, write_text
 from ..data.contents import _split_contents
 from ..data.datasets import DATASETS, DatasetRecord, find_dataset
 from ..data.load import DATA_ROOT, load_dataset
@@ -196,6 +196,7 @@ class Transfer(BaseModel):
     missing: dict[str, str] = {}  # targets that could not be measured, with the cause
     contents: dict[str, str] = {}  # of each target that was measured, a hash of its test images and class names
     versions: dict[str, str] = {}  # of what measured last
+    checksum: str = ""  # of the rest, in a file; "" elsewhere, and in files of an older npt
 
     def only(self, names: Sequence[str]) -> "Transfer":
         "What there is of some targets."
@@ -213,14 +214,28 @@ def _results_file(folder: RunFolder) -> Path:
     "Where the results of a run lie."
     return folder.path / "transfer.json"
 
+# %% ../../nbs/study/transfer.ipynb #e18f0013
+def _checksum_of(results: Transfer) -> str:
+    "What tells results from any others."
+    return hashlib.sha256(results.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
+
+
+def _write_transfer(results: Transfer, path: Path) -> None:
+    "Write the results of a run."
+    write_text(results.model_copy(update=dict(checksum=_checksum_of(results))).model_dump_json(indent=1), path)
+
 # %% ../../nbs/study/transfer.ipynb #f1467184
 def read_transfer(path: Path) -> Transfer:  # from .../transfer.json
     "Read the results of a run. Raises FileNotFoundError, or ValueError that names a damaged file."
     try:
-        return Transfer.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{str(path)!r} is damaged ({'; '.join(_problems_of(error)[:3])}): delete it, and its targets are "
-                         "measured again") from error
+        _refuse_no_file(path)
+        found = Transfer.model_validate_json(path.read_bytes())
+        if found.checksum not in ("", _checksum_of(found)):
+            raise ValueError("it is not as it was written, since its checksum is another")
+    except ValueError as error:  # pydantic's are ValueErrors
+        reason = "; ".join(_problems_of(error)[:3]) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{str(path)!r} is damaged ({reason}): delete it, and its targets are measured again") from error
+    return found.model_copy(update=dict(checksum=""))
 
 # %% ../../nbs/study/transfer.ipynb #c69240a2
 def _kept_results(
@@ -380,7 +395,7 @@ def _measure_targets(
     for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
         result, contents = _try_target(learner, source, target, _target_root(source, target, data_root))
         kept = _with_result(kept, target.name, result, contents)
-        write_text(kept.model_dump_json(indent=1), _results_file(source.folder))
+        _write_transfer(kept, _results_file(source.folder))
     return kept
 
 # %% ../../nbs/study/transfer.ipynb #48344a8a

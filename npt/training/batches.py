@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/training/batches.ipynb #888751cd
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
-from itertools import tee
+from itertools import chain, tee
 from typing import NamedTuple
 
 import torch
@@ -67,6 +67,11 @@ class _Batch(NamedTuple):
     labels: Tensor  # (B,)
     encode_image: Callable[[], Tensor]  # gives (B, d), the frozen tower's features of the same pixels
 
+# %% ../../nbs/training/batches.ipynb #0e51b52a
+def _handed(places: list[int], device: torch.device) -> Tensor:  # (B,) int64
+    "Numbers of images on a device; nobody waits until they are there."
+    return torch.tensor(places).to(device, non_blocking=True)
+
 # %% ../../nbs/training/batches.ipynb #1e111ba1
 def _feature_lookup(
     learner: nn.Module,
@@ -77,12 +82,28 @@ def _feature_lookup(
     "Look features up by their draws."
     clip = learner.clip
     frozen = cache(lambda: crop_features(clip, split, views, workers=workers) if views else split_features(clip, split)[0])
-    return lambda batch: frozen()[torch.tensor([draw.seed if views else draw.index for draw in batch], device=clip.device)]
+    return lambda batch: frozen()[_handed([draw.seed if views else draw.index for draw in batch], clip.device)]
 
 # %% ../../nbs/training/batches.ipynb #e90db81e
 def _feature_batch(frozen: Tensor, labels: Tensor) -> _Batch:
     "A batch of features of the frozen image tower."
     return _Batch(frozen, labels, lambda: frozen)
+
+# %% ../../nbs/training/batches.ipynb #6929c75b
+def _by_epochs(
+    draws: Iterable[list[Draw]],  # the batches, of any number of epochs
+    images: int,  # N, of the split
+) -> Iterator[list[list[Draw]]]:  # the batches of N draws, the last time perhaps of fewer
+    "Put the batches of each epoch together."
+    batches, met = [], 0
+    for batch in draws:
+        batches.append(batch)
+        met += len(batch)
+        if met >= images:
+            yield batches
+            batches, met = [], 0
+    if batches:
+        yield batches
 
 # %% ../../nbs/training/batches.ipynb #e428a7ae
 def _looked_up_batches(
@@ -93,8 +114,10 @@ def _looked_up_batches(
 ) -> Iterator[_Batch]:
     "Batches of features that are there already."
     labels = split.labels.to(device)
-    for batch in draws:
-        yield _feature_batch(look_up(batch), labels[torch.tensor([draw.index for draw in batch], device=device)])
+    for epoch in _by_epochs(draws, len(split)):
+        met, sizes = [*chain(*epoch)], [len(batch) for batch in epoch]
+        given, classes = look_up(met), labels[_handed([draw.index for draw in met], device)]
+        yield from map(_feature_batch, given.split(sizes), classes.split(sizes))
 
 # %% ../../nbs/training/batches.ipynb #79166c1f
 def _opened_images(

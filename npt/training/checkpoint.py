@@ -46,10 +46,10 @@ def _save_checkpoint(
     write_tensors(tensors, path, {"fitted": fitted, "history": json.dumps(history)})
 
 # %% ../../nbs/training/checkpoint.ipynb #fcdbe724
-def _read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     "The tensors of a checkpoint and its header. Raises ValueError where the file is damaged."
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"the checkpoint {str(path)!r} cannot be read ({error}): delete it to start the run afresh") from error
@@ -96,9 +96,9 @@ def _restore(
         if kind == "optimizer":
             name, _, slot = name.partition(":")
             _check_size(key, value, parameters[name])
-            optimizer.state[parameters[name]][slot] = value
+            optimizer.state[parameters[name]][slot] = value if slot == "step" else value.to(parameters[name].device)
         elif kind == "buffer":
-            _put_buffer(learner, name, value)
+            _put_buffer(learner, name, value.to(learner.clip.device))
         else:
             place = (parameters if kind == "prompt" else average)[name]
             _check_size(key, value, place)
@@ -122,7 +122,7 @@ def _load_checkpoint(
     fitted: str,
 ) -> list[dict]:  # the history
     "Restore what `_save_checkpoint` wrote, in place. Raises ValueError for a damaged or foreign checkpoint."
-    tensors, header = _read_checkpoint(path, learner.clip.device)
+    tensors, header = _read_checkpoint(path)
     _check_fitted(path, header.get("fitted", "which left no word of it"), fitted)
     try:
         history = _history_in(header)

@@ -22,6 +22,7 @@ from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_o
 from .calibration import calibration_error, reliability_bins
 from .groups import _group_accuracy
 from .measure import learned_features
+from .memory import _memory_told
 from ..world.label_sets import LABEL_SETS
 
 # %% ../../nbs/training/evaluation.ipynb #2f962372
@@ -135,7 +136,7 @@ def _measures(
     "What `evaluate` gives, of outputs."
     guesses = made.logits.argmax(1)
     each = _class_accuracy(guesses, made.labels, len(split.classnames)).cpu()
-    result = {"accuracy": float((guesses == made.labels).double().mean() * 100), **_over_classes(each, split.classnames),
+    result = {"accuracy": float((guesses == made.labels).cpu().double().mean() * 100), **_over_classes(each, split.classnames),
               "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:
@@ -159,9 +160,10 @@ def evaluate(
     name beside them, what `npt.geometry.collapse.collapse_metrics` gives for the same features, and with `counts` also the angles, in
     degrees, of `npt.geometry.collapse.head_tail_angles`.
     Raises ValueError where the split is empty, its classes are not the learner's, `counts` has another length, or logits are
-    not numbers.
+    not numbers; torch.OutOfMemoryError where a GPU is too small.
     """
-    return _measures(outputs(learner, split), split, counts, collapse)
+    with _memory_told(learner.clip):
+        return _measures(outputs(learner, split), split, counts, collapse)
 
 # %% ../../nbs/training/evaluation.ipynb #3dad0a4b
 def harmonic_mean(base: float, novel: float) -> float:  # all in percent

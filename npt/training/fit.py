@@ -41,6 +41,7 @@ from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .evaluation import _check_classes
 from .measure import _measured_epochs, measure_collapse
+from .memory import _memory_told
 from .samplers import SAMPLERS
 
 # %% ../../nbs/training/fit.ipynb #93f9bc01
@@ -233,15 +234,42 @@ def _take_out(
     against = (gradient * guide).sum().clamp(max=0)
     gradient -= against / guide.square().sum().clamp(min=torch.finfo(guide.dtype).tiny) * guide
 
+# %% ../../nbs/training/fit.ipynb #cd7d0b3d
+_SMALLEST = 2.0**-100  # a gradient that is worth to be made larger
+
+
+def _loss_scale(
+    loss: Tensor,  # scalar
+    seen: Iterable[Tensor],  # what came out of the towers, and the logits
+) -> Tensor:  # scalar
+    "The power of two that brings the largest gradient which enters the towers to between 1/2 and 1."
+    entering = torch.autograd.grad(loss, [part for part in seen if part.requires_grad], retain_graph=True, allow_unused=True)
+    largest = torch.stack([torch.zeros_like(loss), *(part.abs().amax() for part in entering if part is not None)]).amax()
+    return torch.exp2(-largest.clamp(min=_SMALLEST).log2().ceil())
+
+# %% ../../nbs/training/fit.ipynb #42e4a379
+def _backward_scaled(loss: Tensor, scale: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+    "Put the gradient of a loss on the parameters by way of a larger one."
+    (loss * scale).backward()
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad /= scale
+
 # %% ../../nbs/training/fit.ipynb #e6dbd217
 def _backward(
     loss: Tensor,  # scalar
     guide: Tensor | None,  # scalar that the step should not raise, or None
     parameters: Sequence[nn.Parameter],
+    halved: Sequence[Tensor] = (),  # where the towers are in half precision, what came out of them, and the logits
 ) -> None:
     "Put the gradient of the loss on the parameters, without the part that is against the guide's."
+    if halved and guide is not None:
+        guide = guide * _loss_scale(guide, halved)  # how long it is makes no difference
     guides = () if guide is None else torch.autograd.grad(guide, parameters, retain_graph=True, allow_unused=True)
-    loss.backward()
+    if halved:
+        _backward_scaled(loss, _loss_scale(loss, halved), parameters)
+    else:
+        loss.backward()
     for parameter, along in zip(parameters, guides):
         if parameter.grad is not None and along is not None:
             _take_out(parameter.grad, along)
@@ -259,7 +287,7 @@ class _Step(NamedTuple):
     "What one step computes before the backward pass."
 
     loss: Tensor  # scalar
-    logits: Tensor  # (B, K)
+    seen: Seen  # what the learner made of the batch
     guide: Tensor | None  # scalar that the step should not raise, or None
     values: dict[str, Tensor]  # scalars for the history: loss, accuracy (percent) and the unweighted value of each term
 
@@ -273,18 +301,52 @@ def _compute(
     guide, more = objective.guide(features) if objective.guide else (None, {})
     accuracy = (features.logits.argmax(1) == features.labels).float().mean() * 100
     named = {f"term_{name}": value for name, value in (terms | more).items()}
-    return _Step(loss, features.logits, guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
+    return _Step(loss, Seen(features.text, features.image, features.logits), guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
 
 # %% ../../nbs/training/fit.ipynb #f82be0aa
-def _check_loss(loss: Tensor, learner: nn.Module, objective: Objective, step: int, epoch: int) -> None:
-    "Raise ValueError where nothing learned enters a loss, FloatingPointError that names the step where it is not finite."
+def _check_enters(loss: Tensor, learner: nn.Module, objective: Objective) -> None:
+    "Raise ValueError where nothing learned enters a loss."
     if not loss.requires_grad:
         raise ValueError(f"nothing that the learner {learner.name!r} learns enters the objective {str(objective)!r}: "
                          "add a term that it does, such as ce")
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss became {loss.item()} at step {step} of epoch {epoch}; the checkpoint of the epoch before is "
-            "kept. Try a smaller lr or smaller weights in the objective")
+
+# %% ../../nbs/training/fit.ipynb #d9f2bfc2
+_READ_AT_ONCE = 64  # steps, on a GPU
+
+# %% ../../nbs/training/fit.ipynb #7067474f
+class _Tally:
+    "What the history keeps of the steps of one epoch."
+
+    def __init__(self):
+        self.names: list[str] = []  # of the numbers of a step, the loss before all others
+        self.images: list[int] = []  # of each step
+        self.rows: list[list[float]] = []  # the numbers of each step that was read
+        self.unread: list[Tensor] = []  # those of each step since, (V,), where they were computed
+
+    def add(self, values: dict[str, Tensor], images: int) -> None:
+        "Keep the numbers of a step."
+        self.names = [*values]
+        self.images.append(images)
+        self.unread.append(torch.stack([*values.values()]))
+
+    def read(self, epoch: int) -> None:
+        "Fetch the numbers of the steps since. Raises FloatingPointError that names the first whose loss is not finite."
+        if not self.unread:
+            return
+        done = len(self.rows)
+        self.rows += torch.stack(self.unread).tolist()
+        self.unread.clear()
+        for step, (loss, *_) in enumerate(self.rows[done:], start=done):
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss became {loss} at step {step} of epoch {epoch}; the checkpoint of the epoch before is "
+                                         "kept. Try a smaller lr or smaller weights in the objective")
+
+    def means(self) -> dict[str, float]:
+        "The mean of each number over the epoch's images."
+        sums = dict.fromkeys(self.names, 0.0)
+        for row, images in zip(self.rows, self.images):
+            sums = {name: total + value * images for (name, total), value in zip(sums.items(), row)}
+        return {name: total / sum(self.images) for name, total in sums.items()}
 
 # %% ../../nbs/training/fit.ipynb #f103e80c
 def _goes_through(loss: Tensor, logits: Tensor) -> bool:
@@ -315,18 +377,20 @@ def _check_reached(
 def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State) -> None:
     "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
     state.optimizer.zero_grad()
-    through_logits = state.checked or _goes_through(step.loss, step.logits)
-    _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad])
+    through_logits = state.checked or _goes_through(step.loss, step.seen.logits)
+    halved = step.seen if learner.clip.dtype == torch.float16 else ()
+    _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad], halved)
     if not state.checked:
         _check_reached(learner, objective, through_logits)
         state.checked = True
     state.optimizer.step()
 
 # %% ../../nbs/training/fit.ipynb #f28662d0
-def _show(bar: tqdm, epoch: int, values: dict[str, Tensor]) -> None:
-    "Move the bar by one step."
-    bar.update()
-    bar.set_postfix(epoch=epoch, loss=f"{float(values['loss']):.3f}", accuracy=f"{float(values['accuracy']):.0f}%", refresh=False)
+def _show(bar: tqdm, epoch: int, tally: _Tally) -> None:
+    "Write the numbers that were read last beside the bar."
+    if tally.rows and not tally.unread:
+        last = dict(zip(tally.names, tally.rows[-1]))
+        bar.set_postfix(epoch=epoch, loss=f"{last['loss']:.3f}", accuracy=f"{last['accuracy']:.0f}%", refresh=False)
 
 # %% ../../nbs/training/fit.ipynb #94d4e91a
 def _train_epoch(
@@ -339,19 +403,23 @@ def _train_epoch(
     bar: tqdm,
 ) -> dict[str, float]:  # loss, accuracy (percent) and the value of each term, means over the epoch's images
     "Take one optimiser step for every batch."
-    images, sums = 0, {}
+    tally, at_once = _Tally(), 1 if learner.clip.device.type == "cpu" else _READ_AT_ONCE
     learner.train()
-    for number, batch in enumerate(batches):
+    for batch in batches:
         text, image, logits = _look(learner, batch, state)
         step = _compute(plan.objective, StepFeatures(
             text, image, batch.labels, logits, logit_scale=learner.logit_scale, progress=epoch / plan.epochs,
             encode_image=batch.encode_image, **standing))
-        _check_loss(step.loss, learner, plan.objective, number, epoch)
+        _check_enters(step.loss, learner, plan.objective)
+        tally.add(step.values, len(batch.labels))
+        if len(tally.unread) == at_once:
+            tally.read(epoch)
         _update(learner, step, plan.objective, state)
-        images += len(batch.labels)
-        sums = {name: sums.get(name, 0.0) + float(value) * len(batch.labels) for name, value in step.values.items()}
-        _show(bar, epoch, step.values)
-    return {name: value / images for name, value in sums.items()}
+        bar.update(len(batch.labels))
+        _show(bar, epoch, tally)
+    tally.read(epoch)
+    _show(bar, epoch, tally)
+    return tally.means()
 
 # %% ../../nbs/training/fit.ipynb #aeb4fa80
 def _measured_row(learner: nn.Module, **splits: Split | None) -> dict[str, float]:
@@ -379,9 +447,9 @@ def _standing(learner: nn.Module, train: Split, num_clusters: int | None) -> dic
     return dict(counts=torch.tensor(train.counts, device=learner.clip.device), anchors=_frozen_anchors(learner, num_clusters))
 
 # %% ../../nbs/training/fit.ipynb #4831440c
-def _bar(learner: nn.Module, plan: _Plan, steps: int, done: int, progress: bool) -> tqdm:
-    "A bar over all steps, which shows nothing without `progress`."
-    return tqdm(total=plan.epochs * steps, initial=done * steps, desc=f"{learner.name} + {plan.objective}", mininterval=1,
+def _bar(learner: nn.Module, plan: _Plan, images: int, done: int, progress: bool) -> tqdm:  # images of an epoch, epochs that are done
+    "A bar over the images of all epochs, which shows nothing without `progress`."
+    return tqdm(total=plan.epochs * images, initial=done * images, desc=f"{learner.name} + {plan.objective}", unit=" images", mininterval=1,
                 disable=not progress)
 
 # %% ../../nbs/training/fit.ipynb #0b9c89f5
@@ -412,7 +480,7 @@ def _epoch_rows(
     "Train for the epochs that remain; gives a row of the history after each."
     remaining, steps = range(len(state.history), plan.epochs), math.ceil(len(train) / plan.batch_size)
     measured, standing = _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
-    bar, batches = _bar(learner, plan, steps, remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
+    bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
@@ -476,11 +544,13 @@ def fit(
     (unweighted values) and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the
     epochs after which they were not measured. What a learner draws at random follows from `seed`, and PyTorch's generators are
     left as they were. With `views` and a frozen image tower the crops' features are computed once. A fit that does not come to its
-    end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, or begins again.
-    Raises FloatingPointError if the loss stops being finite; ValueError for settings that are unknown or out of range, splits
-    whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs,
-    batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a
-    parameter that the loss does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
+    end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, or begins again. On a CPU the same fit
+    gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
+    Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; ValueError for
+    settings that are unknown or out of range, splits whose classes are not the learner's in order, a class without test images, a
+    learner without a recipe where epochs, batch_size or lr is left out, a learner that holds what no optimiser would find, features
+    of a wrong shape or length, a parameter that the loss does not reach, an objective that the learner cannot change, and a foreign or
+    damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
@@ -503,6 +573,7 @@ def fit(
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():
             _resume(state, path, learner, fitted)
-            _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
+            with _memory_told(learner.clip, plan.batch_size):
+                _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
         learner.eval()
     return pd.DataFrame(state.history)

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from random_clip import TOKENIZER
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from npt.clip.blocks import _make_lean
 from npt.clip.cost import _Blocks, _blocks_of, _cut_work, _faster_path, _packed_work, _Prompted, _rows_work
 from npt.clip.cut import _cut_text_features
 from npt.clip.rows import _rows_text_features
-from npt.clip.towers import _shared_text_features
+from npt.clip.towers import _full_text_features, _shared_text_features
 
 NOT_LAUNCHED = {"detach", "_unsafe_view", "alias", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 B16 = _Blocks(12, 512, 2048, 4)
@@ -27,10 +29,9 @@ class Launches(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def deep_tower():
     "A text tower as deep as ViT-B/16's and narrow: how many operations there are does not depend on the width."
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    return CLIP(16, CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32, ), CLIPTextCfg(width=32, heads=2, layers=12),
-                quick_gelu=True).eval().requires_grad_(False)
+    model = CLIP(16, CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32), CLIPTextCfg(width=32, heads=2, layers=12),
+                 quick_gelu=True)
+    return _make_lean(model.eval().requires_grad_(False))
 
 
 def prompts(K: int) -> tuple[torch.Tensor, _Prompted]:
@@ -38,8 +39,8 @@ def prompts(K: int) -> tuple[torch.Tensor, _Prompted]:
     return tokens, _Prompted(5, tuple((tokens.argmax(-1) + 1 - 5).tolist()))
 
 
-def launches(model, way, tokens, **more) -> int:
-    prefix, suffix = torch.randn(5, 32, requires_grad=True), torch.randn(len(tokens), int(tokens.argmax(-1).max()) - 4, 32)
+def launches(model, way, tokens, contexts=(), **more) -> int:
+    prefix, suffix = torch.randn(*contexts, 5, 32, requires_grad=True), torch.randn(len(tokens), int(tokens.argmax(-1).max()) - 4, 32)
     for _ in range(2):  # the first call makes what is remembered
         with Launches() as counted:
             way(model, prefix, suffix, tokens, **more).sum().backward()
@@ -58,6 +59,15 @@ def test_operations_are_as_many_as_told(deep_tower, way, work, K):
 @pytest.mark.parametrize("way", [_cut_text_features, _rows_text_features])
 def test_a_gpu_is_given_few_operations_for_any_number_of_classes(deep_tower, way, K):
     assert launches(deep_tower, way, prompts(K)[0], at_once=32768) <= 450
+
+
+@pytest.mark.parametrize("contexts, deep", [((4,), {}), ((), {block: (4, 32) for block in range(1, 9)}), ((), {8: (20, 4, 32)})],
+                         ids=["cocoop", "maple", "tcp"])
+def test_deep_prompts_and_several_contexts_take_hardly_more_than_the_full_length(deep_tower, contexts, deep):
+    tokens, deep = prompts(20)[0], {block: torch.randn(*shape, requires_grad=True) for block, shape in deep.items()}
+    ways = [_cut_text_features] if any(vectors.dim() == 3 for vectors in deep.values()) else [_cut_text_features, _rows_text_features]
+    full = launches(deep_tower, _full_text_features, tokens, contexts, deep=deep)
+    assert all(launches(deep_tower, way, tokens, contexts, deep=deep) <= 1.3 * full for way in ways)
 
 
 @pytest.mark.parametrize("device, dtype, K, path", [

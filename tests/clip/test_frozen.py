@@ -9,6 +9,7 @@ from open_clip.model import CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from random_clip import random_clip
+from small_towers import KNOWS_EOS
 from torch import Tensor, nn
 
 from npt.clip.frozen import FrozenCLIP
@@ -176,7 +177,7 @@ def both_paths(clip: FrozenCLIP, texts: list[str]) -> list[tuple[Tensor, Tensor]
 @pytest.mark.parametrize("text, reason", [
     (dict(no_causal_mask=True), "not causal"),
     (dict(pool_type="last"), "pooling 'last'"),
-    (dict(pool_type="eos"), "pooling 'eos'"),
+    pytest.param(dict(pool_type="eos"), "pooling 'eos'", marks=KNOWS_EOS),
     (dict(embed_cls=True), "class token"),
     (dict(qk_norm=True), "CustomResidualAttentionBlock"),
 ], ids=str)

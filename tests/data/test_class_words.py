@@ -1,5 +1,6 @@
 "Words for folders, and names that become one prompt."
 
+import os
 import unicodedata
 
 import pytest
@@ -65,3 +66,14 @@ def test_signs_are_not_called_numbers(name, what):
     with pytest.warns(UserWarning, match=f"1 class names such as .* hold {what} in the place of words") as said:
         _warn_of_wordless([name, "chat", "\u732b"])
     assert len(said) == 1
+
+
+def test_words_nested_without_end_are_refused(tmp_path):
+    (tmp_path / "classnames.json").write_text('{"cat":' * 100_000)
+    with pytest.raises(ValueError, match="classnames.json' cannot be used: it is nested too deeply"):
+        _class_words(["cat"], tmp_path / "classnames.json")
+
+
+def test_a_folder_whose_name_is_no_text_is_named():
+    with pytest.raises(ValueError, match=r"the class folder 'k\\udce4fer' has a name that is no text in UTF-8: give it another one"):
+        _class_words(["cat", os.fsdecode("käfer".encode("latin-1"))], None)

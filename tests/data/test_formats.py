@@ -146,7 +146,7 @@ def test_a_missing_list_is_named(name, file, tmp_path):
 
 
 @pytest.mark.parametrize("name, file", LISTS.items())
-@pytest.mark.parametrize("content", [b"", b"1 2 3", b"\xff\xfe\x00", b"{}"], ids=["empty", "numbers", "bytes", "json"])
+@pytest.mark.parametrize("content", [b"", b"1 2 3", b"\xff\xfe\x00", b"{}", b"[" * 100_000], ids=["empty", "numbers", "bytes", "json", "deep"])
 def test_a_damaged_list_is_refused_and_no_split_is_kept(name, file, content, tmp_path):
     folder = make_tree(name, tmp_path)
     (folder / file).write_bytes(content)

@@ -1,5 +1,7 @@
 "A table of labels beside pictures."
 
+import os
+
 import pytest
 
 from npt.data.label_table import _labelled_by_table
@@ -72,3 +74,14 @@ def test_absolute_paths_into_the_folder_are_accepted(tmp_path):
     (home / "images" / "more").mkdir(parents=True)
     text = f"path,label\n{home}/images/1.jpg,cat\n{tmp_path}/link/images/more/1.jpg,dog\n"
     assert read(text, home) == read(text, tmp_path / "link") == [("images/1.jpg", "cat", None), ("images/more/1.jpg", "dog", None)]
+
+
+def test_what_is_no_table_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="labels.csv' cannot be used: its first line has more than 1000 columns"):
+        read("path," * 2_000_000 + "\n", tmp_path)
+    with pytest.raises(ValueError, match="labels.csv' cannot be used: it is no text in UTF-8, so save it in that encoding"):
+        read("path,label\nimages/1.jpg,Käfer\n", tmp_path, encoding="latin-1")
+    (tmp_path / "labels.csv").unlink()
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(ValueError, match="labels.csv' cannot be used: it is no file but a pipe"):
+        _labelled_by_table(tmp_path, "labels.csv", PHOTOGRAPHS)

@@ -1,5 +1,6 @@
 "What a picture file holds becomes eight-bit RGB, or is refused with the reason; never a blank."
 
+import os
 import sys
 
 import numpy as np
@@ -129,3 +130,10 @@ def test_what_photographs_come_in_is_opened(kind, tmp_path):
         pytest.skip(f"this Pillow does not know {kind}")
     Image.new("RGB", (40, 40), "white").save(tmp_path / "picture", kind)
     assert np.asarray(_open_image(tmp_path / "picture", upright=True)).min() > 250
+
+
+def test_a_pipe_or_a_device_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    broken = _broken_images([tmp_path / "pipe.jpg", tmp_path / "device.png"])
+    assert len(broken) == 2 and all("it is no file but a pipe, a device or the like" in reason for reason in broken.values())

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 from miniature import picture
+from PIL import Image
 
 from npt._files import write_bytes
 from npt.data.photographs import _find_photographs, _Found, _tell_of_others
@@ -57,3 +58,37 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path):
     (tmp_path / "cat").mkdir(mode=0)
     with pytest.raises(PermissionError, match="cat"):
         _find_photographs(tmp_path)
+
+
+def test_links_through_each_other_end(tmp_path):
+    folders = [tmp_path / name for name in "abcdefgh"]
+    for folder in folders:
+        write_bytes(picture(0, 0), folder / "1.jpg")
+    for folder in folders:
+        for other in folders:
+            if other != folder:
+                (folder / other.name).symlink_to(other)
+    found = _find_photographs(tmp_path).photographs
+    assert {f"{folder.name}/1.jpg" for folder in folders} <= set(found) and len(found) < 8 * 8 * 8
+    assert not [path for path in found if "/a/" in path and path.startswith("a/")]
+
+
+def test_two_links_to_one_folder_are_both_followed(tmp_path):
+    write_bytes(picture(0, 0), tmp_path / "elsewhere" / "cat" / "1.jpg")
+    (tmp_path / "pets").mkdir()
+    for name in "val", "test":
+        (tmp_path / "pets" / name).symlink_to(tmp_path / "elsewhere")
+    assert _find_photographs(tmp_path / "pets").photographs == ["test/cat/1.jpg", "val/cat/1.jpg"]
+
+
+def test_folders_too_deep_in_each_other_are_refused(tmp_path):
+    (tmp_path / "/".join("d" * 400)).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds more than 100 folders in each other, such as 'd/d/"):
+        _find_photographs(tmp_path)
+
+
+def test_only_what_can_be_opened_starts_as_a_picture(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "printed", "eps")
+    Image.new("1", (8, 8)).save(tmp_path / "drawn", "xbm")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo", "png")
+    assert _find_photographs(tmp_path).photographs == ["photo"]

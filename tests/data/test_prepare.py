@@ -220,7 +220,7 @@ def test_a_wrong_checksum_is_refused_and_the_file_deleted(server: Server, mirror
     (tar(("dtd/images/a/1.jpg", os.urandom(30_000)))[:-9], "damaged"),
     (tar((f"dtd/{'a' * 300}", b"1")), "damaged.*name too long"),
     (tar(("dtd/images/a/1.jpg", b"1")), "does not hold food-101/images"),
-])
+], ids=["web page", "text", "empty", "cut off", "long name", "other archive"])
 def test_what_is_not_the_archive_is_refused_and_deleted(content, message, server, monkeypatch, root):
     one_file("food-101.tar.gz", content, server, monkeypatch, makes="food-101/images")
     with pytest.raises(ValueError, match=message):

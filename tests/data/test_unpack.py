@@ -106,3 +106,11 @@ def test_a_damaged_member_is_told_in_one_sentence(kind: int, tmp_path: Path):
         with pytest.raises(ValueError, match="^archive.zip is damaged") as caught:
             _unpack(tmp_path / "archive.zip", tmp_path / str(place), MAX_BYTES)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("make, suffix", [(tar, "tar.gz"), (zipped, "zip")])
+def test_a_name_of_pages_is_told_in_a_line(make, suffix, tmp_path):
+    (tmp_path / f"archive.{suffix}").write_bytes(make(("a" * 50_000, b"1")))
+    with pytest.raises(ValueError, match=f"archive.{suffix} is damaged, or not an archive: .*File name too long") as caught:
+        _unpack(tmp_path / f"archive.{suffix}", tmp_path / "to", MAX_BYTES)
+    assert len(str(caught.value)) < 600

@@ -1,10 +1,16 @@
 "The same thing looks the same in every figure: ticks that do not overlap, axes over decades, names that stand in a legend once."
 
+import json
+
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+import torch
 
+from npt.figures.geometry import cosine_matrices, feature_projection
+from npt.figures.mistakes import confusion_matrix, wrongest_images
+from npt.figures.run import accuracy_by_shots, image_sheet
 from npt.figures.style import (
     _OBJECTIVE_COLORS,
     COLORS,
@@ -52,3 +58,15 @@ def test_what_is_told_apart_by_colour_has_colours_of_its_own():
     for colours in COLORS.values(), TERM_COLORS, _OBJECTIVE_COLORS.values():
         assert len(set(colours)) == len(colours)
     assert all(part in pio.templates for part in PLOTLY_TEMPLATE.split("+"))
+
+
+def test_class_names_are_only_ever_text():
+    names = ["<b>bold</b>", "<a href='http://elsewhere'>here</a>", "salt & pepper", "%{x}"]
+    vectors, labels, logits = torch.eye(4), torch.arange(4), torch.eye(4).roll(1, 0)
+    figures = [accuracy_by_shots({"NPT": [50.0] * 4}, [1] * 4, names), image_sheet(torch.zeros(4, 3, 8, 8), names),
+               wrongest_images(torch.zeros(4, 3, 8, 8), logits, labels, names), confusion_matrix({"NPT": logits}, labels, names),
+               cosine_matrices({"NPT": vectors}, names), feature_projection({"NPT": (vectors, vectors)}, labels, names, show=4)]
+    for figure in figures:
+        said = json.dumps(figure.to_dict(), default=lambda array: array.tolist())
+        assert "<b>bold" not in said and "<a href" not in said and "&lt;b&gt;" in said and "salt &amp;" in said, said[-2000:]
+        assert "%{x}<extra>" not in said or figure.data[0].type == "heatmap"

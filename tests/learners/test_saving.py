@@ -5,7 +5,8 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import _SIZE, save_file
 
 from npt.clip.load import load_clip
 from npt.learners.build import build_learner
@@ -105,3 +106,25 @@ def test_a_header_that_takes_long_is_not_followed(clip, tmp_path):
     with pytest.raises(ValueError, match="and 2980 more, and this learner needs") as caught:
         load_prompts(coop, path)
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, *({torch.complex64} & _SIZE.keys())])  # older safetensors know no complex
+def test_prompts_of_another_kind_of_number_are_refused_and_change_nothing(kind, clip, tmp_path):
+    save_prompts(trained(clip), tmp_path / "good.safetensors")
+    with safe_open(tmp_path / "good.safetensors", "pt") as file:
+        header = file.metadata()
+    save_file({"context": torch.ones(4, 128).to(kind)}, tmp_path / "other.safetensors", header)
+    learner = build_learner("coop", clip, NAMES)
+    before = learner.context.clone()
+    with pytest.raises(ValueError, match=f"other.safetensors is damaged: context holds {kind}, and this learner needs torch.float32"):
+        load_prompts(learner, tmp_path / "other.safetensors")
+    assert torch.equal(before, learner.context)
+
+
+@pytest.mark.parametrize("kind, size", [("F8_E4M3", 4), ("F4", 2)])
+def test_floats_that_no_prompts_are_learned_in_are_refused(kind, size, clip, tmp_path):
+    words = dict(learner="coop", backbone="world", settings="{}", classnames="[]")
+    header = json.dumps({"__metadata__": words, "context": dict(dtype=kind, shape=[4], data_offsets=[0, size])}).encode()
+    (tmp_path / "small.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ValueError, match="small.safetensors .*(context holds torch.float|no safetensors file)"):  # older ones know no F4
+        load_prompts(build_learner("coop", clip, NAMES), tmp_path / "small.safetensors")

@@ -53,7 +53,7 @@ def test_tip_adapter_needs_its_training_images_and_refuses_what_is_no_cache(clip
     names = torch.tensor(list(b'[["cat"]]'), dtype=torch.uint8)
     for bad in ({"more": saved["keys"]}, {"labels": saved["labels"].float()}, {"labels": saved["labels"] - 1},
                 {"labels": saved["labels"][1:]}, {"keys": saved["keys"][:, :7]}, {"names": names}, {"names": names[:1]},
-                {"names": names.long()}):
+                {"names": names.long()}, {"names": torch.full((100_000,), ord("["), dtype=torch.uint8)}):
         with pytest.raises(RuntimeError, match="This is no cache"):
             learner.load_state_dict({**saved, **bad})
     assert learner.keys is None

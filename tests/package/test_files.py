@@ -93,3 +93,10 @@ def test_what_is_no_json_is_one_kind_of_error(data):
     with pytest.raises(ValueError) as caught:
         parse_json(data)
     assert type(caught.value) is ValueError or "line 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["file/runs", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="no folder can be made at .*: give another one"):
+        write_text("text", tmp_path / name / "metrics.json")

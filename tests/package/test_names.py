@@ -3,6 +3,7 @@
 import pytest
 
 from npt._names import error_line, known, unknown
+from npt.clip.load import load_clip
 
 
 @pytest.mark.parametrize("asked, names, nearest", [
@@ -28,3 +29,10 @@ def test_a_long_list_is_cut_and_one_that_is_iterated_once_is_enough():
 
 def test_the_first_line_of_an_error():
     assert error_line(ValueError("\n one\ntwo")) == "one" and error_line(KeyError()) == "KeyError"
+
+
+def test_a_very_long_value_is_cut_in_a_message():
+    assert len(str(unknown("dataset", "x" * 100_000, ["dtd"]))) < 300
+    with pytest.raises(ValueError, match="Text too long for the 32 tokens of world: 'x x x") as error:
+        load_clip("world").tokenize("x " * 10_000)
+    assert len(str(error.value)) < 300

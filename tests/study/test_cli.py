@@ -37,9 +37,9 @@ def finished(grid: dict) -> dict[Path, int]:
     return {task.folder.path: task.folder.metrics.stat().st_mtime_ns for task in expand(read_grid(grid)) if task.finished}
 
 
-def reported() -> set[Path]:
+def reported(runs: Path) -> set[Path]:
     "The runs that the report lists."
-    return {Path(line) for line in Path("runs/runs.csv").read_text().splitlines()}
+    return {Path(line) for line in (runs / "runs.csv").read_text().splitlines()}
 
 
 def left_by(call: Call) -> list[psutil.Process]:
@@ -58,7 +58,8 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
     common = dict(dataset="world/textures", shots=1, measure_every=0, objective="own")
     axes = dict(good=dict(learner="clip_adapter", epochs=1, seed=1), long=dict(learner="coop", epochs=80, seed=[1, 2, 3]),
                 bad=dict(learner="coop", learner_settings={"n_ctx": 99}), last=dict(learner="zero_shot", seed=2))
-    grid = dict(runs_dir="runs", experiments={name: some | common for name, some in axes.items()})
+    runs = Path("$HOME & it's my runs")
+    grid = dict(runs_dir=str(runs), experiments={name: some | common for name, some in axes.items()})
     project = project_with_a_quick_report(tmp_path / "project")
     skip_features(read_grid(grid))
     good, stopped, killed, hanging, bad, last = expand(read_grid(grid))
@@ -70,7 +71,7 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
     os.killpg(call.pid, signal.SIGTERM)  # as SLURM sends it, to all processes
     code, said = call.end()
     assert code not in (0, None) and "stopped by SIGTERM: the same command goes on" in said, said[-3000:]
-    assert not left_by(call) and checkpoint.exists() and not stopped.finished and not Path("runs/report.html").exists()
+    assert not left_by(call) and checkpoint.exists() and not stopped.finished and not (runs / "report.html").exists()
     assert stopped.failed.read_text().startswith("stopped: ") and "- stopped: its job ended while the run was being done" in said
     before = finished(grid)
     assert before.keys() == {good.folder.path}
@@ -84,19 +85,19 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
     os.kill(process_of(hanging, since=now), signal.SIGSTOP)
     os.kill(process_of(killed, since=now), signal.SIGKILL)
     code, said = call.end()
-    assert code == 1 and f"grid runs: 6 runs, {len(before)} done, {6 - len(before)} to do" in said, said[-3000:]
-    assert finished(grid).keys() == reported() == {task.folder.path for task in (good, stopped, last)}, said[-3000:]
+    assert code == 1 and f"grid {runs}: 6 runs, {len(before)} done, {6 - len(before)} to do" in said, said[-3000:]
+    assert finished(grid).keys() == reported(runs) == {task.folder.path for task in (good, stopped, last)}, said[-3000:]
     ending = said[said.rindex("3 of 6 runs are missing:"):]
     assert all(str(task.folder.path) in ending for task in (hanging, killed, bad))
     assert "stopped after 12 seconds, the timeout of this grid" in hanging.failed.read_text() and "--config timeout=24" in ending
     assert "SIGKILL" in killed.failed.read_text() and "memory_budget" in ending
     assert "99" in bad.failed.read_text() and "Traceback" in bad.failed.read_text()
-    assert len(Path("runs/failures.txt").read_text().splitlines()) == 3
+    assert len((runs / "failures.txt").read_text().splitlines()) == 3
 
     del grid["experiments"]["bad"]
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
     assert code == 0 and "5 runs, 3 done, 2 to do" in said, said[-3000:]
-    assert finished(grid).keys() == reported() and len(reported()) == 5 and not Path("runs/failures.txt").exists()
+    assert finished(grid).keys() == reported(runs) and len(reported(runs)) == 5 and not (runs / "failures.txt").exists()
     assert finished(grid).items() > before.items(), "what was finished was not done again"
 
     shutil.rmtree(good.folder.path)
@@ -104,11 +105,11 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
     grid["experiments"]["last"]["seed"] = [2, 3]
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
     assert code == 0 and "6 runs, 3 done, 3 to do" in said, said[-3000:]
-    assert finished(grid).keys() == reported() and len(reported()) == 6
+    assert finished(grid).keys() == reported(runs) and len(reported(runs)) == 6
 
-    made = Path("runs/report.html").stat().st_mtime_ns
+    made = (runs / "report.html").stat().st_mtime_ns
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
-    assert code == 0 and "Nothing to be done" in said and Path("runs/report.html").stat().st_mtime_ns == made
+    assert code == 0 and "Nothing to be done" in said and (runs / "report.html").stat().st_mtime_ns == made
     with open(project / "nbs" / "report.ipynb", "a") as notebook:
         notebook.write("\n")
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), "--dry-run", project=project).end()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import uuid
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from npt.study.folder import RunFolder, _differing_settings, _find_run, _open_run, _read_history, _write_metrics, read_metrics
+from npt.study.grid import Task, _damage_of
 from npt.study.inputs import RunInputs, _read_inputs
+from npt.study.plan import _content_of
 from npt.study.restore import load_run
 from npt.study.runs import do_run, fit_run, set_up
 from npt.study.settings import RunSettings
@@ -275,3 +278,19 @@ def test_what_killed_processes_left_is_swept_at_the_next_start(copied):
     run = set_up(settings_of(copied))
     assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
     assert len(fit_run(run)) == 3, "it is the same run"
+
+
+@pytest.mark.parametrize("name", ["config.json", "inputs.json", "SHA256SUMS", "history.csv", "metrics.json", "transfer.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_named_and_not_waited_for(name, make, copied):
+    (copied.path / name).unlink(missing_ok=True)
+    make(copied.path / name)
+    assert name in _damage_of(copied)
+
+
+def test_a_report_is_asked_for_where_metrics_are_a_folder(copied):
+    task = Task(settings_of(copied))
+    before = _content_of(task)
+    copied.metrics.unlink()
+    copied.metrics.mkdir()
+    assert "" in _content_of(task) != before

@@ -13,6 +13,8 @@ from npt.study.plan import make_plan
 
 
 @pytest.mark.parametrize("text, said", [
+    ("runs_dir: 'a {b}'\nexperiments: {a: {seed: 1}}", "runs_dir: it holds a brace or a line break"),
+    ("runs_dir: runs\ndata_root: \"a\\nb\"\nexperiments: {a: {seed: 1}}", "data_root: it holds a brace or a line break"),
     ("runs_dir: runs\nexperimens: {a: {seed: 1}}", "'experimens'. Did you mean 'experiments'"),
     ("runs_dir: runs\nexperiments: {a: {learners: [coop]}}", "(in the experiment 'a') called 'learners'. Did you mean 'learner"),
     ("runs_dir: runs\nexperiments: {a: {learner: [coup]}}", "a: learner='coup': there is no learner 'coup'. Did you mean 'coop'"),

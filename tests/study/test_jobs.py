@@ -5,6 +5,7 @@ import json
 import yaml
 from workflows import small_grid
 
+from npt.study.cli import grid_command
 from npt.study.grid import Task, expand, read_grid
 from npt.study.jobs import _one_line, _papermill_command, _run_lock, _said_at_the_end, _say_begun, do_task
 from npt.study.settings import RunSettings
@@ -54,3 +55,13 @@ def test_papermill_is_told_every_setting_as_it_is():
     settings = RunSettings(lr=2e-5, learner="tip_adapter", learner_settings=dict(alpha=1e-7), template="yes: {}", runs_dir="a, b", tau=1e-3)
     given = yaml.safe_load(_papermill_command(settings, "train.ipynb")[-1])
     assert given.pop("baseline") is False and RunSettings(**given) == settings
+
+
+def test_a_dataset_is_fetched_as_far_as_its_runs_agree(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("npt.study.jobs.prepare", lambda name, root: fetched.append(name))
+    for name, most in dict(dtd=0.0, food101=2e9, eurosat=2e9).items():
+        grid_command(["dataset", str(tmp_path / f"{name}.tried"), "--root", str(tmp_path), "--most", str(most)])
+    assert fetched == ["eurosat"] and "food101" in (tmp_path / "food101.failed.txt").read_text() and not (tmp_path / "dtd.failed.txt").exists()
+    grid_command(["dataset", str(tmp_path / "food101.tried"), "--root", str(tmp_path), "--most", "1e10"])
+    assert fetched == ["eurosat", "food101"] and not (tmp_path / "food101.failed.txt").exists()

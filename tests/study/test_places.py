@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from npt.clip.frozen import free_memory
 from npt.study.places import _gpu_place, _job_device, _places_folder, _take_place
 
 
@@ -27,3 +28,15 @@ def test_a_machine_without_a_card_has_no_places(monkeypatch):
         pass
     with _job_device("cpu", None) as device:
         assert device == "cpu"
+
+
+def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000)
+    monkeypatch.setattr("npt.study.places._places_folder", lambda: tmp_path)
+    gpu = torch.device("cuda:0")
+    assert free_memory(gpu) == 70_000
+    with _job_device("cuda", 4) as device:
+        assert device == "cuda:0" and free_memory(gpu) == 80_000 // 4 - 5_000
+    assert free_memory(gpu) == 70_000, "a job that has ended has left nothing behind"

@@ -40,6 +40,13 @@ def test_a_group_waits_for_its_own_images_first_and_then_for_its_targets(tmp_pat
     assert read_grid(plan.folder / "grid.yaml") == plan.grid
 
 
+def test_as_much_is_fetched_of_a_dataset_as_its_runs_agree_to(tmp_path):
+    several = dict(none=dict(dataset="dtd", prepare=False), usual=dict(dataset="eurosat", transfer=["ucf101"]),
+                   much=dict(dataset=["eurosat", "food101"], prepare="10GB", seed=2))
+    plan = make_plan(read_grid(dict(runs_dir=str(tmp_path), experiments=several)))
+    assert needs_of(plan)["agreed"] == dict(dtd=0, eurosat=10e9, ucf101=2e9, food101=10e9)
+
+
 def test_a_report_is_made_from_what_is_in_the_files_of_its_runs_and_from_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     notebook = tmp_path / "report.ipynb"

@@ -44,7 +44,7 @@ from npt.learners.recipes import recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
-from npt.study.runs import _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
+from npt.study.runs import _peak_memory, _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
@@ -87,8 +87,14 @@ def test_metrics_hold_what_is_promised(finished):
         assert 0 <= metrics[name] <= 100 and 0 <= metrics["zero_shot"][name] <= 100
     assert set(metrics["collapse"]["before"]) == set(metrics["collapse"]["after"]) >= {"nc1", "nc3", "nc4"}
     assert metrics["seconds"] > 0 and {"npt", "torch", "open_clip_torch"} <= set(metrics["versions"])
+    assert metrics["versions"]["device"] == "cpu" and metrics["versions"]["precision"] == "fp32" and "peak_gigabytes" not in metrics
     assert json.loads((settings.folder / "metrics.json").read_text()) == metrics
     assert len((settings.folder / "history.csv").read_text().splitlines()) == 1 + SMALL["epochs"]
+
+
+def test_the_memory_of_a_gpu_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2.5e9 * (device.index + 1))
+    assert _peak_memory(torch.device("cuda:1")) == {"peak_gigabytes": 5.0} and _peak_memory(torch.device("cpu")) == {}
 
 
 def test_same_seed_same_numbers(finished, tmp_path):

@@ -172,6 +172,21 @@ def test_damaged_results_are_named(run_dir, damage):
         transfer(run_dir, targets=["world/scenes"])
 
 
+def test_an_edited_number_is_seen(run_dir):
+    first, path = transfer(run_dir, targets=["world/scenes"]), run_dir / "transfer.json"
+    assert read_transfer(path) == first
+    written = path.read_text()
+    path.write_text(written.replace(f'"zero_shot": {first.rows[1].zero_shot}', '"zero_shot": 99.5'))
+    assert path.read_text() != written
+    for read in lambda: read_transfer(path), lambda: transfer(run_dir, targets=["world/scenes"]), lambda: _collect_transfers(run_dir):
+        with pytest.raises(ValueError, match="transfer.json' is damaged .it is not as it was written.*delete it"):
+            read()
+    older = json.loads(written)
+    del older["checksum"]
+    path.write_text(json.dumps(older))
+    assert read_transfer(path) == first
+
+
 def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch):
     "A learner with a hand-written prompt of its own is given the target's; a prompt that the user chose stays."
     shapes, asked = DATASETS["world/scenes"], []

@@ -1,0 +1,32 @@
+"Who runs out of memory is told how much was asked for, what is free, and what to change."
+
+import pytest
+import torch
+from shared import fresh
+
+from npt.training.memory import _asked, _memory_told
+
+PYTORCHS = ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.06 GiB is free. "
+            "If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.")
+
+
+def test_what_was_asked_for_is_read_from_pytorchs_words():
+    assert _asked(torch.OutOfMemoryError(PYTORCHS)) == "2.50 GiB"
+    assert _asked(torch.OutOfMemoryError("in other words")) == "what was asked for"
+
+
+@pytest.mark.parametrize("batch_size, said", [(32, "try a batch_size below 32, a memory_budget below 4 gigabytes"),
+                                              (None, "try a memory_budget below 4 gigabytes")])
+def test_one_sentence_names_what_to_change(batch_size, said, monkeypatch):
+    clip = fresh()
+    clip.memory_budget = 4e9
+    monkeypatch.setattr("npt.training.memory.free_memory", lambda device: 1.06e9)
+    with pytest.raises(torch.OutOfMemoryError) as caught, _memory_told(clip, batch_size):
+        raise torch.OutOfMemoryError(PYTORCHS)
+    assert str(caught.value) == f"cpu has no room for 2.50 GiB, and 1.1 GB are free: {said}, or fewer jobs_per_gpu where several runs share it"
+    assert str(caught.value.__cause__) == PYTORCHS
+
+
+def test_any_other_error_is_left_as_it_is():
+    with pytest.raises(ValueError, match="^of another kind$"), _memory_told(fresh()):
+        raise ValueError("of another kind")
