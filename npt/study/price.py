@@ -252,7 +252,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
     return _image_pass(sizes.image, sizes.tokens + case.kind.vectors, case.batch) + weights + (plain if frozen else _NOTHING)
 
 # %% ../../nbs/study/price.ipynb #026a104d
-_LOSS_LAUNCHES, _TERM_LAUNCHES = 35, 30  # with ce, and for each further term
+_LOSS_LAUNCHES, _TERM_LAUNCHES = 27, 30  # with ce, and for each further term
 _OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
 

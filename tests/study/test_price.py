@@ -78,7 +78,7 @@ def counted(clip, name, objective="own") -> tuple[int, int]:
     plan = _Plan(own.objective_for(objective), own.optimizer, own.average, 3, B, 1e-3, 1, "plain", None, 0, None)
     standing, seen = dict(counts=torch.ones(K, dtype=torch.int64), anchors=_frozen_anchors(learner)), []
     with FlopCounterMode(display=False) as flops, Launches() as launches:
-        bar = SimpleNamespace(update=lambda: seen.append((launches.count, flops.get_total_flops())), set_postfix=lambda **_: None)
+        bar = SimpleNamespace(update=lambda *_: seen.append((launches.count, flops.get_total_flops())), set_postfix=lambda **_: None)
         _train_epoch(learner, batches(learner, 2), plan, _start(learner, plan), standing, 0, bar)
     return tuple(after - before for before, after in zip(*seen))
 
