@@ -91,7 +91,7 @@ def grid_command(
     "Do what a command line says."
     asked = _grid_arguments().parse_args(arguments)
     if asked.command == "describe":
-        print(describe_plan(make_plan(read_grid(asked.file))))
+        print(describe_plan(make_plan(read_grid(asked.file)), name=Path(asked.file).name))
         return 0
     if asked.command == "dataset":
         path = Path(asked.file)

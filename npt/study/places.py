@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -48,6 +48,16 @@ def _gpu_place(num_gpus: int, jobs_per_gpu: int, folder: Path) -> Iterator[str]:
     finally:
         taken[0].release()
 
+# %% ../../nbs/study/places.ipynb #2d49b9d5
+@contextmanager
+def _whole_gpu(num_gpus: int, jobs_per_gpu: int, folder: Path) -> Iterator[str]:  # folder: of locks, one for all jobs of a machine
+    "Hold all places of one GPU."
+    gpu = os.getpid() % num_gpus
+    with ExitStack() as places:
+        for place in range(jobs_per_gpu):
+            places.enter_context(FileLock(folder / f"gpu{gpu}-place{place}.lock"))
+        yield f"cuda:{gpu}"
+
 # %% ../../nbs/study/places.ipynb #285ae313
 def _places_folder() -> Path:
     "Where the locks of this user and of the GPUs that may be seen are."
@@ -69,10 +79,17 @@ def _sharing(jobs: int) -> Iterator[None]:  # on one GPU
 
 
 @contextmanager
-def _job_device(device: str, jobs_per_gpu: int | None) -> Iterator[str]:
+def _job_device(
+    device: str,
+    jobs_per_gpu: int | None,
+    whole: bool = False,  # whether to wait for all places of a GPU
+) -> Iterator[str]:
     "The device of a job, which is held while it works."
     if jobs_per_gpu is None:
         yield device
+    elif whole:
+        with _whole_gpu(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu:
+            yield gpu
     else:
         with _gpu_place(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu, _sharing(jobs_per_gpu):
             yield gpu

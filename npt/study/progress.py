@@ -14,6 +14,7 @@ from .._files import write_text
 from .folder import read_metrics
 from .grid import _FAILED, Task
 from .plan import Plan
+from .price import _price_line
 
 # %% ../../nbs/study/progress.ipynb #be19733d
 def _method(task: Task) -> tuple[str, str]:
@@ -51,14 +52,21 @@ def _total_line(left: Mapping[tuple[str, str], int], seconds: Mapping[tuple[str,
     return f"  estimated time, if one were done at a time: {' + '.join(parts)}"
 
 # %% ../../nbs/study/progress.ipynb #90dd5edb
-def describe_plan(plan: Plan) -> str:  # a few lines
-    "How many runs a plan has, how many are done, and the time that the others will take."
+def describe_plan(
+    plan: Plan,
+    *,
+    name: str = "",  # of the grid's file, where it has one
+) -> str:  # a few lines
+    "How many runs a plan has, how many are done, and the time that the others will take, by those that are done and by a model."
     groups, seconds = plan.unfinished(), _mean_seconds(plan.tasks)
     left = Counter(_method(task) for group in groups.values() for task in group)
     number, all_runs = left.total(), len(plan.tasks)
     head = f"grid {plan.grid.runs_dir}: {all_runs} runs, {all_runs - number} done, {number} to do (jobs: {len(groups)})"
     lines = [_method_line(*method, some, seconds.get(method)) for method, some in left.items()]
-    return "\n".join([head, *lines, *[_total_line(left, seconds)] * (number > 0)])
+    if not number:
+        return head
+    price = _price_line([task for group in groups.values() for task in group], f"  price of {name or 'what is to do'}")
+    return "\n".join([head, *lines, _total_line(left, seconds), price])
 
 # %% ../../nbs/study/progress.ipynb #3fe22c3f
 def _cause_in(path: Path) -> str:

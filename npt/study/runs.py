@@ -273,12 +273,17 @@ def _source_hash() -> str:  # 12 hexadecimal digits
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 # %% ../../nbs/study/runs.ipynb #252b100a
-def _versions(clip: FrozenCLIP) -> dict[str, str]:
-    "What the run was made with."
-    device = torch.cuda.get_device_name(clip.device) if clip.device.type == "cuda" else clip.device.type
+def _versions() -> dict[str, str]:
+    "What is measured with."
     packages = {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "numpy")}
     return {"npt": npt.__version__, "source": _source_hash(), **packages, "python": platform.python_version(),
-            "machine": platform.machine(), "device": device, "precision": _precision_of(clip)}
+            "machine": platform.machine()}
+
+
+def _made_on(clip: FrozenCLIP) -> dict[str, str]:
+    "The device that a run was made on, by its name, and the precision."
+    device = torch.cuda.get_device_name(clip.device) if clip.device.type == "cuda" else clip.device.type
+    return {"device": device, "precision": _precision_of(clip)}
 
 # %% ../../nbs/study/runs.ipynb #6300c007
 def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and collapse
@@ -319,7 +324,7 @@ def _measured(
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds, 2),
         **_peak_memory(run.clip.device),
-        "versions": _versions(run.clip),
+        "versions": _versions() | _made_on(run.clip),
     }
 
 # %% ../../nbs/study/runs.ipynb #058f23fb

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -33,11 +33,12 @@ class _Work:
 
     device: str = "cpu"
     jobs_per_gpu: int | None = None  # None: jobs do not share one, and none is waited for
+    whole_gpu: bool = False  # whether to wait until no other job is on the GPU
     notebook: str | None = None  # train.ipynb, to do each run there; None: in the process itself
 
     def do(self, tasks: Sequence[Task], tell: Callable[[str | None], None]) -> None:
         "Do runs in turn; tell None at the beginning of each, and the cause or an empty text at its end."
-        with _job_device(self.device, self.jobs_per_gpu) as device:
+        with _job_device(self.device, self.jobs_per_gpu, self.whole_gpu) as device:
             for task in tasks:
                 tell(None)
                 tell(do_task(Task(task.settings.model_copy(update=dict(device=device)), task.targets), notebook=self.notebook) or "")
@@ -128,6 +129,7 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 # %% ../../nbs/study/watch.ipynb #b6ec2fa6
+_GPU_IS_FULL = "OutOfMemoryError"  # in the cause of a run for which a GPU had no room
 _LOOK = 1.0  # seconds between two looks at whether the child lives
 
 
@@ -190,15 +192,27 @@ def _causes_until_lost(work: _Work, tasks: Sequence[Task], timeout: float) -> It
         write_text(f"{lost}\n", task.failed)
         yield str(lost)
 
+# %% ../../nbs/study/watch.ipynb #3170c645
+def _ends(tasks: Sequence[Task], work: _Work, timeout: float) -> Iterator[tuple[Task, str, float]]:  # the run, why it failed, its seconds
+    "How each run ended, in turn."
+    left, started = list(tasks), time.monotonic()
+    while left:
+        with closing(_causes_until_lost(work, tuple(left), timeout)) as causes:
+            for cause in causes:
+                seconds, started = time.monotonic() - started, time.monotonic()
+                yield left.pop(0), cause, seconds
+
 # %% ../../nbs/study/watch.ipynb #9a59641b
 def _do_group(tasks: Sequence[Task], work: _Work, timeout: float = _DAY) -> int:  # how many failed
     "Do the runs of a group, with a line for each."
-    left, causes, started = sorted(tasks, key=lambda task: task.failed.exists()), [], time.monotonic()
+    tasks, causes = sorted(tasks, key=lambda task: task.failed.exists()), []
     with _stopped_by_signals():
-        while left:
-            with closing(_causes_until_lost(work, tuple(left), timeout)) as ended:
-                for cause in ended:
-                    seconds, started, task = time.monotonic() - started, time.monotonic(), left.pop(0)
-                    causes.append(cause)
-                    print(f"{len(causes)}/{len(tasks)} {task.folder.path} {seconds:.1f} s {cause or 'done'}", flush=True)
+        for task, cause, seconds in _ends(tasks, work, timeout):
+            causes.append(cause)
+            print(f"{len(causes)}/{len(tasks)} {task.folder.path} {seconds:.1f} s {cause or 'done'}", flush=True)
+        again = [place for place, cause in enumerate(causes) if _GPU_IS_FULL in cause and work.jobs_per_gpu]
+        alone = replace(work, whole_gpu=True) if again else work
+        for place, (task, cause, seconds) in zip(again, _ends([tasks[place] for place in again], alone, timeout)):
+            causes[place] = cause
+            print(f"again, alone on a GPU: {task.folder.path} {seconds:.1f} s {cause or 'done'}", flush=True)
     return sum(cause != "" for cause in causes)

@@ -415,7 +415,7 @@ def _train_epoch(
         if len(tally.unread) == at_once:
             tally.read(epoch)
         _update(learner, step, plan.objective, state)
-        bar.update()
+        bar.update(len(batch.labels))
         _show(bar, epoch, tally)
     tally.read(epoch)
     _show(bar, epoch, tally)
@@ -447,9 +447,9 @@ def _standing(learner: nn.Module, train: Split, num_clusters: int | None) -> dic
     return dict(counts=torch.tensor(train.counts, device=learner.clip.device), anchors=_frozen_anchors(learner, num_clusters))
 
 # %% ../../nbs/training/fit.ipynb #4831440c
-def _bar(learner: nn.Module, plan: _Plan, steps: int, done: int, progress: bool) -> tqdm:
-    "A bar over all steps, which shows nothing without `progress`."
-    return tqdm(total=plan.epochs * steps, initial=done * steps, desc=f"{learner.name} + {plan.objective}", mininterval=1,
+def _bar(learner: nn.Module, plan: _Plan, images: int, done: int, progress: bool) -> tqdm:  # images of an epoch, epochs that are done
+    "A bar over the images of all epochs, which shows nothing without `progress`."
+    return tqdm(total=plan.epochs * images, initial=done * images, desc=f"{learner.name} + {plan.objective}", unit=" images", mininterval=1,
                 disable=not progress)
 
 # %% ../../nbs/training/fit.ipynb #0b9c89f5
@@ -480,7 +480,7 @@ def _epoch_rows(
     "Train for the epochs that remain; gives a row of the history after each."
     remaining, steps = range(len(state.history), plan.epochs), math.ceil(len(train) / plan.batch_size)
     measured, standing = _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
-    bar, batches = _bar(learner, plan, steps, remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
+    bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)

@@ -142,6 +142,7 @@ def test_the_papers_grid_is_listed_without_its_data(tmp_path):
     each, moved = 12 * 4 * 3 * 3 + 3 * 3, 9 * 4 * 3  # runs of a dataset; of ImageNet, on all classes, to be transferred
     runs, jobs = 11 * each + moved, 10 * -(-each // 4) + -(-(each + moved) // 4)
     assert f"grid runs/paper: {runs} runs, 0 done, {runs} to do (jobs: {jobs})" in said
+    assert re.search(r"^  price of paper.yaml: 4,959 runs, \d+ to \d+ GPU hours on an H100 or [\d,]+ hours on one core \(model\)", said, re.M)
     counted = dict(re.findall(r"^(\w+) +(\d+)$", said, re.M))
     assert counted == dict(group=str(jobs), features=str(11 + 4), dataset=str(11 + 4), report="1", total=str(jobs + 31))
 

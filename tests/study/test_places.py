@@ -1,10 +1,12 @@
 "Places on GPUs: the emptiest card first, and a place that is given back."
 
+import threading
+
 import pytest
 import torch
 
 from npt.clip.frozen import free_memory
-from npt.study.places import _gpu_place, _job_device, _places_folder, _take_place
+from npt.study.places import _gpu_place, _job_device, _places_folder, _take_place, _whole_gpu
 
 
 def test_the_first_places_of_all_cards_come_before_any_second(tmp_path):
@@ -40,3 +42,20 @@ def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch, tmp_path):
     with _job_device("cuda", 4) as device:
         assert device == "cuda:0" and free_memory(gpu) == 80_000 // 4 - 5_000
     assert free_memory(gpu) == 70_000, "a job that has ended has left nothing behind"
+
+
+def test_a_whole_gpu_is_taken_when_the_last_other_job_has_left(monkeypatch, tmp_path):
+    monkeypatch.setattr("npt.study.places._PATIENCE", 0.01)
+    taken, got = _take_place(1, 2, tmp_path), []
+
+    def take():
+        with _whole_gpu(1, 2, tmp_path) as gpu:
+            got.append((gpu, _take_place(1, 2, tmp_path)))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join(0.2)
+    assert not got and thread.is_alive()
+    taken[0].release()
+    thread.join(10)
+    assert got == [("cuda:0", None)]

@@ -18,6 +18,8 @@ def test_estimate_is_from_runs_already_done(tmp_path, monkeypatch):
     said = describe_plan(plan)
     assert "8 runs, 2 done, 6 to do" in said and "2 x coop on world: 2 min, at 60.0 s a run" in said
     assert "4 x maple on world: unknown" in said and "2 min + unknown for 4 runs" in said
+    assert said.splitlines()[-1].startswith("  price of what is to do: 6 runs, ")
+    assert describe_plan(plan, name="mine.yaml").splitlines()[-1].startswith("  price of mine.yaml: 6 runs, ")
 
 
 def test_another_backbone_is_named_and_timed_by_itself(tmp_path, monkeypatch):
@@ -56,7 +58,7 @@ def test_a_damaged_run_is_counted_as_missing_and_named_with_what_to_do(tmp_path,
     plan = make_plan(read_grid(small_grid(seed=[1, 2, 3])))
     for task in plan.tasks:
         leave_run(task)
-    assert tell_failures(plan) == "" and "3 runs, 3 done" in describe_plan(plan)
+    assert tell_failures(plan) == "" and describe_plan(plan).endswith("3 runs, 3 done, 0 to do (jobs: 0)")
     damaged = plan.tasks[1]
     for path, content in {damaged.folder.metrics: '{"seconds": 1', damaged.folder.config: "", damaged.folder.history: "epoch,loss\n0,1."}.items():
         whole = path.read_text()

@@ -23,12 +23,15 @@ class Invented:
     "Work that does at each seed what is written here."
 
     deeds: dict
+    jobs_per_gpu: int | None = None
+    whole_gpu: bool = False
 
     def do(self, tasks, tell):
         for task in tasks:
             time.sleep(self.deeds.get("before", 0))
             tell(None)
-            tell(self.deeds.get(task.settings.seed, lambda: "")())
+            deed = self.deeds.get(task.settings.seed, lambda: "")
+            tell(deed(self) if task.settings.seed in self.deeds.get("told", ()) else deed())
 
 
 def tasks_in(folder: Path, number: int) -> list[Task]:
@@ -53,6 +56,15 @@ def test_all_ways_to_end(tmp_path, capfd):
     assert "exit code 3" in ends["3"] and "exit code 1" in ends["6"] and ends["4"] == "ValueError: as an example"
     assert all(tasks[seed].failed.read_text().strip() == ends[str(seed)] for seed in (1, 2, 3, 5, 6))
     assert _do_group(tasks, Invented({})) == 0 and "".join(seed for seed, _ in lines(capfd.readouterr().out)) == "04712356"
+
+
+def test_a_run_without_room_on_a_shared_gpu_is_tried_again_alone(tmp_path, capfd):
+    full = "OutOfMemoryError: cuda:0 has no room for 2.00 GiB"
+    deeds = {"told": (1, 2), 1: lambda work: "" if work.whole_gpu else full, 2: lambda work: full, 3: lambda: "ValueError: as an example"}
+    assert _do_group(tasks_in(tmp_path, 4), Invented(deeds, jobs_per_gpu=2)) == 2
+    said = lines(capfd.readouterr().out)
+    assert [end for _, end in said] == ["done", full, full, "ValueError: as an example", "done", full]
+    assert _do_group(tasks_in(tmp_path, 2), Invented(deeds)) == 1, "where nobody shares, nothing would be otherwise"
 
 
 def test_waiting_for_a_place_is_not_hanging(tmp_path):
