@@ -445,6 +445,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.data.formats._world': ('data/formats.html#_world', 'npt/data/formats.py'),
                                   'npt.data.formats.register_format': ('data/formats.html#register_format', 'npt/data/formats.py')},
             'npt.data.fresh_crops': { 'npt.data.fresh_crops._Crops': ('data/fresh_crops.html#_crops', 'npt/data/fresh_crops.py'),
+                                      'npt.data.fresh_crops._Crops.loader': ( 'data/fresh_crops.html#_crops.loader',
+                                                                              'npt/data/fresh_crops.py'),
                                       'npt.data.fresh_crops._Crops.path': ('data/fresh_crops.html#_crops.path', 'npt/data/fresh_crops.py'),
                                       'npt.data.fresh_crops._compute_draws': ( 'data/fresh_crops.html#_compute_draws',
                                                                                'npt/data/fresh_crops.py'),

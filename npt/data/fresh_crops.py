@@ -11,7 +11,8 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -42,8 +43,14 @@ class _Crops:
     clip: FrozenCLIP
     split: Split
     key: str  # of the split
-    batches: list[list[Draw]]  # that the loader goes through
-    loader: DataLoader
+    workers: int | None  # processes that prepare images, as in `make_loader`
+    batches: list[list[Draw]] = field(default_factory=list)  # that the loader goes through
+
+    @cached_property
+    def loader(self) -> DataLoader:
+        "Prepares images, and is made when there is something to prepare."
+        return make_loader(self.split, self.clip.preprocess_cfg, draws=self.batches, workers=self.workers, raw=True, again=True,
+                           decode_once=self.clip.device.type != "cpu")
 
     def path(self, draws: Sequence[Draw]) -> Path:
         "Where the features of some draws are kept."
@@ -56,9 +63,7 @@ def _crops_of(
     workers: int | None,  # processes that prepare images, as in `make_loader`
 ) -> _Crops:
     "Make ready what computes and keeps the features of a split's crops."
-    batches: list[list[Draw]] = []
-    loader = make_loader(split, clip.preprocess_cfg, draws=batches, workers=workers, again=True, raw=True)
-    return _Crops(clip, split, _feature_key(clip, split, 0), batches, loader)
+    return _Crops(clip, split, _feature_key(clip, split, 0), workers)
 
 # %% ../../nbs/data/fresh_crops.ipynb #c0828bde
 @torch.no_grad()
