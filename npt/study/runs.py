@@ -281,9 +281,9 @@ def _versions() -> dict[str, str]:
 
 
 def _made_on(clip: FrozenCLIP) -> dict[str, str]:
-    "The device that a run was made on, by its name, and the precision."
+    "The device that a run was made on, by its name, the precision, and the threads of the processor, which can change last digits."
     device = torch.cuda.get_device_name(clip.device) if clip.device.type == "cuda" else clip.device.type
-    return {"device": device, "precision": _precision_of(clip)}
+    return {"device": device, "precision": _precision_of(clip), "threads": str(torch.get_num_threads())}
 
 # %% ../../nbs/study/runs.ipynb #6300c007
 def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and collapse
