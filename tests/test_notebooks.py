@@ -33,8 +33,10 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
     "transfer": dict(dataset="world/textures", targets=["world/scenes"], epochs=1, shots=1, runs_dir="runs"),
     "experiments/gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
     **{name: dict(results=str(ROOT / "workflow" / "results" / kept)) for name, kept in {
-        "report": "world", "experiments/nc_lens": "world", "experiments/claims": "claims", "experiments/few_shot": "few_shot",
+        "report": "world", "experiments/nc_lens": "world", "experiments/few_shot": "few_shot",
         "experiments/ablation": "ablation"}.items()},
+    "experiments/claims": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
+        "results": "claims", "world": "world", "few_shot": "few_shot", "file": "claims/claims.csv"}.items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"

@@ -42,16 +42,30 @@ def within_between(
     whitened = residuals @ directions[keep].T / spread[keep]
     return class_means(whitened.square().sum(1), labels, len(centered)).mean()
 
+# %% ../../nbs/geometry/collapse.ipynb #d8ebb314
+_ROUNDING = 1e-6  # of the longest feature: distances below this share of it count as zero
+
+# %% ../../nbs/geometry/collapse.ipynb #9b968e29
+def _without_rounding(
+    squares: torch.Tensor,  # squared distances between features, or means of such
+    features: torch.Tensor,  # (N, d)
+) -> torch.Tensor:  # the same, zero where it was rounding
+    "Take what rounding makes of a distance of zero for zero."
+    least = (_ROUNDING * features.norm(dim=1).max()).square()
+    return squares.where(squares > least, torch.zeros_like(squares))
+
 # %% ../../nbs/geometry/collapse.ipynb #aa9a7cb4
 def distance_normalized_variance(
     residuals: torch.Tensor,  # (N, d) image features minus their class mean
     means: torch.Tensor,  # (K, d) class means
     labels: torch.Tensor,  # (N,)
-) -> torch.Tensor:  # scalar; infinite where two means coincide, not a number where also neither class has any spread
+) -> torch.Tensor:  # scalar; infinite where two means coincide but for rounding, not a number where also neither class has any spread
     "CDNV (Galanti, György & Hutter, ICLR 2022): mean over pairs of (v_j + v_k) / (2 |mu_j - mu_k|^2)."
-    variances = class_means(residuals.square().sum(1), labels, len(means))
+    features = residuals + means[labels]
+    variances = _without_rounding(class_means(residuals.square().sum(1), labels, len(means)), features)
+    gaps = _without_rounding(F.pdist(means).square(), features)
     first, second = torch.triu_indices(len(means), len(means), offset=1, device=means.device)
-    return ((variances[first] + variances[second]) / (2 * F.pdist(means).square())).mean()
+    return ((variances[first] + variances[second]) / (2 * gaps)).mean()
 
 # %% ../../nbs/geometry/collapse.ipynb #09ab8d4f
 def equinorm(centered: torch.Tensor) -> torch.Tensor:  # (K, d) vectors minus their mean -> scalar
@@ -173,8 +187,8 @@ def collapse_metrics(
 
     Zero on a collapsed geometry, but for `nc4`, a fraction, which is one. Every class counts alike in all but `nc4`,
     where every image does. Features are taken as they are, not normalised. `nc1` is infinite where all class means
-    coincide, `cdnv` where two do, unless these two classes have no spread either: then it is not a number. Computed in
-    float64, on the CPU where the device has none. Raises `ValueError` where shapes, labels or values are wrong or a class has no image."""
+    coincide, `cdnv` where two do (both but for the rounding of float32), unless these two classes have no spread either: then it is not
+    a number. Computed in float64, on the CPU where the device has none. Raises `ValueError` where shapes, labels or values are wrong or a class has no image."""
     _check_inputs(text_features, image_features, labels)
     text, image = _in_double(text_features), _in_double(image_features)
     labels = labels.to(text.device)

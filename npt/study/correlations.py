@@ -233,5 +233,5 @@ def correlations_said(
     table = table.dropna(subset=["spearman_low", "spearman_high"])
     with_claim, against = int((table.spearman_high < 0).sum()), int((table.spearman_low > 0).sum())
     alike = ", and over all runs more, as learners that differ in both pass for a relation" if "all" in set(table.kind) else ""
-    return (f"{len(table)} correlations: {with_claim} intervals lie below zero, as the paper says, {against} above it, the others "
+    return (f"{len(table)} correlations: {with_claim} intervals lie below zero, as was published, {against} above it, the others "
             f"hold it; without any relation about {0.05 * len(table):.0f} would leave it out by chance{alike}")

@@ -60,14 +60,15 @@ def test_weight_map_marks_the_recipe_and_the_best():
 
 
 def test_effects_are_filled_where_the_interval_is_off_zero():
-    h = {"ce": (0, 0, 0), "ce + lc": (1, 2, 3), "ce + mi": (-1, 0, 2), "ce + etf": (-3, -2, -1)}
+    h = {"ce": (0, 0, 0), "ce + lc": (1.5, 2, 2.5), "ce + mi": (-1, 0, 2), "ce + etf": (-2.5, -2, -1.5)}
     runs = runs_of_rule(h, lambda row: 50 + h[row["objective"]][row["seed"] - 1], tau=[0.0625, 1.0])
     effects = gains(runs, baseline="ce", by=["tau"])
     labels = {"ce + etf": "anchored", "ce + lc": "lc", "ce + mi": "mi", "ce + kl": "not there"}
     figure = effects_chart(effects, labels)
     first, second = figure.data
     assert list(first.y) == ["anchored", "lc", "mi"] and np.allclose(first.x, [-2, 2, 1 / 3])
-    assert np.allclose(first.error_x.array, [1, 1, 5 / 3]) and np.allclose(first.error_x.arrayminus, [1, 1, 4 / 3])
+    far = 4.30265 / 3**0.5 * np.array([0.5, 0.5, 1.52753])  # t of three values
+    assert np.allclose(first.error_x.array, far, atol=1e-3) and np.allclose(first.error_x.arrayminus, far, atol=1e-3)
     assert [color == "white" for color in first.marker.color] == [False, False, True]
     assert first.marker.color[0] != first.marker.color[1], "better and worse have a colour each"
     assert list(figure.layout.yaxis.categoryarray) == ["mi", "lc", "anchored"], "the first is on top"

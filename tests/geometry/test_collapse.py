@@ -109,6 +109,20 @@ def test_two_of_several_classes_that_coincide():
     assert math.isnan(collapse_metrics(torch.eye(3, 2), torch.tensor([[1.0, 0], [1, 0], [5, 5]]), torch.arange(3))["cdnv"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_means_that_coincide_but_for_rounding(dtype):
+    "Two classes hold the same images in another order, so that their means are sums in another order."
+    draw = torch.Generator().manual_seed(3)
+    one, other = torch.randn(2, 7, 5, generator=draw, dtype=dtype) + 10
+    same, labels = torch.cat([one, one[torch.randperm(7, generator=draw)], other]), torch.arange(3).repeat_interleave(7)
+    metrics = collapse_metrics(torch.eye(3, 5), same, labels)
+    assert metrics["cdnv"] == math.inf and math.isfinite(metrics["nc1"])
+    constant = torch.cat([one[:1].expand(14, -1), other])
+    assert math.isnan(collapse_metrics(torch.eye(3, 5), constant, labels)["cdnv"]), "seven times one vector has no spread"
+    near = torch.cat([one, one + 1e-3, other])
+    assert 1 < collapse_metrics(torch.eye(3, 5), near, labels)["cdnv"] < math.inf, "near is not the same"
+
+
 def test_it_learns_nothing_and_changes_nothing():
     text, image, labels = CASES["balanced"]
     learned = text.clone().requires_grad_()

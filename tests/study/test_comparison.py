@@ -1,13 +1,12 @@
 "What may be averaged, and differences with their intervals."
 
-import math
-
 import numpy as np
+import pandas as pd
 import pytest
 from invented import table
 from scipy import stats
 
-from npt.study.comparison import _chance_rate, _paired, bootstrap_mean, cells, change_table, gains, gains_over_learners, kinds
+from npt.study.comparison import _paired, cells, change_table, comparisons, gains, gains_over_learners, kinds
 
 
 @pytest.mark.parametrize("setting, values", [("epochs", (2, 3)), ("version", ("0.1.0", "0.2.0")),
@@ -38,21 +37,17 @@ def test_only_runs_of_one_seed_and_dataset_are_paired():
         gains(runs, baseline="ce")
 
 
-def test_the_bootstrap_is_that_of_scipy():
-    values = np.random.default_rng(3).normal(1, 2, 25)
-    mean, low, high = bootstrap_mean(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000).confidence_interval
-    assert mean == values.mean() and abs(low - theirs.low) < 0.05 and abs(high - theirs.high) < 0.05
-    assert bootstrap_mean(values) == (mean, low, high), "one seed, one interval"
-    assert bootstrap_mean(values[::-1])[1:] == (low, high), "in whatever order the values are listed"
-    with pytest.raises(ValueError, match="nothing to average"):
-        bootstrap_mean([])
+def test_an_interval_holds_what_t_says_and_chance_is_told():
+    runs = table(learners=["coop"], taus=[1.0])
+    runs.loc[runs.objective == "npt", "h"] += runs.seed[runs.objective == "npt"] * 1.0
+    changes = gains(runs)
+    pairs = _paired(runs, "h", "own", ["learner", "tau"]).query("objective == 'npt'").difference
+    row, far = changes.xs("npt", level="objective").iloc[0], stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(pairs)
+    assert np.allclose((row.low, row.high), (pairs.mean() - far, pairs.mean() + far)) and far > 1
+    assert comparisons(pd.concat([changes] * 10)).endswith(f"about {0.5 * len(changes):.1f} of {10 * len(changes)} would leave it out by chance")
 
 
-def test_chance_is_what_it_is_for_the_intervals_in_use():
-    random = np.random.default_rng(5)
-    for pairs in 3, 6:
-        intervals = [bootstrap_mean(random.standard_normal(pairs))[1:] for _ in range(400)]
-        off_zero = np.mean([low > 0 or high < 0 for low, high in intervals])
-        assert abs(off_zero - _chance_rate(pairs)) < 4 * math.sqrt(0.25 * 0.75 / 400)
-    assert abs(_chance_rate(3) - 0.25) < 0.03, "three differences have one sign in one case of four"
+def test_a_single_pair_has_no_interval():
+    changes = gains(table(seeds=[1]), metric="novel")
+    assert changes.low.isna().all() and comparisons(changes).startswith("0 comparisons")
+    assert "[" not in change_table(changes).to_string() and "nan" not in change_table(changes).to_string()

@@ -197,7 +197,7 @@ def test_only_correlations_that_there_are_are_counted():
     told = correlations(noise().assign(after_nc1=np.inf))
     assert correlations_said(told).startswith(f"{len(told) * 2 // 3} correlations: ")
     said = correlations_said(correlations(simpson(), targets=["novel"]))
-    assert "2 correlations: 1 intervals lie below zero, as the paper says, 1 above it" in said and "over all runs more" in said
+    assert "2 correlations: 1 intervals lie below zero, as was published, 1 above it" in said and "over all runs more" in said
 
 
 @pytest.mark.parametrize("change, said", [

@@ -1,5 +1,7 @@
 "Results of a grid as files, those of this repository, and what its README says of them."
 
+import re
+
 import nbformat
 import numpy as np
 import pandas as pd
@@ -13,8 +15,10 @@ from workflows import grid_file, leave_run, small_grid
 
 from npt._files import write_text
 from npt.study.comparison import change_table, gains, gains_over_learners
+from npt.study.correlations import distances
 from npt.study.grid import expand, read_grid
 from npt.study.jobs import do_task
+from npt.study.published import published
 from npt.study.results import Results, read_results, write_results
 from npt.study.tables import main_table, markdown_table
 
@@ -87,13 +91,75 @@ def test_kept_results_are_of_their_grid(name):
     assert kept.runs[["base", "novel", "h"]].dropna().map(lambda value: 0 <= value <= 100).all(axis=None)
 
 
+WORLD, CLAIMS = (ROOT / "workflow" / "results" / name for name in ("world", "claims"))
+
+
+def readme_sentences() -> str:
+    "The README with its lines joined."
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+def over_learners() -> pd.DataFrame:
+    "What each regulariser changes over the five learners, as texts."
+    runs = read_results(WORLD).runs
+    return pd.concat({name: change_table(gains_over_learners(runs, metric=name)) for name in ("base", "novel", "h")}, names=["metric"])
+
+
 def test_the_readme_shows_the_kept_results():
-    kept, readme = read_results(ROOT / "workflow" / "results" / "world"), (ROOT / "README.md").read_text()
+    kept, readme = read_results(WORLD), (ROOT / "README.md").read_text()
     assert markdown_table(main_table(kept.runs, wanted=kept.wanted)) in readme, "put the table of the last run into nbs/index.ipynb"
-    changes = pd.concat({name: change_table(gains_over_learners(kept.runs, metric=name)) for name in ("base", "novel", "h")},
-                        names=["metric"])
-    assert markdown_table(changes) in readme, "put the changes of the last run into nbs/index.ipynb"
-    runs = read_results(ROOT / "workflow" / "results" / "claims").runs
+    assert markdown_table(over_learners()) in readme, "put the changes of the last run into nbs/index.ipynb"
+    runs = read_results(CLAIMS).runs
     compared = gains(runs[runs.learner.isin(runs.learner[runs.objective == "npt"])]).droplevel("objective")
     assert markdown_table(change_table(compared)) in readme, "put the claims of the last run into nbs/index.ipynb"
-    assert (compared.pairs == 10).all() and (compared.low > 0).sum() == 7 and len(compared) == 8, "as the README says"
+    assert (compared.pairs == 10).all() and len(compared) == 8, "as the README says"
+
+
+def test_every_interval_in_the_readme_is_a_claim_of_the_file():
+    claims = pd.read_csv(CLAIMS / "claims.csv").set_index(["family", "claim"])
+    written = {cell: f"{row['mean']:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for cell, row in claims.iterrows()}
+    tables = {text.rsplit(",", 1)[0] for text in over_learners().to_numpy().ravel()}
+    found = set(re.findall(r"[+-]\d+\.\d \[[^]]*\]", readme_sentences()))
+    assert found <= tables | set(written.values()), "a number without a claim: see nbs/experiments/claims.ipynb"
+    told = [("zero-shot", "coop, tau 1"), ("zero-shot", "coop, tau 0.0625"), ("more under imbalance", "coop"),
+            ("more under imbalance", "promptsrc"), ("tail", "maple"), ("all classes", "16 shots"), *((name, of) for name, of in written if name == "NPT")]
+    assert {written[cell] for cell in told} <= found
+
+
+def test_what_the_readme_says_stands_is_what_the_file_says():
+    claims, readme = pd.read_csv(CLAIMS / "claims.csv"), readme_sentences()
+    families = {name: some.set_index("claim") for name, some in claims.groupby("family")}
+    npt = families["NPT"]
+    assert "Bonferroni's correction six of these eight stand" in readme and ((npt.bonferroni <= 0.05).sum(), len(npt)) == (6, 8)
+    assert set(npt.index[npt.bonferroni > 0.05]) == {"coop, tau 1", "kgcoop, tau 1"} and set(npt.index[~npt.stands]) == {"coop, tau 1"}
+    assert not families["more under imbalance"].stands.any() and len(families["more under imbalance"]) == 4
+    assert not families["all classes"].stands.any() and not families["over learners"].stands.any()
+    assert list(families["tail"].index[families["tail"].stands]) == ["maple"]
+    below = families["zero-shot"].loc[["coop, tau 1", "coop, tau 0.0625"]]
+    assert (below["mean"] < 0).all() and not below.stands.any()
+    assert claims.stands.equals(claims.holm <= 0.05) and (claims.holm <= claims.bonferroni).all()
+
+
+def test_the_published_gains_stand_beside_ours():
+    readme = (ROOT / "README.md").read_text()
+    printed = published().query("experiment == 'imbalance' and dataset == 'average'").pivot(index="tau", columns="method", values="value")
+    ours = [gains(read_results(place).runs).xs(("maple", "npt"), level=["learner", "objective"])["mean"].map("{:+.1f}".format)
+            for place in (WORLD, CLAIMS)]
+    for tau, row in printed.iterrows():
+        assert f"| {tau:g} | {row.maple:.2f} | {row.npt:.2f} | {row.npt - row.maple:+.2f} | {ours[0][tau]} | {ours[1].get(tau, '')}".rstrip() in readme
+
+
+def test_correlations_in_the_readme_are_those_of_the_kept_runs():
+    runs, readme = read_results(WORLD).runs, readme_sentences()
+    told = pd.concat([distances(runs)[["nc4", "nc3"]], runs[["base", "novel"]]], axis=1)
+    rho = (told - told.groupby(runs.learner).transform("mean")).round(10).corr("spearman")
+    assert f"(Spearman {rho.nc4.base:.2f} and {rho.nc3.base:.2f})" in readme
+    assert f"they do not go ({rho.nc4.novel:.2f} and {rho.nc3.novel:.2f})" in readme
+
+
+def test_the_worst_weights_in_the_readme_are_those_of_the_search():
+    text = (ROOT / "nbs" / "experiments" / "search.ipynb").read_text()
+    rows = re.findall(r'"(coop|kgcoop|promptsrc|maple) +(\d+\.\d) +(\d+\.\d) +(\d+\.\d) +(\d+\.\d) +', text)
+    worst = {name: min(map(float, tried)) - float(own) for name, own, *tried in rows}
+    said = f"MaPLe still gained {worst['maple']:.1f} points there and PromptSRC {worst['promptsrc']:.1f}, CoOp {worst['coop']:.1f}, and KgCoOp lost {-worst['kgcoop']:.1f}"
+    assert said in readme_sentences()
