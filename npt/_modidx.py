@@ -1593,6 +1593,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'npt.study.price._case_and_course': ('study/price.html#_case_and_course', 'npt/study/price.py'),
                                  'npt.study.price._case_of': ('study/price.html#_case_of', 'npt/study/price.py'),
                                  'npt.study.price._course_of': ('study/price.html#_course_of', 'npt/study/price.py'),
+                                 'npt.study.price._crops_met': ('study/price.html#_crops_met', 'npt/study/price.py'),
+                                 'npt.study.price._crops_of': ('study/price.html#_crops_of', 'npt/study/price.py'),
                                  'npt.study.price._forward': ('study/price.html#_forward', 'npt/study/price.py'),
                                  'npt.study.price._gpu_of': ('study/price.html#_gpu_of', 'npt/study/price.py'),
                                  'npt.study.price._has_price': ('study/price.html#_has_price', 'npt/study/price.py'),

@@ -327,7 +327,6 @@ class _Course:
     images: int  # that it trains on
     measures: int  # epochs after which collapse is measured
     tests: tuple[tuple[str, int, int], ...]  # dataset, classes and images of each; those that are trained first
-    remembers: bool  # whether features of several crops of each image are remembered
 
 # %% ../../nbs/study/price.ipynb #9d8de60a
 def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
@@ -335,8 +334,6 @@ def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     steps = course.epochs * math.ceil(course.images / case.batch)
     opened = course.epochs * course.images if case.kind.image or case.fresh else 0
     bill = _Bill(_times(_step_of(case, machine).whole, steps), 0 if find_dataset(case.dataset).drawn else opened)
-    if course.remembers and case.fresh:
-        bill += _looked_at(case, machine, course.images).times(_REMEMBERED_CROPS)
     return bill
 
 
@@ -361,7 +358,7 @@ def _case_of(settings: RunSettings, plan: Recipe, path: str | None) -> _Case:
     terms = tuple(name for one in (objective, guide) if one for name, _ in one.weights)
     classes = record.num_classes if settings.classes == "all" else (record.num_classes + 1) // 2
     return _Case(settings.learner, settings.backbone, settings.dataset, classes, plan.batch_size, terms, guide is not None,
-                 settings.optimizer or plan.optimizer, record.crop is not None and not settings.views, given.get("n_ctx", 4), path)
+                 settings.optimizer or plan.optimizer, False, given.get("n_ctx", 4), path)
 
 # %% ../../nbs/study/price.ipynb #9a347753
 def _measures_in(settings: RunSettings, epochs: int) -> int:
@@ -391,8 +388,7 @@ def _course_of(task: Task, plan: Recipe, classes: int) -> _Course:
     "How long a run goes on."
     settings = task.settings
     images = _shots_of(classes, settings.shots, settings.tau, settings.profile)
-    return _Course(plan.epochs, images, _measures_in(settings, plan.epochs), _tests_of(task, find_dataset(settings.dataset)),
-                   settings.learner in ("tip_adapter", "tip_adapter_f"))
+    return _Course(plan.epochs, images, _measures_in(settings, plan.epochs), _tests_of(task, find_dataset(settings.dataset)))
 
 
 _OTHER_WORK = {"class_specific", "class_token_position", "towers"}  # settings of learners that change what is computed
@@ -419,15 +415,31 @@ def _case_and_course(task: Task, path: str | None = None) -> tuple[_Case, _Cours
     return case, _course_of(task, plan, case.classes)
 
 # %% ../../nbs/study/price.ipynb #9169ef2d
+_REMEMBERING = "tip_adapter", "tip_adapter_f"  # they look at some crops of each image and then no more
+
+
+def _crops_of(task: Task) -> tuple:  # (backbone, dataset, what else tells them apart)
+    "What decides which crops of training images the frozen tower looks at; neither learner nor objective does."
+    settings = task.settings
+    again = "remembered" if settings.learner in _REMEMBERING else settings.views
+    return (settings.backbone, settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.shots, settings.classes,
+            settings.class_split, settings.sampler, again)
+
+
+def _crops_met(settings: RunSettings, course: _Course) -> int:
+    "How many crops of each training image there are."
+    return _REMEMBERED_CROPS if settings.learner in _REMEMBERING else settings.views or course.epochs
+
+
 def _shared_looks(tasks: Iterable[Task]) -> dict[tuple, float]:  # (backbone, dataset, what else tells them apart) to a number of images
     "The pictures that are looked at once for all runs."
     looks = {}
     for task in tasks:
         settings = task.settings
         looks |= {(settings.backbone, name): _test_images(DATASETS[name]) for name in (settings.dataset, *task.targets)}
-        if settings.views:
-            key = settings.backbone, settings.dataset, settings.seed, settings.tau, settings.shots, settings.classes
-            looks[key] = settings.views * _case_and_course(task)[1].images
+        if find_dataset(settings.dataset).crop is not None and not _KINDS[settings.learner].image:
+            key, course = _crops_of(task), _case_and_course(task)[1]
+            looks[key] = max(looks.get(key, 0), _crops_met(settings, course) * course.images)
     return looks
 
 
