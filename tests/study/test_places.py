@@ -44,6 +44,18 @@ def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch, tmp_path):
     assert free_memory(gpu) == 70_000, "a job that has ended has left nothing behind"
 
 
+def test_a_job_alone_on_a_gpu_has_all_of_it_whatever_it_inherited(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000)
+    monkeypatch.setattr("npt.study.places._places_folder", lambda: tmp_path)
+    monkeypatch.setenv("NPT_GPU_SHARE", "0.25")
+    gpu = torch.device("cuda:0")
+    with _job_device("cuda", 4, whole=True) as device:
+        assert device == "cuda:0" and free_memory(gpu) == 70_000
+    assert free_memory(gpu) == 80_000 // 4 - 5_000
+
+
 def test_a_whole_gpu_is_taken_when_the_last_other_job_has_left(monkeypatch, tmp_path):
     monkeypatch.setattr("npt.study.places._PATIENCE", 0.01)
     taken, got = _take_place(1, 2, tmp_path), []
