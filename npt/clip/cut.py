@@ -43,6 +43,7 @@ class _Cut:
 
 # %% ../../nbs/clip/cut.ipynb #d42d6bbd
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # so that training may use what an evaluation asked for first
 def _cut(
     lengths: tuple[int, ...],  # K numbers of tokens, up to EOT
     at_once: int,  # tokens of one share, about; a share has at least one class

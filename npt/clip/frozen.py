@@ -67,8 +67,9 @@ def free_memory(device: torch.device) -> int:  # bytes
     "What a device has free now for this process, which on a GPU has a share."
     if device.type != "cuda":
         return psutil.virtual_memory().available
-    free, whole = torch.cuda.mem_get_info(device)
-    return max(0, min(free, int(whole * float(os.environ.get(_GPU_SHARE, 1))) - torch.cuda.memory_reserved(device)))
+    (free, whole), taken = torch.cuda.mem_get_info(device), torch.cuda.memory_allocated(device)
+    kept = torch.cuda.memory_reserved(device) - taken  # by PyTorch, for what comes next
+    return max(0, min(free + kept, int(whole * float(os.environ.get(_GPU_SHARE, 1))) - taken))
 
 # %% ../../nbs/clip/frozen.ipynb #d5d9eedf
 def _fingerprint(model: nn.Module) -> str:

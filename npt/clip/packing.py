@@ -62,6 +62,7 @@ def _classes_a_share(
 
 # %% ../../nbs/clip/packing.ipynb #ab505ae3
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # so that training may use what an evaluation asked for first
 def _pack(
     lengths: tuple[int, ...],  # K numbers of tokens, each at least 1
     at_once: int,  # tokens of one packing, about; a packing has at least one class

@@ -54,15 +54,15 @@ def _row_mask(
     owner: Tensor,  # (R, S) int64, the class of each place, -1 for the prefix, -2 - place for an empty one
     prefix: int,  # P, tokens of the prefix
     dtype: torch.dtype,
-) -> Tensor:  # (R, 1, S, P + S)
+) -> Tensor:  # (R, 1, S, P + S), and behind it up to seven more that are to be cut off
     "What is added to the scores of places for the prefix and for their own row."
     count, size = owner.shape
     own = (owner[:, :, None] == owner[:, None, :]).tril() & (owner != -1)[:, :, None]
     before = (owner != -1)[:, :, None].expand(count, size, prefix).clone()
     before[0, :prefix] = torch.ones(prefix, prefix, dtype=torch.bool).tril()
     seen = torch.cat([before, own], dim=-1)
-    mask = torch.full((count, 1, size, -(-(prefix + size) // 8) * 8), -math.inf, dtype=dtype)[..., : prefix + size]
-    mask[:, 0][seen] = 0
+    mask = torch.full((count, 1, size, -(-(prefix + size) // 8) * 8), -math.inf, dtype=dtype)
+    mask[:, 0, :, : prefix + size][seen] = 0
     return mask
 
 # %% ../../nbs/clip/rows.ipynb #8c602ff9
@@ -100,12 +100,13 @@ def _rows_of(
     owner[:prefix], owner[places] = -1, name
     source, positions = torch.zeros(count * size, dtype=torch.int64), torch.arange(count * size).clamp(max=prefix - 1)
     source[places], positions[places] = name * room + inside, prefix + inside
-    mask = _row_mask(owner.view(count, size), prefix, dtype).to(device)
+    mask = _row_mask(owner.view(count, size), prefix, dtype).to(device).repeat(contexts, 1, 1, 1)[..., : prefix + size]
     moved = (part.to(device) for part in (source[prefix:], positions, torch.tensor(starts) + length - 1))
-    return _Rows(classes.to(device), prefix, count, size, *moved, mask if contexts == 1 else torch.cat([mask] * contexts))
+    return _Rows(classes.to(device), prefix, count, size, *moved, mask)
 
 # %% ../../nbs/clip/rows.ipynb #2277f7fe
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # so that training may use what an evaluation asked for first
 def _rows(
     lengths: tuple[int, ...],  # K numbers of tokens of the suffixes
     prefix: int,  # P

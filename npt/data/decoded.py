@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .._files import _whole, cache_folder, sweep
+from . import opening
 from .contents import _content_hashes
 from .kept import _MOST_KEPT, _claim, _make_room, _mark
 from .split import Split
@@ -63,9 +64,9 @@ def _read_pictures(
         data = np.memmap(path, np.uint8, "r")
         length = int.from_bytes(data[-8:].tobytes(), "little")
         places = json.loads(data[-8 - length : -8].tobytes())
-    except (OSError, ValueError):  # a file that is empty cannot be mapped
+        whole = len(places) == count and sum(height * width * 3 for _, height, width in places) + length + 8 == len(data)
+    except (OSError, ValueError, TypeError):  # a file that is empty cannot be mapped, and damage may read as other JSON
         return None
-    whole = len(places) == count and sum(height * width * 3 for _, height, width in places) + length + 8 == len(data)
     return _Pictures(path, data, places) if whole else None
 
 # %% ../../nbs/data/decoded.ipynb #e91f0600
@@ -76,7 +77,8 @@ def _pictures_path(
     "Where the decoded pictures of a split are kept."
     images = [item.image for item in split.items]
     hashes = _content_hashes(images)
-    key = [[hashes[image] for image in images], split.upright, prepared, version("pillow"), version("torchvision")]
+    code = hashlib.sha256(Path(opening.__file__).read_bytes()).hexdigest()
+    key = [[hashes[image] for image in images], split.upright, prepared, code, version("pillow"), version("torchvision")]
     return cache_folder() / "decoded" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.pixels"
 
 # %% ../../nbs/data/decoded.ipynb #a3f405b8

@@ -56,4 +56,5 @@ def _make_room(folder: Path) -> None:
     for (_, size), path in sorted(((_last_use(path), path) for path in files), reverse=True):
         total += size
         if total > _MOST_KEPT:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's, in a folder that several people share
+                path.unlink(missing_ok=True)

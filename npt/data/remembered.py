@@ -79,7 +79,10 @@ def _remembered(
     paths, answers = list(dict.fromkeys(map(Path, paths))), {}
     if not paths:
         return answers
-    database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{database} cannot be made ({error.strerror}): set NPT_CACHE to a folder where you may write") from error
     try:
         with (closing(sqlite3.connect(database, timeout=60)) as connection,
               ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool):

@@ -21,7 +21,10 @@ def _cross_entropy(step: StepFeatures) -> torch.Tensor:
 
 # %% ../../nbs/objectives/cross_entropy.ipynb #4531fb86
 @lru_cache(maxsize=8)  # a tensor is known by its identity
-def _fewest(counts: torch.Tensor) -> float:  # (K,) -> scalar
+def _fewest(
+    counts: torch.Tensor,  # (K,)
+    version: int | None,  # how often they were changed in place, where that is known
+) -> float:
     "The training images of the smallest class."
     return counts.min().item()
 
@@ -31,9 +34,10 @@ def _class_counts(step: StepFeatures) -> torch.Tensor:  # (K,) in the logits' pr
     if step.counts is None:
         raise ValueError("This term needs the training images of each class: give StepFeatures its counts.")
     counts, num_classes = torch.as_tensor(step.counts), step.logits.shape[1]
-    if counts.shape != (num_classes,) or _fewest(counts) < 1:
+    fewest = _fewest(counts, None if counts.is_inference() else counts._version)
+    if counts.shape != (num_classes,) or fewest < 1:
         raise ValueError(f"counts must have one number of at least 1 for each of the {num_classes} classes, "
-                         f"not {counts.numel()} numbers from {_fewest(counts):g} upwards.")
+                         f"not {counts.numel()} numbers from {fewest:g} upwards.")
     return counts.to(step.logits)
 
 # %% ../../nbs/objectives/cross_entropy.ipynb #c67c5710

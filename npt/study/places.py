@@ -88,7 +88,7 @@ def _job_device(
     if jobs_per_gpu is None:
         yield device
     elif whole:
-        with _whole_gpu(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu:
+        with _whole_gpu(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu, _sharing(1):
             yield gpu
     else:
         with _gpu_place(torch.cuda.device_count(), jobs_per_gpu, _places_folder()) as gpu, _sharing(jobs_per_gpu):

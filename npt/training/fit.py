@@ -562,7 +562,7 @@ def fit(
     _check_usable(learner)
     with _whole_or_not_at_all(learner):
         if learner.remembers:
-            with _drawing(learner, seed, -1):
+            with _drawing(learner, seed, -1), _memory_told(learner.clip):
                 learner.remember(*_training_features(learner, train, workers))
         if not list(learner.parameters()):
             return pd.DataFrame()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend import pretend
 
 from npt.clip.rows import _fill_rows, _rows
 
@@ -37,6 +38,10 @@ def test_a_place_sees_the_prefix_and_its_own_name_up_to_itself(lengths, prefix):
 
 
 @pytest.mark.parametrize("contexts", [1, 3])
-def test_the_mask_is_there_for_each_context(contexts):
-    (rows,), _ = _rows((2, 3, 1), 4, 3, contexts, 10**6, torch.bfloat16)
-    assert rows.mask.shape == (contexts * rows.count, 1, rows.size, 4 + rows.size) and rows.mask.stride(-2) % 8 == 0
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("prefix", [4, 5])
+def test_the_mask_is_there_for_each_context_and_its_rows_start_at_multiples_of_eight(contexts, device, prefix):
+    with pretend("cuda:0"):
+        (rows,), _ = _rows((2, 3, 1), prefix, 3, contexts, 10**6, torch.bfloat16, device)
+        assert rows.mask.shape == (contexts * rows.count, 1, rows.size, prefix + rows.size) and rows.mask.stride(-2) % 8 == 0
+    _rows.cache_clear()  # what lies on a pretended device must not meet a real one

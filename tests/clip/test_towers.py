@@ -15,8 +15,9 @@ from small_towers import IMAGE_WIDTH, KNOWS_EOS, LAYERS, WIDTH, WORDS, drawn, pr
 from timm.models import Eva
 from torch import Tensor, nn
 
-from npt.clip.cut import _cut_text_features
-from npt.clip.rows import _rows_text_features
+from npt.clip.cut import _cut, _cut_text_features
+from npt.clip.packing import _pack
+from npt.clip.rows import _rows, _rows_text_features
 from npt.clip.towers import (
     _end_of_text,
     _full_text_features,
@@ -119,6 +120,17 @@ def test_a_prompt_that_fills_the_context_beside_a_short_one(model, contexts):
         literal_text_features, _full_text_features, _shared_text_features, _cut_text_features, _rows_text_features])
     for other in others:
         assert_same(other, literal)
+
+
+@pytest.mark.parametrize("way", [_shared_text_features, _cut_text_features, _rows_text_features])
+def test_what_an_evaluation_in_inference_mode_asked_for_first_serves_training(model, way):
+    prefix, suffix, tokens = prompts_for(model, ["annual crop land", "cat", "dog", "irish wolfhound"], 3)
+    for remembered in _pack, _cut, _rows:
+        remembered.cache_clear()
+    with torch.inference_mode():
+        before = way(model, prefix, suffix, tokens)
+    after, _ = with_gradients(lambda prefix: way(model, prefix, suffix, tokens), [prefix])
+    assert torch.equal(after, before)
 
 
 @pytest.mark.parametrize("cls", [CLIP, CustomTextCLIP])

@@ -103,11 +103,20 @@ def test_other_content_and_other_sizes_have_files_of_their_own(photographs, deco
     assert len(files(decoded)) == 4 and pixels[1, 0].std() < 1e-3
 
 
+def test_what_other_code_decoded_is_not_read(photographs, decoded, tmp_path, monkeypatch):
+    make_loader(photographs, LARGE, decode_once=True)
+    (tmp_path / "opening.py").write_text("# another way to turn 16 bits into eight")
+    monkeypatch.setattr("npt.data.opening.__file__", str(tmp_path / "opening.py"))
+    make_loader(photographs, LARGE, decode_once=True)
+    assert len(files(decoded)) == 2
+
+
 def test_a_damaged_file_is_made_again(photographs, decoded):
     expected = list(make_loader(photographs, LARGE, draws=DRAWS, decode_once=True))
     path, = files(decoded)
     whole = path.read_bytes()
-    for damaged in whole[:-3], b"", whole[100:], b"12345678", b"no pictures at all":
+    other_json = [b"pixels" + text + len(text).to_bytes(8, "little") for text in (b"5", b"null", b"[1, 2, 3, 4, 5, 6]", b'[[0, "a", 2]]')]
+    for damaged in whole[:-3], b"", whole[100:], b"12345678", b"no pictures at all", *other_json:
         path.write_bytes(damaged)
         assert _read_pictures(path, 6) is None
         assert same(make_loader(photographs, LARGE, draws=DRAWS, decode_once=True), expected) and path.read_bytes() == whole

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -105,6 +106,21 @@ def test_what_was_not_asked_for_longest_makes_room(cropped, kept, monkeypatch):
     monkeypatch.setattr("npt.data.kept._MOST_KEPT", 2.5 * paths[0].stat().st_size)
     _make_room(kept)
     assert [path.exists() for path in paths] == [True, True, False]
+
+
+def test_a_file_of_somebody_else_that_may_not_be_removed_stops_no_run(cropped, kept, monkeypatch):
+    remove = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.suffix == ".safetensors":
+            raise PermissionError("in a folder of somebody else's")
+        remove(path, missing_ok)
+
+    expected = list(_fresh_features(fresh(), cropped, EPOCHS))
+    files(kept)[0].unlink()
+    monkeypatch.setattr("npt.data.kept._MOST_KEPT", 0)
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    assert all(torch.equal(a, b) for a, b in zip(_fresh_features(fresh(), cropped, EPOCHS), expected, strict=True))
 
 
 def test_what_another_process_computes_is_waited_for_and_a_later_epoch_done_meanwhile(cropped, kept, monkeypatch):

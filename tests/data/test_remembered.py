@@ -70,3 +70,8 @@ def test_a_damaged_database_is_named(files):
     database.write_bytes(b"not a database " * 100)
     with pytest.raises(OSError, match=f"{database}.*delete it"):
         ask_for(files[:1])
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(files):
+    with pytest.raises(OSError, match=r"0.txt/kept/answers.sqlite3 cannot be made .*NPT_CACHE"):
+        _remembered(files, lambda _: _Answer(""), files[0] / "kept" / "answers.sqlite3", "reading")

@@ -84,6 +84,15 @@ def test_without_a_tail_rebalancing_is_cross_entropy(name):
     torch.testing.assert_close(TERMS[name](make(*features)), TERMS["ce"](make(*features)))
 
 
+def test_counts_that_are_changed_in_place_are_looked_at_again():
+    counts = torch.tensor([16, 4, 1])
+    step = StepFeatures(torch.eye(3), torch.eye(3), torch.arange(3), torch.eye(3), counts=counts, logit_scale=1.0)
+    assert TERMS["logit_adjusted"](step).isfinite()
+    counts[2] = 0
+    with pytest.raises(ValueError, match="from 0 upwards"):
+        TERMS["logit_adjusted"](step)
+
+
 @pytest.mark.parametrize("counts", [None, [16, 4], [16, 4, 0]])
 def test_counts_that_do_not_fit_are_refused(counts):
     step = StepFeatures(torch.eye(3), torch.eye(3), torch.arange(3), torch.eye(3), counts=counts, logit_scale=1.0)

@@ -32,16 +32,29 @@ def test_a_machine_without_a_card_has_no_places(monkeypatch):
         assert device == "cpu"
 
 
-def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch, tmp_path):
+@pytest.fixture
+def gpu(monkeypatch, tmp_path) -> torch.device:
+    "A card of which others have 10,000 bytes, and this process has 5,000 in use and 3,000 of a run that is over."
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000, 80_000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (62_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 8_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5_000)
     monkeypatch.setattr("npt.study.places._places_folder", lambda: tmp_path)
-    gpu = torch.device("cuda:0")
-    assert free_memory(gpu) == 70_000
+    return torch.device("cuda:0")
+
+
+def test_jobs_that_share_a_gpu_share_its_memory(gpu):
+    assert free_memory(gpu) == 65_000, "what a run has left to the next is free"
     with _job_device("cuda", 4) as device:
         assert device == "cuda:0" and free_memory(gpu) == 80_000 // 4 - 5_000
-    assert free_memory(gpu) == 70_000, "a job that has ended has left nothing behind"
+    assert free_memory(gpu) == 65_000, "a job that has ended has left nothing behind"
+
+
+def test_a_job_alone_on_a_gpu_has_all_of_it_whatever_it_inherited(gpu, monkeypatch):
+    monkeypatch.setenv("NPT_GPU_SHARE", "0.25")
+    with _job_device("cuda", 4, whole=True) as device:
+        assert device == "cuda:0" and free_memory(gpu) == 65_000
+    assert free_memory(gpu) == 80_000 // 4 - 5_000
 
 
 def test_a_whole_gpu_is_taken_when_the_last_other_job_has_left(monkeypatch, tmp_path):

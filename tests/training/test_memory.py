@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from shared import fresh
+from shared import fresh, in_world
 
+from npt.data.load import load_dataset
+from npt.training.fit import fit
 from npt.training.memory import _asked, _memory_told
 
 PYTORCHS = ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.06 GiB is free. "
@@ -25,6 +27,16 @@ def test_one_sentence_names_what_to_change(batch_size, said, monkeypatch):
         raise torch.OutOfMemoryError(PYTORCHS)
     assert str(caught.value) == f"cpu has no room for 2.50 GiB, and 1.1 GB are free: {said}, or fewer jobs_per_gpu where several runs share it"
     assert str(caught.value.__cause__) == PYTORCHS
+
+
+def test_a_learner_that_remembers_is_told_too(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError(PYTORCHS)
+
+    train = load_dataset("world/textures", shots=1).base.train
+    monkeypatch.setattr("npt.training.fit._training_features", full)
+    with pytest.raises(torch.OutOfMemoryError, match="^cpu has no room for 2.50 GiB.*memory_budget"):
+        fit(in_world("tip_adapter", fresh(), train.classnames), train)
 
 
 def test_any_other_error_is_left_as_it_is():
