@@ -4,6 +4,7 @@ Where the numbers are compared, it is with the same run on the processor.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,8 +32,9 @@ TINY = dict(layers=2, width=32, heads=2)
 OBJECTIVES = "own", "ce", "npt", "npt_anchored", "cpt", "ldam_drw"
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 TRAINED = [name for name in learner_names() if name not in ("zero_shot", "tip_adapter")]
-RUNS = [(name, OBJECTIVES[(row + column) % 6], DTYPES[column % 3], f"cuda:{(row + column) % 2}")
-        for row, name in enumerate(learner_names()) for column in range(3)]
+COLUMNS = range(3) if os.environ.get("NPT_DEVICE") == "whole" else (0, 1)  # of the precisions; each learner takes one half precision by default
+RUNS = [(name, OBJECTIVES[(row + column) % 6], DTYPES[column and (row + column) % 2 + 1], f"cuda:{(row + column) % 2}")
+        for row, name in enumerate(learner_names()) for column in COLUMNS]
 SHORT = dict(epochs=2, batch_size=4, lr=0.01, progress=False)
 
 
