@@ -245,6 +245,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'npt.clip.towers._entering_image': ('clip/towers.html#_entering_image', 'npt/clip/towers.py'),
                                  'npt.clip.towers._entering_text': ('clip/towers.html#_entering_text', 'npt/clip/towers.py'),
                                  'npt.clip.towers._full_text_features': ('clip/towers.html#_full_text_features', 'npt/clip/towers.py'),
+                                 'npt.clip.towers._in_order': ('clip/towers.html#_in_order', 'npt/clip/towers.py'),
                                  'npt.clip.towers._is_causal': ('clip/towers.html#_is_causal', 'npt/clip/towers.py'),
                                  'npt.clip.towers._packed_block': ('clip/towers.html#_packed_block', 'npt/clip/towers.py'),
                                  'npt.clip.towers._packed_features': ('clip/towers.html#_packed_features', 'npt/clip/towers.py'),

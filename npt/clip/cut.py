@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from .blocks import _finish, _project
 from .packing import _classes_a_share
-from .recompute import _bytes_kept, _run_twice, _shares_kept
+from .recompute import _run_twice
 from npt.clip.towers import (
-    _at_least_float32,
     _check_deep_prompts,
+    _in_order,
     _project_text,
     _replace_positions,
     _suffix_lengths,
     _text_tower,
     _tokens_at_once,
+    _which_keep,
     join,
-    normalised,
 )
 
 # %% ../../nbs/clip/cut.ipynb #1269fad1
@@ -124,15 +124,12 @@ def _cut_text_features(
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
     """
-    length, position = prefix.shape[-2], _text_tower(model).positional_embedding
+    tower, length = _text_tower(model), prefix.shape[-2]
     _check_deep_prompts(model, deep, len(suffix), length - start)
     contexts = prefix.reshape(-1, 1, *prefix.shape[-2:])
     lengths = tuple(length + own for own in _suffix_lengths(tokens, length, suffix.shape[1]))
     cuts, back = _cut(lengths, _tokens_at_once(at_once, suffix.device) // len(contexts), suffix.device)
-    sizes = [_bytes_kept(len(contexts) * len(cut.classes) * cut.longest, len(_text_tower(model).transformer.resblocks),
-                         position.shape[1], position.dtype) for cut in cuts]
-    parts = [_cut_share(_text_tower(model), contexts, suffix, cut, deep, start, keep)
-             for cut, keep in zip(cuts, _shares_kept(sizes, memory_budget))]
-    features = torch.cat(parts, dim=1).index_select(1, back)
-    features = normalised(features) if unit else _at_least_float32(features)
+    keep = _which_keep(tower, [len(contexts) * len(cut.classes) * cut.longest for cut in cuts], memory_budget)
+    parts = [_cut_share(tower, contexts, suffix, cut, deep, start, own) for cut, own in zip(cuts, keep)]
+    features = _in_order(parts, back, unit)
     return features if prefix.dim() > 2 else features[0]

@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from .blocks import _finish
 from .packing import _classes_a_share
-from .recompute import _bytes_kept, _run_twice, _shares_kept
+from .recompute import _run_twice
 from npt.clip.towers import (
-    _at_least_float32,
     _check_deep_prompts,
+    _in_order,
     _project_text,
     _replace_positions,
     _suffix_lengths,
     _text_tower,
     _tokens_at_once,
+    _which_keep,
     join,
-    normalised,
 )
 
 # %% ../../nbs/clip/rows.ipynb #4302581c
@@ -200,16 +200,13 @@ def _rows_text_features(
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
     """
-    length, position = prefix.shape[-2], _text_tower(model).positional_embedding
+    tower, length = _text_tower(model), prefix.shape[-2]
     _check_deep_prompts(model, deep, len(suffix), length - start)
     contexts = prefix.reshape(-1, *prefix.shape[-2:])
     at_once = _tokens_at_once(at_once, suffix.device) // len(contexts)
     shares, back = _rows(_suffix_lengths(tokens, length, suffix.shape[1]), length, suffix.shape[1], len(contexts), at_once,
-                         position.dtype, suffix.device)
-    sizes = [_bytes_kept(len(contexts) * share.count * share.size, len(_text_tower(model).transformer.resblocks), position.shape[1],
-                         position.dtype) for share in shares]
-    parts = [_rows_share(_text_tower(model), contexts, suffix, share, deep, start, keep)
-             for share, keep in zip(shares, _shares_kept(sizes, memory_budget))]
-    features = torch.cat(parts, dim=1).index_select(1, back)
-    features = normalised(features) if unit else _at_least_float32(features)
+                         tower.positional_embedding.dtype, suffix.device)
+    keep = _which_keep(tower, [len(contexts) * share.count * share.size for share in shares], memory_budget)
+    parts = [_rows_share(tower, contexts, suffix, share, deep, start, own) for share, own in zip(shares, keep)]
+    features = _in_order(parts, back, unit)
     return features if prefix.dim() > 2 else features[0]

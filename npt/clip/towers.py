@@ -323,14 +323,22 @@ def _shares(
 # %% ../../nbs/clip/towers.ipynb #78f471ef
 def _which_keep(
     tower: nn.Module,  # an open_clip text tower
-    shares: Sequence[_Packing],
-    contexts: int,  # B
+    tokens: Sequence[int],  # of each share, for all contexts
     memory_budget: float,  # bytes
 ) -> list[bool]:
     "Say of each share whether it may keep what its backward pass needs."
     position, blocks = tower.positional_embedding, len(tower.transformer.resblocks)
-    sizes = [_bytes_kept(len(share.rows) * contexts, blocks, position.shape[1], position.dtype) for share in shares]
-    return _shares_kept(sizes, memory_budget)
+    return _shares_kept([_bytes_kept(many, blocks, position.shape[1], position.dtype) for many in tokens], memory_budget)
+
+# %% ../../nbs/clip/towers.ipynb #78a60117
+def _in_order(
+    parts: Sequence[Tensor],  # of each share (B, classes, d)
+    back: Tensor,  # (K,) int64, where each class is in all of them
+    unit: bool,  # L2-normalise
+) -> Tensor:  # (B, K, d), at least float32
+    "The features of all classes."
+    features = torch.cat(tuple(parts), dim=1).index_select(1, back)
+    return normalised(features) if unit else _at_least_float32(features)
 
 # %% ../../nbs/clip/towers.ipynb #c3c6f89f
 def _shared_text_features(
@@ -354,10 +362,9 @@ def _shared_text_features(
     contexts = (prefix.to(position.dtype) + position[:length]).reshape(-1, 1, length, prefix.shape[-1])
     shares, back = _shares(_suffix_lengths(tokens, length, suffix.shape[1]), len(contexts), at_once, suffix.device)
     before = _prefix_keys_values(tower.transformer.resblocks, contexts, deep, start)
-    keep = _which_keep(tower, shares, len(contexts), memory_budget)
+    keep = _which_keep(tower, [len(contexts) * len(share.rows) for share in shares], memory_budget)
     parts = [_share_features(tower, suffix, share, before, own) for share, own in zip(shares, keep)]
-    features = torch.cat(parts, dim=1)[:, back]
-    features = normalised(features) if unit else _at_least_float32(features)
+    features = _in_order(parts, back, unit)
     return features if prefix.dim() > 2 else features[0]
 
 # %% ../../nbs/clip/towers.ipynb #e94723a4

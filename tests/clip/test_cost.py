@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from launches import Launches
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from random_clip import TOKENIZER
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from npt.clip.blocks import _make_lean
 from npt.clip.cost import _Blocks, _blocks_of, _cut_work, _faster_path, _packed_work, _Prompted, _rows_work
@@ -12,18 +12,7 @@ from npt.clip.cut import _cut_text_features
 from npt.clip.rows import _rows_text_features
 from npt.clip.towers import _full_text_features, _shared_text_features
 
-NOT_LAUNCHED = {"detach", "_unsafe_view", "alias", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 B16 = _Blocks(12, 512, 2048, 4)
-
-
-class Launches(TorchDispatchMode):
-    "Counts the operations that a device would be given."
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += not function.is_view and function._schema.name.split("::")[1] not in NOT_LAUNCHED
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")

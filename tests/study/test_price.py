@@ -7,10 +7,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from launches import Launches
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from random_clip import TOKENIZER
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from workflows import GRIDS, small_grid
 
@@ -29,20 +29,9 @@ from npt.training.batches import _Batch, _feature_batch
 from npt.training.fit import _Plan, _start, _train_epoch
 from npt.training.measure import _measured_epochs
 
-NOT_LAUNCHED = {"detach", "_unsafe_view", "alias", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 TOWERS = dict(layers=12, width=64, heads=2), dict(layers=12, width=96, head_width=32, patch_size=8, image_size=32)
 K, B = 20, 4
 LEARNERS = [name for name in _KINDS if recipe(name, "ViT-B-16-quickgelu").epochs]
-
-
-class Launches(TorchDispatchMode):
-    "Counts the operations that a device would be given."
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += not function.is_view and function._schema.name.split("::")[1] not in NOT_LAUNCHED
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
