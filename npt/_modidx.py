@@ -1852,6 +1852,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'npt.training.anchors._template_features': ( 'training/anchors.html#_template_features',
                                                                                    'npt/training/anchors.py')},
             'npt.training.batches': { 'npt.training.batches._Batch': ('training/batches.html#_batch', 'npt/training/batches.py'),
+                                      'npt.training.batches._batches_of': ('training/batches.html#_batches_of', 'npt/training/batches.py'),
                                       'npt.training.batches._by_epochs': ('training/batches.html#_by_epochs', 'npt/training/batches.py'),
                                       'npt.training.batches._epoch_draws': ( 'training/batches.html#_epoch_draws',
                                                                              'npt/training/batches.py'),

@@ -332,7 +332,7 @@ class _Course:
 def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     "What training does."
     steps = course.epochs * math.ceil(course.images / case.batch)
-    opened = course.epochs * course.images if case.kind.image or case.fresh else 0
+    opened = course.epochs * course.images if case.kind.image else 0
     bill = _Bill(_times(_step_of(case, machine).whole, steps), 0 if find_dataset(case.dataset).drawn else opened)
     return bill
 

@@ -107,6 +107,17 @@ def _by_epochs(
         yield batches
 
 # %% ../../nbs/training/batches.ipynb #e428a7ae
+def _batches_of(
+    epoch: list[list[Draw]],  # its batches
+    features: Tensor,  # (N, d) of all its draws, one after the other
+    labels: Tensor,  # of all training images, on their device
+) -> Iterator[_Batch]:
+    "An epoch's features and labels, cut into its batches."
+    sizes = [len(batch) for batch in epoch]
+    classes = labels[_handed([draw.index for draw in chain(*epoch)], labels.device)]
+    yield from map(_feature_batch, features.split(sizes), classes.split(sizes))
+
+
 def _looked_up_batches(
     split: Split,
     draws: Iterable[list[Draw]],
@@ -116,9 +127,7 @@ def _looked_up_batches(
     "Batches of features that are there already."
     labels = split.labels.to(device)
     for epoch in _by_epochs(draws, len(split)):
-        met, sizes = [*chain(*epoch)], [len(batch) for batch in epoch]
-        given, classes = look_up(met), labels[_handed([draw.index for draw in met], device)]
-        yield from map(_feature_batch, given.split(sizes), classes.split(sizes))
+        yield from _batches_of(epoch, look_up([*chain(*epoch)]), labels)
 
 # %% ../../nbs/training/batches.ipynb #baa90577
 def _fresh_batches(
@@ -128,13 +137,11 @@ def _fresh_batches(
     workers: int | None,  # as in `make_loader`
 ) -> Iterator[_Batch]:
     "Batches of features of fresh crops."
-    labels, device = split.labels.to(learner.clip.device), learner.clip.device
+    labels = split.labels.to(learner.clip.device)
     epochs, ahead = tee(_by_epochs(draws, len(split)))
     computed = _fresh_features(learner.clip, split, ([*chain(*epoch)] for epoch in ahead), workers)
     for epoch, features in zip(epochs, computed):
-        classes = labels[_handed([draw.index for batch in epoch for draw in batch], device)]
-        sizes = [len(batch) for batch in epoch]
-        yield from map(_feature_batch, features.split(sizes), classes.split(sizes))
+        yield from _batches_of(epoch, features, labels)
 
 # %% ../../nbs/training/batches.ipynb #79166c1f
 def _opened_images(
