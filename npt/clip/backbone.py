@@ -8,12 +8,13 @@ __all__ = ['BACKBONES', 'Backbone', 'find_backbone']
 # %% ../../nbs/clip/backbone.ipynb #cell0002
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from ..world.captions import tokenizer as world_tokenizer
 from ..world.captions import world_vocabulary
-from ..world.clip import load_world_clip
+from ..world.clip import _OTHER_WORLDS, _world_file, load_world_clip
 
 # %% ../../nbs/clip/backbone.ipynb #cell0004
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Backbone:
     recipes: str = "published"  # which table of recipes was made for it, see `npt.learners.recipes`
     threads: int | None = None  # of the processor that a run takes; None: as PyTorch decides
     weights: str = "of the author's own"  # what a model card says of weights that no tag names
-    build: Callable[[], nn.Module] | None = None  # the model with weights that ship with this package; None: open_clip builds it
+    tags: tuple[str, ...] = ()  # other weights that this package knows by name
+    file_of: Callable[[str | None], Path] | None = None  # where those of a tag are, or those that ship with this package; None: open_clip knows
+    build: Callable[[str | None], nn.Module] | None = None  # the model with these weights; None: open_clip builds it
     tokenizer: Callable[[], object] | None = None  # that belongs to what `build` gives
     vocabulary: Callable[[], Tensor] | None = None  # (V,) the tokens whose embeddings were trained; None: all of the tokenizer's
 
 # %% ../../nbs/clip/backbone.ipynb #cell0006
-BACKBONES = {"world": Backbone("world", "world", 1, "that ship with `npt`", load_world_clip, world_tokenizer, world_vocabulary)}
+BACKBONES = {"world": Backbone("world", "world", 1, "that ship with `npt`", _OTHER_WORLDS, _world_file, load_world_clip, world_tokenizer,
+                               world_vocabulary)}
 
 # %% ../../nbs/clip/backbone.ipynb #cell0007
 def find_backbone(

@@ -354,9 +354,10 @@ def _model_and_tokenizer(
         with _hub_asked_once() if _asks_hub(backbone, pretrained) else nullcontext():
             tokenizer = _fetch_weights(backbone, pretrained)
             return _build_model(backbone, pretrained, given), tokenizer
-    if pretrained is not None or given:
-        raise ValueError(f"The backbone {backbone!r} brings its own weights and pictures: leave out pretrained and preprocess.")
-    return record.build(), record.tokenizer()
+    if pretrained not in (None, *record.tags) or given:
+        raise ValueError(f"The backbone {backbone!r} brings its own weights and pictures: leave out preprocess, and leave out pretrained or "
+                         f"take one of {', '.join(record.tags)}.")
+    return record.build(pretrained), record.tokenizer()
 
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
 def load_clip(

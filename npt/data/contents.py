@@ -15,7 +15,7 @@ from pathlib import Path
 from .._files import cache_folder
 from .remembered import _Answer, _remembered
 from .split import Split
-from ..world.label_sets import WorldImage
+from ..world.label_sets import WorldImage, _drawn_from
 
 # %% ../../nbs/data/contents.ipynb #49158d3e
 def _hash_of_file(path: Path) -> _Answer:
@@ -32,7 +32,7 @@ def _content_hashes(
 ) -> dict[str | WorldImage, str]:  # 64 hexadecimal digits for each file, and a name for what is drawn
     "Tell what is in images. Raises FileNotFoundError for a missing file, and OSError where the hashes cannot be kept."
     images = list(dict.fromkeys(images))
-    drawn = {image: "/".join(map(str, image)) for image in images if isinstance(image, WorldImage)}
+    drawn = {image: "/".join(map(str, (_drawn_from(image.label_set), *image))) for image in images if isinstance(image, WorldImage)}
     files = [image for image in images if image not in drawn]
     hashes = _remembered(files, _hash_of_file, cache_folder() / "contents.sqlite3", "reading")
     return drawn | {image: hashes[Path(image)] for image in files}

@@ -24,7 +24,7 @@ import open_clip
 from .._files import parse_json, write_text
 from .._names import known
 from .datasets import DatasetRecord
-from ..world.label_sets import _PER_CLASS, LABEL_SETS, WorldImage
+from ..world.label_sets import _PER_CLASS, WorldImage, _find_label_set
 
 # %% ../../nbs/data/formats.ipynb #edb515cc
 class ImageRow(NamedTuple):
@@ -117,7 +117,7 @@ def register_format(
 @register_format("world")
 def _world(record: DatasetRecord, root: Path) -> ImageRows:
     "The pictures of a label set of the offline world."
-    names = [thing.name for thing in LABEL_SETS[record.label_set].things]
+    names = [thing.name for thing in _find_label_set(record.label_set).things]
     return {split: [ImageRow(WorldImage(record.label_set, split, label, number), label, name)
                     for label, name in enumerate(names) for number in range(_PER_CLASS[split])] for split in _SPLITS}
 

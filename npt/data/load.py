@@ -8,7 +8,7 @@ __all__ = ['DATA_ROOT', 'FewShotData', 'load_dataset']
 # %% ../../nbs/data/load.ipynb #e3c08807
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .check_images import _broken_images
@@ -18,6 +18,7 @@ from .folder import _photographs  # noqa: F401, which registers its format
 from .formats import _SPLITS, _read_rows
 from .imbalance import long_tail_counts, take_first
 from .split import Part, Split, _as_splits
+from ..world.label_sets import _DEALT, _of_split
 
 # %% ../../nbs/data/load.ipynb #883821fe
 _MOST_NAMED = 10
@@ -38,15 +39,25 @@ def _halves(
     num_classes: int,
     class_split: str | int,  # "half", the first of the labels; or the seed of a random half
 ) -> tuple[Sequence[int], Sequence[int]]:
-    "The labels of the base and the novel classes. Raises ValueError for another word."
+    "The labels of the base and the novel classes."
     base = (num_classes + 1) // 2
     if class_split == "half":
         return range(base), range(base, num_classes)
-    if type(class_split) is not int or class_split < 0:
-        raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
-                         "a whole number from 0")
     drawn = set(random.Random(f"class split {class_split}").sample(range(num_classes), base))
     return sorted(drawn), [label for label in range(num_classes) if label not in drawn]
+
+# %% ../../nbs/data/load.ipynb #b5cc3123
+def _dealt_anew(
+    record: DatasetRecord,
+    class_split: str | int,  # as in `load_dataset`
+) -> tuple[DatasetRecord, str | int]:  # the record, and the class split that is still to be made
+    "Deal the words of the offline world's classes anew, where there are some. Raises ValueError for what is no class split."
+    if class_split != "half" and (type(class_split) is not int or class_split < 0):
+        raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
+                         "a whole number from 0")
+    if class_split == "half" or record.label_set not in _DEALT:
+        return record, class_split
+    return replace(record, label_set=_of_split(record.label_set, class_split)), "half"
 
 # %% ../../nbs/data/load.ipynb #47097a08
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def load_dataset(
     Raises ValueError or FileNotFoundError that names the bad value: an unknown dataset, shots or tau out of range, a
     missing root or file, a class without images, images that cannot be read.
     """
-    record = find_dataset(name)
+    record, class_split = _dealt_anew(find_dataset(name), class_split)
     if record.format == "folder" and root is None:
         raise ValueError(f"dataset {name!r} needs data_root: the folder that holds one folder of images for each class")
     root = Path(root or DATA_ROOT).expanduser()

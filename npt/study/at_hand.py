@@ -49,7 +49,9 @@ def _was_fetched(backbone: str, tag: str) -> bool:
 def _weights_are_here(settings: RunSettings) -> bool:
     "Whether the weights of a run are on this machine."
     backbone, pretrained = settings.backbone, settings.pretrained
-    if find_backbone(backbone).build or pretrained in (None, "none"):
+    if file_of := find_backbone(backbone).file_of:
+        return file_of(pretrained).is_file()
+    if pretrained in (None, "none"):
         return True
     if open_clip.is_pretrained_cfg(backbone, pretrained):
         return _was_fetched(backbone, pretrained)

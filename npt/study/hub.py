@@ -120,7 +120,7 @@ def _origin_of(
 ) -> _Origin:
     "What must be known beside the prompts of a learner. Raises ValueError for a tag that is none."
     clip = learner.clip
-    if pretrained is not None and not open_clip.is_pretrained_cfg(clip.name, pretrained):
+    if pretrained not in (None, *find_backbone(clip.name).tags) and not open_clip.is_pretrained_cfg(clip.name, pretrained):
         raise ValueError(f"pretrained={pretrained!r} is no tag of weights for {clip.name}. Leave it out for weights of your "
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
     precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)

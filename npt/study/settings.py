@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 
 from .._files import parse_json
 from .._names import _nearest_name, known
-from ..clip.backbone import BACKBONES
+from ..clip.backbone import BACKBONES, find_backbone
 from ..clip.pretraining import _check_tag, _uses_quick_gelu
 from ..data.datasets import DATASETS
 from ..data.features import _check_views
@@ -111,7 +111,10 @@ def _check_together(settings: "RunSettings") -> None:
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
-    if settings.backbone not in BACKBONES and open_clip.is_pretrained_cfg(settings.backbone, settings.pretrained or ""):
+    if settings.backbone in BACKBONES:
+        if settings.pretrained is not None:
+            known(f"pretrained weights of the backbone {settings.backbone!r} called", settings.pretrained, BACKBONES[settings.backbone].tags)
+    elif open_clip.is_pretrained_cfg(settings.backbone, settings.pretrained or ""):
         _check_tag(settings.backbone, settings.pretrained)
 
 # %% ../../nbs/study/settings.ipynb #818d779b
@@ -155,6 +158,11 @@ def _refuse_unknown(
             raise ValueError(f"no setting is called {name!r}{f'; did you mean {near!r}?' if near else ''} "
                              f"(there are {', '.join(allowed)})")
 
+# %% ../../nbs/study/settings.ipynb #f52921e5
+def _named_here(settings: "RunSettings") -> bool:
+    "Whether the weights are others of a backbone that this package brings, known by a name of their own."
+    return settings.pretrained in find_backbone(settings.backbone).tags
+
 # %% ../../nbs/study/settings.ipynb #96b62d14
 def _method_name(settings: "RunSettings") -> str:
     "The part of a folder's name that tells how prompts are learned: learner, objective, sampler and backbone."
@@ -163,7 +171,8 @@ def _method_name(settings: "RunSettings") -> str:
     objective = objective.replace(" ", "").replace("*", "x").replace("|", "-guided-by-")
     own = "".join(f",{key}={value}".replace(" ", "_") for key, value in sorted(settings.learner_settings.items()))
     sampler = "" if settings.sampler == "plain" else f"+{settings.sampler}"
-    backbone = f"@{settings.backbone}" if settings.is_unusual("backbone") else ""
+    weights = settings.pretrained if _named_here(settings) else settings.backbone if settings.is_unusual("backbone") else ""
+    backbone = f"@{weights}" if weights else ""
     return f"{settings.learner}{own}+{objective}{sampler}{backbone}".replace("/", "-")
 
 # %% ../../nbs/study/settings.ipynb #bbcec0a4
@@ -198,7 +207,8 @@ def _checked_prepare(prepare: bool | str) -> bool | str:
 # %% ../../nbs/study/settings.ipynb #a51fe002
 def _from_file(backbone: str, pretrained: str | None) -> bool:
     "Whether weights are a file or a folder, whose name tells nothing."
-    return isinstance(pretrained, str) and pretrained != "none" and not open_clip.is_pretrained_cfg(backbone, pretrained)
+    tagged = pretrained in find_backbone(backbone).tags or open_clip.is_pretrained_cfg(backbone, pretrained or "")
+    return isinstance(pretrained, str) and pretrained != "none" and not tagged
 
 # %% ../../nbs/study/settings.ipynb #8a991965
 def _told_by_its_word(value: Any) -> bool:
@@ -211,6 +221,7 @@ def _told_by_its_word(value: Any) -> bool:
 def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
     "The settings that make a run another one and that its name does not tell."
     untold = {name for name in type(settings).model_fields.keys() - _NOT_IN_NAMES - _IN_WORDS if settings.is_unusual(name)}
+    untold -= {"pretrained"} if _named_here(settings) else set()
     untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
     untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
     told = settings.model_dump() | ({"pretrained": "file"} if _from_file(settings.backbone, settings.pretrained) else {})
@@ -296,7 +307,7 @@ class RunSettings(BaseModel):
     class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or the seed of a random one
     seed: _Seed = 1  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
-    pretrained: _Path | None = None  # an open_clip tag, a file or folder of weights, "none" for random ones; None: the world's own, or OpenAI's
+    pretrained: _Path | None = None  # an open_clip tag, a file or folder, "none" for random ones, world-2 or world-3; None: the world's, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
     data_root: _Path | None = None  # the folder that holds the datasets, or your photographs; None: data, here
     prepare: _Prepare = True  # fetch a published dataset that is missing: True, if it has at most 2 GB, False, or a size such as "10GB"

@@ -23,7 +23,7 @@ from .calibration import calibration_error, reliability_bins
 from .groups import _group_accuracy
 from .measure import learned_features
 from .memory import _memory_told
-from ..world.label_sets import LABEL_SETS
+from ..world.label_sets import _find_label_set
 
 # %% ../../nbs/training/evaluation.ipynb #2f962372
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _seen_classes(split: Split) -> Tensor | None:  # (K,) bool, or None for real
     "Which classes of the offline world were met in pretraining."
     if not split.record.drawn:
         return None
-    things = {thing.name: thing.seen for thing in LABEL_SETS[split.record.label_set].things}
+    things = {thing.name: thing.seen for thing in _find_label_set(split.record.label_set).things}
     return torch.tensor([things[name] for name in split.classnames])
 
 # %% ../../nbs/training/evaluation.ipynb #a3a97723

@@ -7,6 +7,7 @@ __all__ = ['new_world_clip', 'pack_world_clip', 'load_world_clip']
 
 # %% ../../nbs/world/clip.ipynb #fefde3cd
 from importlib.resources import files
+from pathlib import Path
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .._files import cache_folder
 from .captions import _CONTEXT_LENGTH, tokenizer, world_vocabulary
 from .pictures import IMAGE_SIZE
 
@@ -49,14 +51,33 @@ def _whole_vocabulary(
     return everything
 
 # %% ../../nbs/world/clip.ipynb #fd4b0bca
-_WORLD_WEIGHTS = "world.safetensors"  # inside the package
+_OTHER_WORLDS = "world-2", "world-3"
 
 
+def _world_file(
+    pretrained: str | None,  # one of `_OTHER_WORLDS`, a file, or None for the one in the package
+) -> Path:
+    "Where the weights of a world's CLIP are, or will be."
+    if pretrained in _OTHER_WORLDS:
+        return cache_folder() / "worlds" / f"{pretrained}.safetensors"
+    return Path(pretrained or str(files("npt.world") / "world.safetensors"))
+
+# %% ../../nbs/world/clip.ipynb #0ea2b957
+def _check_there(path: Path, pretrained: str | None) -> None:
+    "Raise FileNotFoundError where the weights are missing, with the command that trains them."
+    if not path.is_file():
+        how = (f": papermill nbs/experiments/pretrain_world.ipynb out.ipynb -p world {pretrained.removeprefix('world-')} trains it"
+               if pretrained in _OTHER_WORLDS else "")
+        raise FileNotFoundError(f"there is no CLIP of the offline world in {str(path)!r}{how}")
+
+# %% ../../nbs/world/clip.ipynb #cc39859c
 def load_world_clip(
-    path: str | None = None,  # a file made by `pack_world_clip`; None: the one in the package
+    pretrained: str | None = None,  # world-2, world-3, or a file made by `pack_world_clip`; None: the one in the package
 ) -> CLIP:  # in evaluation mode, float32
-    "Load the world's CLIP, with CLIP's full vocabulary. Raises FileNotFoundError where there is no such file."
-    with safe_open(path or str(files("npt.world") / _WORLD_WEIGHTS), framework="pt") as file:
+    "Load a CLIP of the world, with CLIP's full vocabulary. Raises FileNotFoundError, with what to do, where it is not there."
+    path = _world_file(pretrained)
+    _check_there(path, pretrained)
+    with safe_open(str(path), framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys() if name != "vocabulary"}
         vocabulary = file.get_tensor("vocabulary").long()
     state["token_embedding.weight"] = _whole_vocabulary(state["token_embedding.weight"], vocabulary)

@@ -6,16 +6,19 @@
 __all__ = ['LABEL_SETS', 'WorldImage', 'draw_images']
 
 # %% ../../nbs/world/label_sets.ipynb #67fa2d7d
+import hashlib
 import random
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .pictures import OBJECTS, PAIRS, PATTERNS, Domain, Thing, make_scenes, render
+from .pictures import _COLOURS, _SHAPES, _TEXTURES, PAIRS, PATTERNS, Domain, Thing, make_scenes, render
 
 # %% ../../nbs/world/label_sets.ipynb #414c3312
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class _LabelSet:
     domain: Domain
 
 # %% ../../nbs/world/label_sets.ipynb #b04fb9d9
-_SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.2, rotation=0.4, squash=0.8, noise=0.06, cast=0.06, contrast=0.9,
-                  tint=(1.12, 0.92, 0.75), clutter=0.3)
+_SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.35, rotation=0.4, squash=0.7, noise=0.06, cast=0.06, contrast=0.9,
+                  tint=(1.2, 0.88, 0.6), clutter=0.3)
 
 # %% ../../nbs/world/label_sets.ipynb #0e7f33dc
 def _half_unseen(things: Iterable[Thing], count: int, seed: int) -> list[Thing]:
@@ -43,8 +46,24 @@ def _two_halves(base: Iterable[Thing], novel: Iterable[Thing], count: int, seed:
     return (*_half_unseen(base, count, seed), *_half_unseen(novel, count, seed + 1))
 
 # %% ../../nbs/world/label_sets.ipynb #94a25677
-_SHAPE_CLASSES = _two_halves((t for t in OBJECTS if t.first[2] < 2),
-                             (t for t in OBJECTS if t.first[2] >= 2 and t.first[0] < 3), 32, seed=3)
+def _dealt(seed: int) -> tuple[list[Thing], list[Thing]]:
+    "Deal colours, textures and shapes out to two halves; all things that can be named with the words of each."
+    chance = random.Random(f"words {seed}")
+    words = [chance.sample(range(len(table)), len(table)) for table in (_COLOURS, _TEXTURES, _SHAPES)]
+    parts = zip(*((shuffled[: len(shuffled) // 2], shuffled[len(shuffled) // 2 :]) for shuffled in words))
+    return tuple([Thing(first) for first in product(*part)] for part in parts)
+
+# %% ../../nbs/world/label_sets.ipynb #d740d7c1
+_SHAPES_A_HALF = 10  # classes in each half of `shapes`
+
+
+@cache
+def _shape_classes(split: int) -> tuple[Thing, ...]:
+    "The classes of `shapes` under one deal of the words, ten base classes and then ten novel ones, each half in order of names."
+    deals = (_dealt(seed) for seed in range(1000 * split, 1000 * (split + 1)))
+    halves = next(deal for deal in deals if all(sum(not t.seen for t in half) >= _SHAPES_A_HALF // 2 for half in deal))
+    chosen = (_half_unseen(half, _SHAPES_A_HALF, seed=split) for half in halves)
+    return tuple(thing for half in chosen for thing in sorted(half, key=lambda thing: thing.name))
 
 # %% ../../nbs/world/label_sets.ipynb #985e86d9
 _TEXTURE_CLASSES = _two_halves((t for t in PATTERNS if t.first[1] < 3), (t for t in PATTERNS if t.first[1] >= 3), 8, seed=3)
@@ -52,13 +71,41 @@ _SCENE_CLASSES = _two_halves((t for t in PAIRS if t.relation == 0), (t for t in 
 
 # %% ../../nbs/world/label_sets.ipynb #ca2af6af
 LABEL_SETS = {
-    "shapes": _LabelSet(_SHAPE_CLASSES, _SHIFTED),
+    "shapes": _LabelSet(_shape_classes(0), _SHIFTED),
     "textures": _LabelSet(_TEXTURE_CLASSES, replace(_SHIFTED, noise=0.4)),
     "scenes": _LabelSet(_SCENE_CLASSES, _SHIFTED),
-    "shapes-sketch": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, sketch=True)),
-    "shapes-inverted": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, invert=True)),
-    "shapes-noisy": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, noise=0.3)),
+    "shapes-sketch": _LabelSet(_shape_classes(0), replace(_SHIFTED, sketch=True)),
+    "shapes-inverted": _LabelSet(_shape_classes(0), replace(_SHIFTED, invert=True)),
+    "shapes-noisy": _LabelSet(_shape_classes(0), replace(_SHIFTED, noise=0.3)),
 }
+
+# %% ../../nbs/world/label_sets.ipynb #bbe78549
+_DEALT = {name for name, chosen in LABEL_SETS.items() if chosen.things == _shape_classes(0)}
+
+
+def _of_split(
+    name: str,  # in `LABEL_SETS`
+    class_split: int,
+) -> str:  # a name that `_find_label_set` knows
+    "The name of a label set whose words are dealt anew."
+    return f"{name}~{class_split}"
+
+# %% ../../nbs/world/label_sets.ipynb #dd024c2f
+@cache
+def _find_label_set(
+    name: str,  # in `LABEL_SETS`, or one of `_of_split`
+) -> _LabelSet:
+    "The label set of a name, with the words of its class split. Raises KeyError for another name."
+    plain, _, split = name.partition("~")
+    return replace(LABEL_SETS[plain], things=_shape_classes(int(split) + 1)) if split else LABEL_SETS[plain]
+
+# %% ../../nbs/world/label_sets.ipynb #3dbc06b0
+@cache
+def _drawn_from(
+    name: str,  # of a label set
+) -> str:  # 12 hexadecimal digits
+    "What stands for the classes and the domain of a label set."
+    return hashlib.sha256(repr(_find_label_set(name)).encode()).hexdigest()[:12]
 
 # %% ../../nbs/world/label_sets.ipynb #c34745e3
 class WorldImage(NamedTuple):
@@ -70,7 +117,7 @@ class WorldImage(NamedTuple):
     number: int
 
 # %% ../../nbs/world/label_sets.ipynb #04c1492d
-_PER_CLASS = dict(train=64, val=50, test=100)  # images of each class in each split
+_PER_CLASS = dict(train=64, val=50, test=200)  # images of each class in each split
 
 # %% ../../nbs/world/label_sets.ipynb #42304701
 def _picture_keys(images: Sequence[WorldImage]) -> Tensor:  # (n,) int64
@@ -86,6 +133,6 @@ def draw_images(
     names = {image.label_set for image in images}
     if len(names) != 1:
         raise ValueError(f"images of one label set are drawn at a time, not of {sorted(names)}")
-    chosen = LABEL_SETS[names.pop()]
+    chosen = _find_label_set(names.pop())
     scenes = make_scenes([chosen.things[i.label] for i in images], _picture_keys(images))
     return (render(scenes, chosen.domain) * 255).round().byte()
