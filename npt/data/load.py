@@ -15,7 +15,7 @@ from .check_images import _broken_images
 from .datasets import DatasetRecord, find_dataset
 from .few_shot import _pick_shots
 from .folder import _photographs  # noqa: F401, which registers its format
-from .formats import _SPLITS, _read_rows
+from .formats import _SPLITS, ImageRows, _read_rows
 from .imbalance import long_tail_counts, take_first
 from .split import Part, Split, _as_splits
 from ..world.label_sets import _DEALT, _of_split
@@ -33,6 +33,12 @@ def _refuse_broken(splits: Iterable[Split]) -> None:
         more = [f"and {len(broken) - _MOST_NAMED} more"] if len(broken) > _MOST_NAMED else []
         raise ValueError(f"{len(broken)} of {len(paths)} images cannot be read: {', '.join(named + more)}. "
                          "Put whole files in their place; in a folder of your own you may also remove them")
+
+# %% ../../nbs/data/load.ipynb #ed5760dc
+def _picked(record: DatasetRecord, rows: ImageRows, shots: int, seed: int) -> ImageRows:
+    "The shots of train and val; the offline world's val is left whole. Warns and raises as `_pick_shots` does."
+    picked = _pick_shots(rows, shots, seed)
+    return {**picked, "val": rows["val"]} if record.drawn else picked
 
 # %% ../../nbs/data/load.ipynb #1efecda7
 def _halves(
@@ -106,7 +112,7 @@ def load_dataset(
     if record.format == "folder" and root is None:
         raise ValueError(f"dataset {name!r} needs data_root: the folder that holds one folder of images for each class")
     root = Path(root or DATA_ROOT).expanduser()
-    splits = _as_splits(_pick_shots(_read_rows(record, root), shots, seed), record, root)
+    splits = _as_splits(_picked(record, _read_rows(record, root), shots, seed), record, root)
     num_classes = len(splits["test"].classnames)
     labels = *_halves(num_classes, class_split), range(num_classes)
     parts = [_part(splits, each, shots, tau=tau, profile=profile, order=order, seed=seed) for each in labels]
