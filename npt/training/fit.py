@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from .._lock import Hold
 from .._names import known
+from ..clip.clock import _each, _epoch_noted, _part
 from ..data.contents import _split_contents
 from ..data.features import _check_views
 from ..data.images import Draw
@@ -479,15 +480,17 @@ def _epoch_rows(
 ) -> Iterator[dict]:
     "Train for the epochs that remain; gives a row of the history after each."
     remaining, steps = range(len(state.history), plan.epochs), math.ceil(len(train) / plan.batch_size)
-    measured, standing = _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
+    clock, measured, standing = learner.clip.clock, _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
     bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
             with _drawing(learner, plan.seed, epoch):
-                means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
-                _check_learned(learner, epoch)
-                collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
+                with _epoch_noted(clock, len(train)):
+                    means = _train_epoch(learner, _each(clock, "loading", islice(batches, steps)), plan, state, standing, epoch, bar)
+                    _check_learned(learner, epoch)
+                with _part(clock, "measuring"):
+                    collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
             yield {"epoch": epoch, "lr": lr, **means, **collapse}
 
 # %% ../../nbs/training/fit.ipynb #fbfa5595

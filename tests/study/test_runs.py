@@ -88,6 +88,8 @@ def test_metrics_hold_what_is_promised(finished):
     assert set(metrics["collapse"]["before"]) == set(metrics["collapse"]["after"]) >= {"nc1", "nc3", "nc4"}
     assert metrics["seconds"] > 0 and {"npt", "torch", "open_clip_torch"} <= set(metrics["versions"])
     assert metrics["versions"]["device"] == "cpu" and metrics["versions"]["precision"] == "fp32" and "peak_gigabytes" not in metrics
+    assert set(metrics["times"]) == {"images_per_second", "text_seconds", "image_seconds", "loading_seconds", "measuring_seconds"}
+    assert min(metrics["times"]["images_per_second"], metrics["times"]["text_seconds"], metrics["times"]["measuring_seconds"]) > 0
     assert json.loads((settings.folder / "metrics.json").read_text()) == metrics
     assert len((settings.folder / "history.csv").read_text().splitlines()) == 1 + SMALL["epochs"]
 
