@@ -2021,6 +2021,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'npt.training.measure.measure_collapse': ( 'training/measure.html#measure_collapse',
                                                                                  'npt/training/measure.py')},
             'npt.training.memory': { 'npt.training.memory._asked': ('training/memory.html#_asked', 'npt/training/memory.py'),
+                                     'npt.training.memory._is_out_of_memory': ( 'training/memory.html#_is_out_of_memory',
+                                                                                'npt/training/memory.py'),
                                      'npt.training.memory._memory_told': ('training/memory.html#_memory_told', 'npt/training/memory.py')},
             'npt.training.samplers': { 'npt.training.samplers._check_draw': ( 'training/samplers.html#_check_draw',
                                                                               'npt/training/samplers.py'),

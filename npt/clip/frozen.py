@@ -120,7 +120,9 @@ def _in_two(
     clip: "FrozenCLIP",
     texts: Sequence[str],  # K texts
 ) -> tuple[Tensor, Tensor, Tensor]:  # the prefix (P, w) that they share, what follows (K, S, w), their tokens (K, L)
-    "Tokenize and embed texts, for `FrozenCLIP.text_features_from`."
+    "Tokenize and embed texts, for `FrozenCLIP.text_features_from`. Raises ValueError where there is none."
+    if not len(texts):
+        raise ValueError("there are no texts to look at: give at least one, such as ['a photo of a cat.']")
     tokens = clip.tokenize(texts)
     length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
@@ -218,6 +220,8 @@ class FrozenCLIP:
         if self.prefix_sharing is not True:
             return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
         prefix, _, tokens = _in_two(self, texts)
+        if contexts < 1:
+            raise ValueError(f"contexts={contexts} must be at least 1, the number of prefixes that the prompts have")
         return _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
 
     @torch.no_grad()
