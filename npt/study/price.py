@@ -470,9 +470,9 @@ def _shared_photographs(tasks: Sequence[Task]) -> _Bill:
 
 
 def _shared_bill(tasks: Sequence[Task], machine: _Machine) -> _Bill:
-    "What all runs share."
+    "What looking at what runs share takes, its photographs aside."
     return sum((_looked_at(_Case("zero_shot", backbone, dataset, 1, 1), machine, images)
-                for (backbone, dataset, *_), images in _shared_looks(tasks).items()), _shared_photographs(tasks))
+                for (backbone, dataset, *_), images in _shared_looks(tasks).items()), _Bill())
 
 # %% ../../nbs/study/price.ipynb #5f97332b
 def _bills_of(tasks: Sequence[Task], gpu: bool, path: str | None = None) -> list[tuple[_Speed, _Bill]]:
@@ -505,7 +505,8 @@ class _Price:
 def _price_of(tasks: Sequence[Task], path: str | None = None) -> _Price:
     "The price of runs that all `_has_price`."
     on_gpu, on_core = (_bills_of(tasks, gpu, path) for gpu in (True, False))
-    opening = sum(bill.decoded * _OPENING + bill.cropped * _CROPPING for _, bill in on_gpu)
+    photographs = sum((bill for _, bill in on_gpu), _shared_photographs(tasks))
+    opening = photographs.decoded * _OPENING + photographs.cropped * _CROPPING
     return _Price(sum(_overlapped(bill.work, speed) for speed, bill in on_gpu), sum(speed.seconds(bill.work) for speed, bill in on_gpu),
                   sum(speed.seconds(bill.work) for speed, bill in on_core), opening)
 

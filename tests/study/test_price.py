@@ -155,8 +155,8 @@ def test_crops_that_are_met_again_are_paid_for_once():
 def test_a_learner_of_the_image_tower_decodes_once_and_crops_in_each_epoch():
     def photographs(**more):
         tasks = expand(read_grid(dict(runs_dir="runs", experiments=dict(one=dict(dataset="dtd", learner="maple", views=8) | more))))
-        bills = [bill for _, bill in price._bills_of(tasks, gpu=True)]
-        return sum(bill.decoded for bill in bills), sum(bill.cropped for bill in bills)
+        whole = sum((bill for _, bill in price._bills_of(tasks, gpu=True)), price._shared_photographs(tasks))
+        return whole.decoded, whole.cropped
 
     images, tested = 24 * 16, 1692
     once = 2 * images + tested  # training images whole and as tested, and test images as tested
@@ -195,6 +195,6 @@ def test_one_gpu_day_fits_into_a_day():
 def test_the_price_of_all_is_that_of_the_parts():
     one, two = (expand(read_grid(small_grid(seed=seed))) for seed in (1, [1, 2]))
     shared = price._shared_bill(one, _H100)
-    assert price._shared_bill(two, _H100) == shared and shared.decoded == shared.cropped == 0
+    assert price._shared_bill(two, _H100) == shared and price._shared_photographs(two) == price._Bill()
     alone = _H100.speed.seconds(shared.work)
     assert _price_of(two).most - alone == pytest.approx(2 * (_price_of(one).most - alone))
