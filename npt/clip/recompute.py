@@ -67,8 +67,8 @@ def _run_twice(
     *given: Tensor,
 ) -> Tensor:  # what the function gives
     "Call a function that keeps only what it is given, and is called again in the backward pass; not while a CUDA graph is captured."
-    if given[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("text keeps more for its backward pass than memory_budget allows and would be computed twice")
     weights = dict(module.named_parameters())
+    if any(weight.is_cuda for weight in weights.values()) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("text keeps more for its backward pass than memory_budget allows and would be computed twice")
     return checkpoint(lambda *given: _with_weights(module, weights, function, *given), *given, use_reentrant=False,
                       preserve_rng_state=False)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/graphs.ipynb #83c7688c
+# %% ../../nbs/training/graphs.ipynb #1b179da2
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..learners.base import Learner
 
-# %% ../../nbs/training/graphs.ipynb #81df970e
+# %% ../../nbs/training/graphs.ipynb #22be9e6b
 def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentence, or None where it can
     "Say why the class vectors of a learner cannot be replayed."
     if learner.clip.device.type != "cuda":
@@ -38,7 +38,7 @@ def _check_graphs(
     if graphs and (reason := _why_no_graphs(learner)):
         raise ValueError(f"graphs=True cannot be for the learner {learner.name!r}: {reason}. Set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #5a301bdc
+# %% ../../nbs/training/graphs.ipynb #7c91a1a1
 class _Replayed(torch.autograd.Function):
     "Class vectors by a replay; their backward pass is another."
 
@@ -54,7 +54,7 @@ class _Replayed(torch.autograd.Function):
             raise RuntimeError("a parameter was changed between the forward and the backward pass of a replay")
         return None, *ctx.graph.backward(along)
 
-# %% ../../nbs/training/graphs.ipynb #9825eb7b
+# %% ../../nbs/training/graphs.ipynb #52097a23
 class _TextGraph:
     "A learner's class vectors, replayed."
 
@@ -86,7 +86,7 @@ class _TextGraph:
         last, self.last = self.last, None
         return tuple(gradient.clone() for gradient in torch.autograd.grad(last, self.parameters, along))
 
-# %% ../../nbs/training/graphs.ipynb #530a9ffb
+# %% ../../nbs/training/graphs.ipynb #83f4089c
 class _Reads(TorchDispatchMode):
     "Notes which tensors operations read that none of them has made."
 
@@ -101,14 +101,14 @@ class _Reads(TorchDispatchMode):
             noted |= {id(one): one for one in tree_leaves(values) if isinstance(one, Tensor) and id(one) not in self.made}
         return out
 
-# %% ../../nbs/training/graphs.ipynb #c8d49936
+# %% ../../nbs/training/graphs.ipynb #55e81851
 def _read_by(function: Callable[[], Tensor]) -> list[Tensor]:
     "The tensors that a function reads and that are there before and after."
     with _Reads() as noted:
         function()
     return list(noted.read.values())
 
-# %% ../../nbs/training/graphs.ipynb #1eb38491
+# %% ../../nbs/training/graphs.ipynb #30ad02ac
 def _text_parameters(
     learner: nn.Module,
     text: Tensor,  # (K, d), what `text_features()` gave
@@ -118,7 +118,7 @@ def _text_parameters(
     found = torch.autograd.grad(text.sum(), learned, allow_unused=True)
     return [parameter for parameter, gradient in zip(learned, found) if gradient is not None]
 
-# %% ../../nbs/training/graphs.ipynb #caf19a4f
+# %% ../../nbs/training/graphs.ipynb #af4a26f8
 def _drawn_so_far(device: torch.device) -> list[Tensor]:
     "Where PyTorch's generators stand."
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
@@ -131,7 +131,7 @@ def _check_draws_nothing(learner: nn.Module) -> None:
     if not all(map(torch.equal, before, _drawn_so_far(learner.clip.device))):
         raise ValueError(f"the learner {learner.name!r} draws at random in text_features, which cannot be replayed: set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #9a8cdea3
+# %% ../../nbs/training/graphs.ipynb #3f1eb1d0
 def _capture(learner: nn.Module) -> _TextGraph:  # in the mode of training
     "Capture the forward and the backward pass of a learner's text side. Raises RuntimeError where that fails."
     _check_draws_nothing(learner)
@@ -146,7 +146,7 @@ def _capture(learner: nn.Module) -> _TextGraph:  # in the mode of training
         raise RuntimeError(f"the text side of {learner.name!r} cannot be captured as a CUDA graph ({error}): set graphs=False") from error
     return _TextGraph(parameters, replay, read)
 
-# %% ../../nbs/training/graphs.ipynb #be7ddb9e
+# %% ../../nbs/training/graphs.ipynb #a36cc285
 def _check_near(
     learner: nn.Module,
     what: str,  # is compared
@@ -160,7 +160,7 @@ def _check_near(
         raise RuntimeError(f"{what} of {learner.name!r} by a CUDA graph are off by {apart:.2g} of their size, and {allowed:.2g} is allowed: "
                            "set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #90687662
+# %% ../../nbs/training/graphs.ipynb #7b4f77b4
 @contextmanager
 def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     "Move parameters by noise of their own size in the block, in place."
@@ -176,7 +176,7 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             for parameter, values in zip(parameters, before):
                 parameter.copy_(values)
 
-# %% ../../nbs/training/graphs.ipynb #b3eeed98
+# %% ../../nbs/training/graphs.ipynb #f0c53d4a
 def _check_gradients(learner: nn.Module, graph: _TextGraph) -> None:
     "Raise RuntimeError where class vectors or gradients by a graph are not those of the learner."
     with _moved(graph.parameters):
@@ -189,13 +189,13 @@ def _check_gradients(learner: nn.Module, graph: _TextGraph) -> None:
             for gradient, right in zip(gradients, expected):
                 _check_near(learner, "gradients", gradient, times * right)
 
-# %% ../../nbs/training/graphs.ipynb #0b749095
+# %% ../../nbs/training/graphs.ipynb #27ef7ae8
 @torch.no_grad()
 def _check_text(learner: nn.Module, graph: _TextGraph) -> None:
     "Raise RuntimeError where the class vectors by a graph are not those of the learner."
     _check_near(learner, "class vectors", graph(), learner.text_features())
 
-# %% ../../nbs/training/graphs.ipynb #3adf47ee
+# %% ../../nbs/training/graphs.ipynb #4e089749
 def _captured(learner: nn.Module) -> _TextGraph:
     "Capture a learner's text side as it is in training, and compare. Raises RuntimeError where it cannot be, or differs."
     was_training = learner.training

@@ -315,7 +315,7 @@ def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypat
     assert args == (run.learner, run.trained.train)
     by_name = {name for name, one in inspect.signature(fit).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = RunSettings.model_fields.keys() & by_name
-    assert len(known) == 11 and all(given[name] == getattr(settings, name) for name in known)
+    assert len(known) == 12 and all(given[name] == getattr(settings, name) for name in known)
     assert given.keys() - known == {"test", "run_dir", "progress"}
     assert given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
 
