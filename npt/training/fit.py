@@ -567,11 +567,10 @@ def fit(
     end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, or begins again. On a CPU the same fit
     gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
     Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA
-    graph cannot be captured or gives something else than the learner; ValueError for settings that are unknown or out of range or that
-    the device cannot have, splits whose classes are not the learner's in order, a class without test images, a learner without a
-    recipe where epochs, batch_size or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape
-    or length, a parameter that the loss does not reach, an objective that the learner cannot change, and a foreign or damaged
-    checkpoint in `run_dir`.
+    graph gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
+    splits whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs, batch_size
+    or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a parameter that the loss
+    does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
