@@ -122,7 +122,7 @@ class Recorder(TorchDispatchMode):
             class Graphed(torch.autograd.Function):
                 @staticmethod
                 def forward(ctx, *inputs: Tensor) -> Tensor:
-                    assert all(one is there for one, there in zip(inputs, static, strict=True))
+                    assert [held(one).data_ptr() for one in inputs] == [held(one).data_ptr() for one in static], "to be copied"
                     recorder.replay(forward, gpu)
                     return out.detach()
 

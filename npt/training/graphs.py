@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/graphs.ipynb #1b179da2
+# %% ../../nbs/training/graphs.ipynb #626a3b66
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..clip.recompute import _with_weights
 from ..learners.base import Learner
 
-# %% ../../nbs/training/graphs.ipynb #22be9e6b
+# %% ../../nbs/training/graphs.ipynb #3d75cbc0
 def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentence, or None where it can
     "Say why the class vectors of a learner cannot be replayed."
     if learner.clip.device.type != "cuda":
@@ -38,7 +40,7 @@ def _check_graphs(
     if graphs and (reason := _why_no_graphs(learner)):
         raise ValueError(f"graphs=True cannot be for the learner {learner.name!r}: {reason}. Set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #7c91a1a1
+# %% ../../nbs/training/graphs.ipynb #47f62e4e
 class _Replayed(torch.autograd.Function):
     "Class vectors by a replay; their backward pass is another."
 
@@ -54,7 +56,7 @@ class _Replayed(torch.autograd.Function):
             raise RuntimeError("a parameter was changed between the forward and the backward pass of a replay")
         return None, *ctx.graph.backward(along)
 
-# %% ../../nbs/training/graphs.ipynb #52097a23
+# %% ../../nbs/training/graphs.ipynb #6611d808
 class _TextGraph:
     "A learner's class vectors, replayed."
 
@@ -86,39 +88,44 @@ class _TextGraph:
         last, self.last = self.last, None
         return tuple(gradient.clone() for gradient in torch.autograd.grad(last, self.parameters, along))
 
-# %% ../../nbs/training/graphs.ipynb #83f4089c
+# %% ../../nbs/training/graphs.ipynb #1b2b636e
+def _tensors_in(values: object) -> list[Tensor]:
+    "The tensors in what an operation takes or gives."
+    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
+
+
 class _Reads(TorchDispatchMode):
     "Notes which tensors operations read that none of them has made."
 
     def __init__(self):
         super().__init__()
-        self.made: dict[int, Tensor] = {}  # by id, and held so that no id is given twice
-        self.read: dict[int, Tensor] = {}
+        self.made = WeakTensorKeyDictionary()  # tensors, which are not held
+        self.read: dict[int, Tensor] = {}  # by id
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        for values, noted in ((args, kwargs), self.read), (out, self.made):
-            noted |= {id(one): one for one in tree_leaves(values) if isinstance(one, Tensor) and id(one) not in self.made}
+        self.read |= {id(one): one for one in _tensors_in((args, kwargs)) if one not in self.made}
+        self.made.update((one, None) for one in _tensors_in(out))
         return out
 
-# %% ../../nbs/training/graphs.ipynb #55e81851
+# %% ../../nbs/training/graphs.ipynb #f1f43c06
 def _read_by(function: Callable[[], Tensor]) -> list[Tensor]:
     "The tensors that a function reads and that are there before and after."
     with _Reads() as noted:
         function()
     return list(noted.read.values())
 
-# %% ../../nbs/training/graphs.ipynb #30ad02ac
+# %% ../../nbs/training/graphs.ipynb #a85ec83d
 def _text_parameters(
     learner: nn.Module,
     text: Tensor,  # (K, d), what `text_features()` gave
-) -> list[nn.Parameter]:
+) -> dict[str, nn.Parameter]:  # by their names in the learner
     "The parameters that class vectors depend on."
-    learned = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(text.sum(), learned, allow_unused=True)
-    return [parameter for parameter, gradient in zip(learned, found) if gradient is not None]
+    learned = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    found = torch.autograd.grad(text.sum(), [*learned.values()], allow_unused=True)
+    return {name: learned[name] for name, gradient in zip(learned, found) if gradient is not None}
 
-# %% ../../nbs/training/graphs.ipynb #af4a26f8
+# %% ../../nbs/training/graphs.ipynb #ba366254
 def _drawn_so_far(device: torch.device) -> list[Tensor]:
     "Where PyTorch's generators stand."
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
@@ -131,22 +138,35 @@ def _check_draws_nothing(learner: nn.Module) -> None:
     if not all(map(torch.equal, before, _drawn_so_far(learner.clip.device))):
         raise ValueError(f"the learner {learner.name!r} draws at random in text_features, which cannot be replayed: set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #3f1eb1d0
+# %% ../../nbs/training/graphs.ipynb #757f64d7
+def _with_parameters(
+    learner: nn.Module,
+    names: Sequence[str],  # of parameters
+) -> Callable[..., Tensor]:  # from as many tensors to class vectors (K, d)
+    "A learner's class vectors as a function of parameters."
+    return lambda *learned: _with_weights(learner, dict(zip(names, learned)), learner.text_features)
+
+
+def _twins(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
+    "Tensors of their own at the same places in memory, that ask for gradients."
+    return tuple(parameter.detach().requires_grad_() for parameter in parameters)
+
+# %% ../../nbs/training/graphs.ipynb #ddf6453d
 def _capture(learner: nn.Module) -> _TextGraph:  # in the mode of training
     "Capture the forward and the backward pass of a learner's text side. Raises RuntimeError where that fails."
     _check_draws_nothing(learner)
-    parameters = _text_parameters(learner, learner.text_features())
-    read = _read_by(learner.text_features)
+    learned = _text_parameters(learner, learner.text_features())
+    read, text = _read_by(learner.text_features), _with_parameters(learner, [*learned])
     try:
         with torch.cuda.device(learner.clip.device):
-            replay = torch.cuda.make_graphed_callables(lambda *_: learner.text_features(), tuple(parameters))
+            replay = torch.cuda.make_graphed_callables(text, _twins([*learned.values()]))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         raise RuntimeError(f"the text side of {learner.name!r} cannot be captured as a CUDA graph ({error}): set graphs=False") from error
-    return _TextGraph(parameters, replay, read)
+    return _TextGraph([*learned.values()], replay, read)
 
-# %% ../../nbs/training/graphs.ipynb #a36cc285
+# %% ../../nbs/training/graphs.ipynb #52167fb4
 def _check_near(
     learner: nn.Module,
     what: str,  # is compared
@@ -160,7 +180,7 @@ def _check_near(
         raise RuntimeError(f"{what} of {learner.name!r} by a CUDA graph are off by {apart:.2g} of their size, and {allowed:.2g} is allowed: "
                            "set graphs=False")
 
-# %% ../../nbs/training/graphs.ipynb #7b4f77b4
+# %% ../../nbs/training/graphs.ipynb #fa43be2f
 @contextmanager
 def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     "Move parameters by noise of their own size in the block, in place."
@@ -176,7 +196,7 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             for parameter, values in zip(parameters, before):
                 parameter.copy_(values)
 
-# %% ../../nbs/training/graphs.ipynb #f0c53d4a
+# %% ../../nbs/training/graphs.ipynb #22e97f41
 def _check_gradients(learner: nn.Module, graph: _TextGraph) -> None:
     "Raise RuntimeError where class vectors or gradients by a graph are not those of the learner."
     with _moved(graph.parameters):
@@ -189,13 +209,13 @@ def _check_gradients(learner: nn.Module, graph: _TextGraph) -> None:
             for gradient, right in zip(gradients, expected):
                 _check_near(learner, "gradients", gradient, times * right)
 
-# %% ../../nbs/training/graphs.ipynb #27ef7ae8
+# %% ../../nbs/training/graphs.ipynb #26c2ccec
 @torch.no_grad()
 def _check_text(learner: nn.Module, graph: _TextGraph) -> None:
     "Raise RuntimeError where the class vectors by a graph are not those of the learner."
     _check_near(learner, "class vectors", graph(), learner.text_features())
 
-# %% ../../nbs/training/graphs.ipynb #4e089749
+# %% ../../nbs/training/graphs.ipynb #761a070b
 def _captured(learner: nn.Module) -> _TextGraph:
     "Capture a learner's text side as it is in training, and compare. Raises RuntimeError where it cannot be, or differs."
     was_training = learner.training
