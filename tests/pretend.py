@@ -202,8 +202,8 @@ def pretend(name: str) -> Iterator[Device]:
     count = (torch.device(name).index or 0) + 1
     state = patch.multiple(
         torch.cuda, _lazy_init=lambda: None, is_available=lambda: False, device_count=lambda: count if kind == "cuda" else 0,
-        is_current_stream_capturing=lambda: False, mem_get_info=lambda *_: (FREE, 2 * FREE), is_bf16_supported=lambda **_: True, device=lambda *_: nullcontext(),
-        get_rng_state=lambda *_: torch.zeros(1), set_rng_state=lambda *_: None)
+        is_current_stream_capturing=lambda: False, mem_get_info=lambda *_: (FREE, 2 * FREE), is_bf16_supported=lambda **_: True,
+        device=lambda *_: nullcontext(), get_rng_state=lambda *_: torch.zeros(1), set_rng_state=lambda *_: None)
     torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device=...) comes by here
     try:
         with state, patch.object(torch.backends.mps, "is_available", lambda: kind == "mps"), Device(name) as device:

@@ -320,6 +320,13 @@ def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypat
     assert given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
 
 
+def test_graphs_are_refused_on_a_processor_before_anything_is_written(tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", shots=1, device="cpu", graphs=True, runs_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="graphs=True cannot be for the learner 'coop'.*is on cpu. Set graphs=False"):
+        set_up(settings)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_hash_of_the_source_covers_sub_packages(tmp_path, monkeypatch):
     copied = Path(shutil.copytree(Path(npt.__file__).parent, tmp_path / "npt", ignore=shutil.ignore_patterns("__pycache__")))
     hash_of_source = _source_hash.__wrapped__  # without its memory
