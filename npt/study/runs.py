@@ -43,6 +43,7 @@ from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
+from ..training.graphs import _check_graphs
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     trained = getattr(data, settings.classes)
     _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
     _check_usable(learner)
+    _check_graphs(settings.graphs, learner)
     _run_recipe(settings).objective_for(settings.objective)
 
 # %% ../../nbs/study/runs.ipynb #3c0f8d69
