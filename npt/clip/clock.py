@@ -121,9 +121,12 @@ def _epoch_noted(
     images: int,  # that it trains on
 ) -> Iterator[None]:
     "Note an epoch of training."
-    with _part(clock, "training"):
-        yield
-        _read_events(clock)
+    try:
+        with _part(clock, "training"):
+            yield
+            _read_events(clock)
+    finally:
+        clock.unread.clear()  # an epoch that fails leaves notes that nobody waits for
     clock.images += images
 
 # %% ../../nbs/clip/clock.ipynb #3fdcbbd6
