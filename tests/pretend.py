@@ -12,10 +12,11 @@ counted in its parts, so that there are fewer launches in truth.
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from unittest.mock import patch
 
 import torch
@@ -116,6 +117,7 @@ class Device(TorchDispatchMode):
     def __init__(self, name: str):
         super().__init__()
         self.device = torch.device(name)
+        self.reached = 0.0  # the time of the last note that somebody has waited for
         self.forget()
 
     def forget(self) -> None:
@@ -195,18 +197,41 @@ class Device(TorchDispatchMode):
         return each_tensor(lambda one: Pretended(one, target), out)
 
 
+class Event:
+    "A note in the device's queue, which has a time and may be read when somebody has waited for it or for a later one."
+
+    def __init__(self, device: Device, enable_timing: bool = False):
+        assert enable_timing, "without a time there is nothing to read"
+        self.owner = device
+
+    def record(self, stream: torch.device) -> None:
+        assert torch.device(stream) == self.owner.device, "the note would lie in another device's queue"
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        self.owner.waits["a note", line()] += 1
+        self.owner.reached = max(self.owner.reached, self.time)
+
+    def elapsed_time(self, later: "Event") -> float:  # milliseconds
+        if later.time > self.owner.reached:
+            raise RuntimeError("the device has not come by this note: wait for it first")
+        return (later.time - self.time) * 1e3
+
+
 @contextmanager
 def pretend(name: str) -> Iterator[Device]:
     "Let this process have a device of that name, and count what happens on it."
+    pretended = Device(name)
     kind, lifted = torch.device(name).type, torch._C._only_lift_cpu_tensors()
     count = (torch.device(name).index or 0) + 1
     state = patch.multiple(
         torch.cuda, _lazy_init=lambda: None, is_available=lambda: False, device_count=lambda: count if kind == "cuda" else 0,
         mem_get_info=lambda *_: (FREE, 2 * FREE), is_bf16_supported=lambda **_: True, device=lambda *_: nullcontext(),
+        Event=partial(Event, pretended), current_stream=torch.device, is_current_stream_capturing=lambda: False,
         get_rng_state=lambda *_: torch.zeros(1), set_rng_state=lambda *_: None)
     torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device=...) comes by here
     try:
-        with state, patch.object(torch.backends.mps, "is_available", lambda: kind == "mps"), Device(name) as device:
+        with state, patch.object(torch.backends.mps, "is_available", lambda: kind == "mps"), pretended as device:
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)

@@ -32,4 +32,4 @@ def logits(learner: Learner, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def without_time(metrics):
-    return {key: value for key, value in metrics.items() if key != "seconds"}
+    return {key: value for key, value in metrics.items() if key not in ("seconds", "times")}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .._names import _shown
 from .blocks import _make_lean
+from .clock import _Clock, _runs_tower
 from .cost import _blocks_of, _faster_path, _Prompted, _told
 from .cut import _cut_text_features
 from .rows import _rows_text_features
@@ -119,7 +120,9 @@ def _in_two(
     clip: "FrozenCLIP",
     texts: Sequence[str],  # K texts
 ) -> tuple[Tensor, Tensor, Tensor]:  # the prefix (P, w) that they share, what follows (K, S, w), their tokens (K, L)
-    "Tokenize and embed texts, for `FrozenCLIP.text_features_from`."
+    "Tokenize and embed texts, for `FrozenCLIP.text_features_from`. Raises ValueError where there is none."
+    if not len(texts):
+        raise ValueError("there are no texts to look at: give at least one, such as ['a photo of a cat.']")
     tokens = clip.tokenize(texts)
     length, vectors = _common_prefix(tokens), clip.embed(_trim(tokens))
     return vectors[0, :length], vectors[:, length:], tokens
@@ -139,6 +142,7 @@ def _prompted(
     return _Prompted(length, suffixes, len(prefix) if prefix.dim() > 2 else 1, any(vectors.dim() == 3 for vectors in deep.values()))
 
 # %% ../../nbs/clip/frozen.ipynb #t0kniz3f
+@_runs_tower("text")
 def _prompt_features(
     clip: "FrozenCLIP",
     prefix: Tensor,  # (P, w), vectors that all prompts begin with, or (B, P, w) for B of them
@@ -170,6 +174,7 @@ class FrozenCLIP:
     ):
         self.name, self.tokenizer, self.context_length = name, tokenizer, tokenizer.context_length
         self.device, self.dtype = torch.device(device), dtype
+        self.clock = _Clock(self.device)  # of the passes through both towers
         self.logit_scale, self.logit_bias = _scale_and_bias(model, self.device)
         self.fingerprint = _fingerprint(model)  # tells its weights from any other
         self.model, self.layout = _freeze(model, self.device, dtype), _memory_layout(model)
@@ -187,11 +192,13 @@ class FrozenCLIP:
         "Bring pictures to the model's device, precision and memory layout."
         return pixels.to(self.device, self.dtype, memory_format=self.layout)
 
+    @_runs_tower("image")
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:  # (B, 3, H, W) to (B, d), L2-normalised
         "Encode pictures."
         return normalised(self.model.encode_image(self.as_input(pixels)))
 
+    @_runs_tower("image")
     def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor]) -> Tensor:  # (B, d), L2-normalised
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
         return _prompted_image_features(self.model, self.as_input(pixels), prompts)
@@ -213,6 +220,8 @@ class FrozenCLIP:
         if self.prefix_sharing is not True:
             return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
         prefix, _, tokens = _in_two(self, texts)
+        if contexts < 1:
+            raise ValueError(f"contexts={contexts} must be at least 1, the number of prefixes that the prompts have")
         return _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
 
     @torch.no_grad()

@@ -66,7 +66,9 @@ def _run_twice(
     function: Callable[..., Tensor],
     *given: Tensor,
 ) -> Tensor:  # what the function gives
-    "Call a function that keeps only what it is given, and is called again in the backward pass."
+    "Call a function that keeps only what it is given, and is called again in the backward pass; not while a CUDA graph is captured."
     weights = dict(module.named_parameters())
+    if any(weight.is_cuda for weight in weights.values()) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("text keeps more for its backward pass than memory_budget allows and would be computed twice")
     return checkpoint(lambda *given: _with_weights(module, weights, function, *given), *given, use_reentrant=False,
                       preserve_rng_state=False)

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .._names import known
+from ..clip.clock import _pass_through
 from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.recompute import _with_weights
 from ..clip.towers import _text_tower, normalised
@@ -141,4 +142,5 @@ class LoRA(ZeroShot):
         if "image" not in self.blocks:
             return super().image_features(pixels)
         pixels = pixels.to(self.clip.device, self.clip.dtype)
-        return self.updated("image", lambda: normalised(self.clip.model.encode_image(pixels)))
+        with _pass_through(self.clip.clock, "image"):
+            return self.updated("image", lambda: normalised(self.clip.model.encode_image(pixels)))

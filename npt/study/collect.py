@@ -28,7 +28,7 @@ def _run_row(
     metrics = read_metrics(folder)
     row = {**_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
-           "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"])}
+           "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"]), **metrics.get("times", {})}
     row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
     row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
     return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}

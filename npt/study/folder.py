@@ -180,6 +180,7 @@ class _Metrics(BaseModel):
     objective: str
     train_counts: dict[str, Annotated[int, Field(ge=0)]]
     seconds: float = Field(ge=0, allow_inf_nan=False)
+    times: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # by the run's clock, where it had one
     peak_gigabytes: float = Field(0, ge=0, allow_inf_nan=False)  # of a GPU, where the run had one
     versions: dict[str, str]
 

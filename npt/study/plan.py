@@ -21,7 +21,7 @@ from ..data.datasets import find_dataset
 from .at_hand import _refuse_other_inputs
 from .folder import _find_run
 from .grid import Grid, Task, expand
-from .runs import _source_hash
+from .runs import _run_recipe, _source_hash
 from .settings import RunSettings, _bytes_agreed
 from .transfer import _results_file
 
@@ -80,13 +80,20 @@ class _Look:
 # %% ../../nbs/study/plan.ipynb #5434b122
 _IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "class_split", "views", "measured_on"}
 
+# %% ../../nbs/study/plan.ipynb #c08e0f1b
+def _with_views_met(settings: RunSettings) -> RunSettings:
+    "The same run with as many views as it meets."
+    if settings.views is None:
+        return settings
+    return settings.model_copy(update=dict(views=min(settings.views, _run_recipe(settings).epochs) or None))
+
 # %% ../../nbs/study/plan.ipynb #2238b7a6
 def _image_choices(tasks: Sequence[Task]) -> dict[_ImageSource, tuple[RunSettings, ...]]:
     "For each source, a run for each choice of its images."
     chosen: dict[_ImageSource, dict[str, RunSettings]] = defaultdict(dict)
     for task in tasks:
-        images = _short_hash(task.settings.model_dump(include=_IMAGES))
-        chosen[_source_of(task.settings)].setdefault(images, task.settings)
+        settings = _with_views_met(task.settings)
+        chosen[_source_of(settings)].setdefault(_short_hash(settings.model_dump(include=_IMAGES)), settings)
     return {source: tuple(runs.values()) for source, runs in chosen.items()}
 
 # %% ../../nbs/study/plan.ipynb #bc5b044d

@@ -287,14 +287,15 @@ class _Bill:
     "What a run does in all."
 
     work: _Work = _NOTHING
-    opened: float = 0  # photographs
+    decoded: float = 0  # photographs that are opened
+    cropped: float = 0  # times that one is brought to the size of the tower
 
     def __add__(self, other: "_Bill") -> "_Bill":
-        return _Bill(self.work + other.work, self.opened + other.opened)
+        return _Bill(self.work + other.work, self.decoded + other.decoded, self.cropped + other.cropped)
 
     def times(self, number: float) -> "_Bill":
         "So many of them."
-        return _Bill(_times(self.work, number), self.opened * number)
+        return _Bill(_times(self.work, number), self.decoded * number, self.cropped * number)
 
 # %% ../../nbs/study/price.ipynb #ac8a9b96
 _SEEN_AT_ONCE = 128  # images, as the loader gives them
@@ -305,7 +306,7 @@ def _looked_at(case: _Case, machine: _Machine, images: float) -> _Bill:
     "What it takes to compute features of pictures once."
     sizes = machine.sizes(case)
     batch = _forward(_image_pass(sizes.image, sizes.tokens + case.kind.vectors, _SEEN_AT_ONCE))
-    return _Bill(_times(batch, images / _SEEN_AT_ONCE), 0 if find_dataset(case.dataset).drawn else images)
+    return _Bill(_times(batch, images / _SEEN_AT_ONCE))
 
 # %% ../../nbs/study/price.ipynb #c16dc1bc
 def _measured_once(case: _Case, machine: _Machine, classes: int, images: float, logits: bool = True) -> _Bill:
@@ -332,9 +333,8 @@ class _Course:
 def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     "What training does."
     steps = course.epochs * math.ceil(course.images / case.batch)
-    opened = course.epochs * course.images if case.kind.image else 0
-    bill = _Bill(_times(_step_of(case, machine).whole, steps), 0 if find_dataset(case.dataset).drawn else opened)
-    return bill
+    own_crops = course.epochs * course.images if case.kind.image and not find_dataset(case.dataset).drawn else 0
+    return _Bill(_times(_step_of(case, machine).whole, steps), cropped=own_crops)
 
 
 def _measuring_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
@@ -418,17 +418,20 @@ def _case_and_course(task: Task, path: str | None = None) -> tuple[_Case, _Cours
 _REMEMBERING = "tip_adapter", "tip_adapter_f"  # they look at some crops of each image and then no more
 
 
-def _crops_of(task: Task) -> tuple:  # (backbone, dataset, what else tells them apart)
+def _training_images(settings: RunSettings) -> tuple:  # (dataset, what else tells them apart)
+    "What decides which images a run trains on."
+    return (settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.shots, settings.classes, settings.class_split)
+
+
+def _crops_of(settings: RunSettings) -> tuple:  # (backbone, dataset, what else tells them apart, and None at the end where they are fresh)
     "What decides which crops of training images the frozen tower looks at; neither learner nor objective does."
-    settings = task.settings
     again = "remembered" if settings.learner in _REMEMBERING else settings.views
-    return (settings.backbone, settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.shots, settings.classes,
-            settings.class_split, settings.sampler, again)
+    return (settings.backbone, *_training_images(settings), settings.sampler, again)
 
 
 def _crops_met(settings: RunSettings, course: _Course) -> int:
     "How many crops of each training image there are."
-    return _REMEMBERED_CROPS if settings.learner in _REMEMBERING else settings.views or course.epochs
+    return _REMEMBERED_CROPS if settings.learner in _REMEMBERING else min(settings.views or course.epochs, course.epochs)
 
 
 def _shared_looks(tasks: Iterable[Task]) -> dict[tuple, float]:  # (backbone, dataset, what else tells them apart) to a number of images
@@ -438,13 +441,36 @@ def _shared_looks(tasks: Iterable[Task]) -> dict[tuple, float]:  # (backbone, da
         settings = task.settings
         looks |= {(settings.backbone, name): _test_images(DATASETS[name]) for name in (settings.dataset, *task.targets)}
         if find_dataset(settings.dataset).crop is not None and not _KINDS[settings.learner].image:
-            key, course = _crops_of(task), _case_and_course(task)[1]
+            key, course = _crops_of(settings), _case_and_course(task)[1]
             looks[key] = max(looks.get(key, 0), _crops_met(settings, course) * course.images)
     return looks
 
+# %% ../../nbs/study/price.ipynb #4d4c87ba
+def _decoded_once(tasks: Iterable[Task]) -> tuple[dict[tuple, float], dict[tuple, float]]:  # what tells them apart, to a number
+    "The photographs that are kept decoded as large as they are, and those that are kept as large as the tower takes them."
+    whole, small = {}, {}
+    for task in tasks:
+        settings, learns, (_, course) = task.settings, _KINDS[task.settings.learner].image, _case_and_course(task)
+        images = _training_images(settings)
+        if course.epochs and (learns or _crops_of(settings)[-1] is None):
+            whole[images] = course.images
+        if learns:
+            small |= {(settings.backbone, name): _test_images(DATASETS[name]) for name in (settings.dataset, *task.targets)}
+            small |= {(settings.backbone, *images): course.images} if course.measures else {}
+    drawn = {name for name, record in DATASETS.items() if record.drawn}
+    return tuple({key: images for key, images in kept.items() if key[place] not in drawn} for place, kept in enumerate((whole, small)))
 
-def _shared_bill(tasks: Iterable[Task], machine: _Machine) -> _Bill:
-    "What looking at them takes."
+# %% ../../nbs/study/price.ipynb #1e688e9f
+def _shared_photographs(tasks: Sequence[Task]) -> _Bill:
+    "What opening and cropping photographs for all runs takes, those aside that learners of the image tower crop for themselves."
+    looks = {key: images for key, images in _shared_looks(tasks).items() if not find_dataset(key[1]).drawn}
+    whole, small = (sum(kept.values()) for kept in _decoded_once(tasks))
+    at_once = sum(images for key, images in looks.items() if key[-1] is not None)
+    return _Bill(decoded=whole + small + at_once, cropped=small + sum(looks.values()))
+
+
+def _shared_bill(tasks: Sequence[Task], machine: _Machine) -> _Bill:
+    "What looking at what runs share takes, its photographs aside."
     return sum((_looked_at(_Case("zero_shot", backbone, dataset, 1, 1), machine, images)
                 for (backbone, dataset, *_), images in _shared_looks(tasks).items()), _Bill())
 
@@ -463,7 +489,7 @@ def _overlapped(work: _Work, speed: _Speed) -> float:
     return max(launching, speed.seconds(work) - launching)
 
 # %% ../../nbs/study/price.ipynb #4ad56234
-_OPENING = 3.6e-3  # core seconds for a photograph
+_OPENING, _CROPPING = 1.2e-3, 2.4e-3  # core seconds for a photograph
 
 
 @dataclass(frozen=True)
@@ -473,14 +499,16 @@ class _Price:
     least: float  # seconds of an H100 that never waits for the host
     most: float  # seconds of one that always does
     core: float  # seconds of one core where there is no GPU
-    opening: float  # seconds of one core for photographs
+    opening: float  # seconds of one core for photographs, opened and cropped
 
 
 def _price_of(tasks: Sequence[Task], path: str | None = None) -> _Price:
     "The price of runs that all `_has_price`."
     on_gpu, on_core = (_bills_of(tasks, gpu, path) for gpu in (True, False))
+    photographs = sum((bill for _, bill in on_gpu), _shared_photographs(tasks))
+    opening = photographs.decoded * _OPENING + photographs.cropped * _CROPPING
     return _Price(sum(_overlapped(bill.work, speed) for speed, bill in on_gpu), sum(speed.seconds(bill.work) for speed, bill in on_gpu),
-                  sum(speed.seconds(bill.work) for speed, bill in on_core), sum(bill.opened for _, bill in on_gpu) * _OPENING)
+                  sum(speed.seconds(bill.work) for speed, bill in on_core), opening)
 
 # %% ../../nbs/study/price.ipynb #90a9b6dc
 def _hours(seconds: float) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 import npt
 from .._files import write_text
 from .._lock import Hold
+from ..clip.clock import _by_clock, _Clock, _part, _times
 from ..clip.frozen import FrozenCLIP
 from ..clip.load import _PRECISIONS, load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
@@ -42,6 +43,7 @@ from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
+from ..training.graphs import _check_graphs
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Run:
     clip: FrozenCLIP
     zero_shot: nn.Module  # zero-shot CLIP on the classes that are trained on
     learner: nn.Module  # the prompts to be learned, on the same
+    clock: _Clock = field(repr=False)  # of what is done with it
     lock: Hold = field(repr=False)  # of the folder
 
     @property
@@ -162,6 +165,7 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     trained = getattr(data, settings.classes)
     _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
     _check_usable(learner)
+    _check_graphs(settings.graphs, learner)
     _run_recipe(settings).objective_for(settings.objective)
 
 # %% ../../nbs/study/runs.ipynb #3c0f8d69
@@ -218,7 +222,7 @@ def set_up(
     choices = _choices_said(settings, chosen, _run_recipe(settings), threads)
     here = settings.model_copy(update=dict(device=chosen.device))
     folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), clip, overwrite)
-    return Run(here, choices, threads, folder, data, clip, zero_shot, learner, lock)
+    return Run(here, choices, threads, folder, data, clip, zero_shot, learner, _Clock(clip.device), lock)
 
 # %% ../../nbs/study/runs.ipynb #808804dc
 def set_up_baseline(
@@ -234,7 +238,7 @@ def set_up_baseline(
     with _with_threads(run.threads):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
     folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.clip, overwrite)
-    return replace(run, settings=settings, folder=folder, learner=learner, lock=lock)
+    return replace(run, settings=settings, folder=folder, learner=learner, clock=_Clock(run.clip.device), lock=lock)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
 _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
@@ -254,7 +258,7 @@ def fit_run(
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
     settings, folder = run.settings, run.folder
-    with folder.held(), _with_threads(run.threads):
+    with folder.held(), _with_threads(run.threads), _by_clock(run.clip, run.clock):
         if folder.finished:
             return _learned_before(run)
         if run.clip.device.type == "cuda":
@@ -314,8 +318,9 @@ def _measured(
     seconds: float,  # how long the run took so far
 ) -> dict:  # what metrics.json holds
     "Evaluate zero-shot CLIP and the learned prompts."
-    before, collapse_before = _without_collapse(_evaluate_learner(run, run.zero_shot), "before")
-    after, collapse_after = _without_collapse(_evaluate_learner(run, run.learner), "after")
+    with _part(run.clock, "measuring"):
+        before, collapse_before = _without_collapse(_evaluate_learner(run, run.zero_shot), "before")
+        after, collapse_after = _without_collapse(_evaluate_learner(run, run.learner), "after")
     return {
         "zero_shot": before,
         **after,
@@ -323,6 +328,7 @@ def _measured(
         "objective": str(_run_recipe(run.settings).objective_for(run.settings.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds, 2),
+        "times": _times(run.clock),
         **_peak_memory(run.clip.device),
         "versions": _versions() | _made_on(run.clip),
     }

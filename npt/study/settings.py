@@ -181,7 +181,7 @@ def _cut(name: str) -> str:
     return name if len(name) <= 120 else f"{name[:100]}...{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/study/settings.ipynb #1056b7d7
-_NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget"}
+_NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget", "graphs"}
 _IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "sampler", "shots", "classes",
              "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
@@ -320,6 +320,7 @@ class RunSettings(BaseModel):
     device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
     precision: Literal["fp32", "bf16", "fp16"] | None = None  # fp32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
     memory_budget: float | None = Field(None, gt=0, allow_inf_nan=False)  # gigabytes that text may keep for a backward pass; None: half of what is free
+    graphs: StrictBool = False  # replay the text side of a step as a CUDA graph: on a CUDA GPU alone, and not yet measured on one
     measure_every: int | None = Field(None, ge=0, le=1_000_000)  # epochs between two measures of collapse, 0: none; None: 1, or 5 in all on images
     views: int | None = Field(None, ge=1, le=10_000)  # random crops of each training photograph, met in turn; None: fresh ones, as published
     measured_on: Literal["test", "val"] = "test"  # what accuracy and collapse are measured on; "val" to choose settings by

@@ -6,6 +6,7 @@
 __all__ = ['learning_rate', 'fit']
 
 # %% ../../nbs/training/fit.ipynb #044e1326
+import gc
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from .._lock import Hold
 from .._names import known
+from ..clip.clock import _each, _epoch_noted, _part, _pass_through
 from ..data.contents import _split_contents
 from ..data.features import _check_views
 from ..data.images import Draw
@@ -40,6 +42,7 @@ from .anchors import _frozen_anchors
 from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .evaluation import _check_classes
+from .graphs import _captured, _check_graphs, _check_text, _TextGraph
 from .measure import _measured_epochs, measure_collapse
 from .memory import _memory_told
 from .samplers import SAMPLERS
@@ -201,6 +204,7 @@ class _State:
     average: dict[str, Tensor]  # parameter to its weighted sum over the epochs so far; empty where they are not averaged
     history: list[dict]  # a row for every epoch that is done
     checked: bool = False  # whether a step was looked at
+    text: _TextGraph | None = None  # gives the class vectors; None: the learner computes them
 
 # %% ../../nbs/training/fit.ipynb #7e819db4
 def _start(learner: nn.Module, plan: _Plan) -> _State:
@@ -274,10 +278,18 @@ def _backward(
         if parameter.grad is not None and along is not None:
             _take_out(parameter.grad, along)
 
+# %% ../../nbs/training/fit.ipynb #0368d42e
+def _replayed_text(learner: nn.Module, state: _State) -> Tensor | None:  # (K, d), or None where the learner computes them itself
+    "The class vectors that a graph gives, noted as a pass through the text tower."
+    if state.text is None:
+        return None
+    with _pass_through(learner.clip.clock, "text"):
+        return state.text()
+
 # %% ../../nbs/training/fit.ipynb #ba91ebe3
 def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
     "What the learner makes of a batch; the first is checked, see `_check_seen`."
-    seen = learner(batch.given)
+    seen = learner(batch.given, _replayed_text(learner, state))
     if not state.checked:
         _check_seen(learner, seen, len(batch.labels))
     return seen
@@ -479,15 +491,19 @@ def _epoch_rows(
 ) -> Iterator[dict]:
     "Train for the epochs that remain; gives a row of the history after each."
     remaining, steps = range(len(state.history), plan.epochs), math.ceil(len(train) / plan.batch_size)
-    measured, standing = _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
+    clock, measured, standing = learner.clip.clock, _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
     bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
             lr = state.optimizer.param_groups[0]["lr"] = learning_rate(epoch, plan.epochs, plan.lr)
             with _drawing(learner, plan.seed, epoch):
-                means = _train_epoch(learner, islice(batches, steps), plan, state, standing, epoch, bar)
-                _check_learned(learner, epoch)
-                collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
+                with _epoch_noted(clock, len(train)):
+                    means = _train_epoch(learner, _each(clock, "loading", islice(batches, steps)), plan, state, standing, epoch, bar)
+                    _check_learned(learner, epoch)
+                if state.text:
+                    _check_text(learner, state.text)
+                with _part(clock, "measuring"):
+                    collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
             yield {"epoch": epoch, "lr": lr, **means, **collapse}
 
 # %% ../../nbs/training/fit.ipynb #fbfa5595
@@ -495,6 +511,20 @@ def _resume(state: _State, path: Path | None, learner: nn.Module, fitted: str) -
     "Go on from the checkpoint, where there is one."
     if path and path.exists():
         state.history = _load_checkpoint(path, learner, state.optimizer, state.average, fitted)
+
+# %% ../../nbs/training/fit.ipynb #6eb2b6cf
+@contextmanager
+def _replaying(learner: nn.Module, state: _State, wanted: bool) -> Iterator[None]:
+    "Let a graph give the class vectors in the block, where that is wanted."
+    if not wanted:
+        yield
+        return
+    try:
+        state.text = _captured(learner)
+        yield
+    finally:
+        state.text = None
+        gc.collect()
 
 # %% ../../nbs/training/fit.ipynb #847af220
 def _run(
@@ -536,6 +566,7 @@ def fit(
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
     optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
+    graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; off, since nobody has measured it on a GPU yet
     progress: bool = True,  # show a bar
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
@@ -546,11 +577,11 @@ def fit(
     left as they were. With `views` and a frozen image tower the crops' features are computed once. A fit that does not come to its
     end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, or begins again. On a CPU the same fit
     gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
-    Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; ValueError for
-    settings that are unknown or out of range, splits whose classes are not the learner's in order, a class without test images, a
-    learner without a recipe where epochs, batch_size or lr is left out, a learner that holds what no optimiser would find, features
-    of a wrong shape or length, a parameter that the loss does not reach, an objective that the learner cannot change, and a foreign or
-    damaged checkpoint in `run_dir`.
+    Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA
+    graph gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
+    splits whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs, batch_size
+    or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a parameter that the loss
+    does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
@@ -560,6 +591,7 @@ def fit(
     _cluster_count(len(learner.classnames), num_clusters)
     _check_views(views, train.record)
     _check_usable(learner)
+    _check_graphs(graphs, learner)
     with _whole_or_not_at_all(learner):
         if learner.remembers:
             with _drawing(learner, seed, -1), _memory_told(learner.clip):
@@ -573,7 +605,7 @@ def fit(
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():
             _resume(state, path, learner, fitted)
-            with _memory_told(learner.clip, plan.batch_size):
+            with _memory_told(learner.clip, plan.batch_size), _replaying(learner, state, graphs and len(state.history) < plan.epochs):
                 _run(learner, plan, state, _epoch_rows(learner, train, test, plan, state, workers, progress), path, fitted)
         learner.eval()
     return pd.DataFrame(state.history)

@@ -15,10 +15,15 @@ import torch
 from ..clip.frozen import FrozenCLIP, free_memory
 
 # %% ../../nbs/training/memory.ipynb #eb96d9cb
-def _asked(error: torch.OutOfMemoryError) -> str:  # such as "2.00 GiB"
+def _asked(error: RuntimeError) -> str:  # such as "2.00 GiB"
     "How much memory was asked for."
     found = re.search(r"allocate ([\d.]+ \w+)", str(error))
     return found[1] if found else "what was asked for"
+
+# %% ../../nbs/training/memory.ipynb #70f1e693
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    "Whether an error says that a GPU has no memory left."
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 # %% ../../nbs/training/memory.ipynb #cd5c74cb
 @contextmanager
@@ -29,7 +34,9 @@ def _memory_told(
     "Where a GPU runs out of memory in the block, raise the same error with what to do."
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         fewer = "" if batch_size is None else f"a batch_size below {batch_size}, "
         raise torch.OutOfMemoryError(
             f"{clip.device} has no room for {_asked(error)}, and {free_memory(clip.device) / 1e9:.1f} GB are free: try {fewer}a "

@@ -28,26 +28,37 @@ def prompts(K: int) -> tuple[torch.Tensor, _Prompted]:
     return tokens, _Prompted(5, tuple((tokens.argmax(-1) + 1 - 5).tolist()))
 
 
-def launches(model, way, tokens, contexts=(), **more) -> int:
+def counted(model, way, tokens, contexts=(), **more) -> Launches:
     prefix, suffix = torch.randn(*contexts, 5, 32, requires_grad=True), torch.randn(len(tokens), int(tokens.argmax(-1).max()) - 4, 32)
     for _ in range(2):  # the first call makes what is remembered
-        with Launches() as counted:
+        with Launches() as launches:
             way(model, prefix, suffix, tokens, **more).sum().backward()
-    return counted.count
+    return launches
+
+
+WAYS = pytest.mark.parametrize("way, work", [(_shared_text_features, _packed_work), (_cut_text_features, _cut_work), (_rows_text_features, _rows_work)])
 
 
 @pytest.mark.parametrize("K", [10, 300])
-@pytest.mark.parametrize("way, work", [(_shared_text_features, _packed_work), (_cut_text_features, _cut_work), (_rows_text_features, _rows_work)])
+@WAYS
 def test_operations_are_as_many_as_told(deep_tower, way, work, K):
     tokens, prompted = prompts(K)
-    counted, told = launches(deep_tower, way, tokens, at_once=10**6), work(_blocks_of(deep_tower), prompted).launches
-    assert 0.85 < told / counted < 1.15, (told, counted)
+    real, told = counted(deep_tower, way, tokens, at_once=10**6).count, work(_blocks_of(deep_tower), prompted).launches
+    assert 0.85 < told / real < 1.15, (told, real)
+
+
+@pytest.mark.parametrize("K", [100, 1000])
+@WAYS
+def test_as_much_is_read_and_written_as_told(deep_tower, way, work, K):
+    tokens, prompted = prompts(K)
+    real, told = counted(deep_tower, way, tokens, at_once=10**6).bytes, work(_blocks_of(deep_tower), prompted).bytes
+    assert 0.88 < told / real < 1.12, (told, real)
 
 
 @pytest.mark.parametrize("K", [10, 100, 1000])
 @pytest.mark.parametrize("way", [_cut_text_features, _rows_text_features])
 def test_a_gpu_is_given_few_operations_for_any_number_of_classes(deep_tower, way, K):
-    assert launches(deep_tower, way, prompts(K)[0], at_once=32768) <= 450
+    assert counted(deep_tower, way, prompts(K)[0], at_once=32768).count <= 450
 
 
 @pytest.mark.parametrize("contexts, deep", [((4,), {}), ((), {block: (4, 32) for block in range(1, 9)}), ((), {8: (20, 4, 32)})],
@@ -55,8 +66,8 @@ def test_a_gpu_is_given_few_operations_for_any_number_of_classes(deep_tower, way
 def test_deep_prompts_and_several_contexts_take_hardly_more_than_the_full_length(deep_tower, contexts, deep):
     tokens, deep = prompts(20)[0], {block: torch.randn(*shape, requires_grad=True) for block, shape in deep.items()}
     ways = [_cut_text_features] if any(vectors.dim() == 3 for vectors in deep.values()) else [_cut_text_features, _rows_text_features]
-    full = launches(deep_tower, _full_text_features, tokens, contexts, deep=deep)
-    assert all(launches(deep_tower, way, tokens, contexts, deep=deep) <= 1.3 * full for way in ways)
+    full = counted(deep_tower, _full_text_features, tokens, contexts, deep=deep).count
+    assert all(counted(deep_tower, way, tokens, contexts, deep=deep).count <= 1.3 * full for way in ways)
 
 
 @pytest.mark.parametrize("device, dtype, K, path", [

@@ -213,3 +213,12 @@ def test_a_tower_of_unknown_make_falls_back():
     assert "Text" in clip.prefix_sharing
     (full, _), (used, gradient) = both_paths(clip, TEXTS)
     assert torch.equal(full, used) and gradient.norm() > 0
+
+
+def test_who_gives_no_text_is_told_to():
+    clip = random_clip()
+    for ask in clip.explain, clip.encode_text:
+        with pytest.raises(ValueError, match="^there are no texts to look at: give at least one"):
+            ask([])
+    with pytest.raises(ValueError, match="^contexts=0 must be at least 1"):
+        clip.explain(["a cat"], 0)

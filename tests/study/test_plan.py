@@ -7,7 +7,7 @@ import pytest
 from workflows import leave_run, small_grid
 
 from npt.study.grid import expand, read_grid
-from npt.study.plan import _group_tasks, make_plan, needs_of, write_plan
+from npt.study.plan import _group_tasks, _image_choices, make_plan, needs_of, write_plan
 
 
 def test_a_changed_grid_leaves_finished_groups_alone():
@@ -38,6 +38,13 @@ def test_a_group_waits_for_its_own_images_first_and_then_for_its_targets(tmp_pat
     needs = json.loads((plan.folder / "plan.json").read_text())
     assert needs == needs_of(plan) and set(needs["features"].values()) == {"dtd", "eurosat", None}
     assert read_grid(plan.folder / "grid.yaml") == plan.grid
+
+
+def test_no_view_is_looked_at_that_no_epoch_meets():
+    grid = dict(runs_dir="runs", experiments=dict(one=dict(dataset="dtd", learner=["vpt", "coop", "zero_shot"], views=8),
+                                                  few=dict(dataset="dtd", learner="coop", views=8, epochs=3)))
+    (runs,) = _image_choices(expand(read_grid(grid))).values()
+    assert [run.views for run in runs] == [5, 8, None, 3]
 
 
 def test_as_much_is_fetched_of_a_dataset_as_its_runs_agree_to(tmp_path):

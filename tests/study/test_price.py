@@ -152,6 +152,29 @@ def test_crops_that_are_met_again_are_paid_for_once():
     assert fresh.most > kept.most and kept.most < twice.most < 2 * kept.most
 
 
+def test_a_learner_of_the_image_tower_decodes_once_and_crops_in_each_epoch():
+    def photographs(**more):
+        tasks = expand(read_grid(dict(runs_dir="runs", experiments=dict(one=dict(dataset="dtd", learner="maple", views=8) | more))))
+        whole = sum((bill for _, bill in price._bills_of(tasks, gpu=True)), price._shared_photographs(tasks))
+        return whole.decoded, whole.cropped
+
+    images, tested = 24 * 16, 1692
+    once = 2 * images + tested  # training images whole and as tested, and test images as tested
+    assert photographs(epochs=5) == (once + tested, 5 * images + images + tested + tested), "and test images for the frozen tower"
+    more, crops = photographs(epochs=10, objective=["own", "npt"], learner=["maple", "vpt"], precision=["fp32", "bf16"])
+    assert (more, crops) == (once + tested, 8 * 10 * images + images + tested + tested)
+
+
+def test_fresh_crops_are_cut_from_photographs_that_are_decoded_once_and_views_are_not():
+    def opening(**more):
+        settings = dict(dataset="dtd", learner="coop") | more
+        return _price_of(expand(read_grid(dict(runs_dir="runs", experiments=dict(one=settings))))).opening
+
+    images, tested = 24 * 16, 1692 * 3.6e-3
+    assert opening(epochs=10) == pytest.approx(tested + images * (1.2e-3 + 10 * 2.4e-3))
+    assert opening(epochs=10, views=8) == pytest.approx(tested + 8 * images * 3.6e-3) == opening(epochs=8, views=20)
+
+
 def test_the_papers_grid_is_priced_in_seconds_and_the_chosen_paths_halve_it():
     tasks = expand(read_grid(GRIDS / "paper.yaml"))
     started = time.process_time()
@@ -172,6 +195,6 @@ def test_one_gpu_day_fits_into_a_day():
 def test_the_price_of_all_is_that_of_the_parts():
     one, two = (expand(read_grid(small_grid(seed=seed))) for seed in (1, [1, 2]))
     shared = price._shared_bill(one, _H100)
-    assert price._shared_bill(two, _H100) == shared and shared.opened == 0
+    assert price._shared_bill(two, _H100) == shared and price._shared_photographs(two) == price._Bill()
     alone = _H100.speed.seconds(shared.work)
     assert _price_of(two).most - alone == pytest.approx(2 * (_price_of(one).most - alone))

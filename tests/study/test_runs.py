@@ -88,6 +88,8 @@ def test_metrics_hold_what_is_promised(finished):
     assert set(metrics["collapse"]["before"]) == set(metrics["collapse"]["after"]) >= {"nc1", "nc3", "nc4"}
     assert metrics["seconds"] > 0 and {"npt", "torch", "open_clip_torch"} <= set(metrics["versions"])
     assert metrics["versions"]["device"] == "cpu" and metrics["versions"]["precision"] == "fp32" and "peak_gigabytes" not in metrics
+    assert set(metrics["times"]) == {"images_per_second", "text_seconds", "image_seconds", "loading_seconds", "measuring_seconds"}
+    assert min(metrics["times"]["images_per_second"], metrics["times"]["text_seconds"], metrics["times"]["measuring_seconds"]) > 0
     assert json.loads((settings.folder / "metrics.json").read_text()) == metrics
     assert len((settings.folder / "history.csv").read_text().splitlines()) == 1 + SMALL["epochs"]
 
@@ -315,9 +317,16 @@ def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypat
     assert args == (run.learner, run.trained.train)
     by_name = {name for name, one in inspect.signature(fit).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = RunSettings.model_fields.keys() & by_name
-    assert len(known) == 11 and all(given[name] == getattr(settings, name) for name in known)
+    assert len(known) == 12 and all(given[name] == getattr(settings, name) for name in known)
     assert given.keys() - known == {"test", "run_dir", "progress"}
     assert given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
+
+
+def test_graphs_are_refused_on_a_processor_before_anything_is_written(tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", shots=1, device="cpu", graphs=True, runs_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="graphs=True cannot be for the learner 'coop'.*is on cpu. Set graphs=False"):
+        set_up(settings)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_hash_of_the_source_covers_sub_packages(tmp_path, monkeypatch):

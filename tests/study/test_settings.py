@@ -104,7 +104,8 @@ def test_settings_that_change_a_number_change_the_folder():
 
 
 def test_what_changes_no_number_is_no_part_of_the_folder():
-    others = [dict(device="cuda"), dict(data_root="there"), dict(prepare=False), dict(workers=2), dict(memory_budget=1.0), dict(measure_every=0)]
+    others = [dict(device="cuda"), dict(data_root="there"), dict(prepare=False), dict(workers=2), dict(memory_budget=1.0), dict(graphs=True),
+              dict(measure_every=0)]
     assert {RunSettings(**other).folder for other in others} == {RunSettings().folder}
     assert {name for other in others for name in other} == _NOT_IN_NAMES - {"runs_dir"}
 

@@ -5,6 +5,7 @@ import torch
 from shared import fresh, in_world
 
 from npt.data.load import load_dataset
+from npt.training.evaluation import evaluate
 from npt.training.fit import fit
 from npt.training.memory import _asked, _memory_told
 
@@ -39,6 +40,25 @@ def test_a_learner_that_remembers_is_told_too(monkeypatch):
         fit(in_world("tip_adapter", fresh(), train.classnames), train)
 
 
-def test_any_other_error_is_left_as_it_is():
-    with pytest.raises(ValueError, match="^of another kind$"), _memory_told(fresh()):
-        raise ValueError("of another kind")
+def test_apples_gpu_is_told_alike_although_its_error_is_like_any_other(monkeypatch):
+    said = ("MPS backend out of memory (MPS allocated: 17.50 GiB, other allocations: 384.00 KiB, max allowed: 18.13 GiB). Tried to allocate "
+            "2.00 GiB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit for memory allocations.")
+
+    def full(*_):
+        raise RuntimeError(said)
+
+    train = load_dataset("world/textures", shots=1).base.train
+    learner = in_world("coop", fresh(), train.classnames)
+    monkeypatch.setattr(type(learner), "text_features", full)
+    for work in (lambda: fit(learner, train, objective="ce", progress=False)), (lambda: evaluate(learner, train)):
+        with pytest.raises(torch.OutOfMemoryError, match="^cpu has no room for 2.00 GiB.*memory_budget") as caught:
+            work()
+        assert str(caught.value.__cause__) == said
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_any_other_error_is_left_as_it_is(kind):
+    error = kind("of another kind")
+    with pytest.raises(kind) as caught, _memory_told(fresh()):
+        raise error
+    assert caught.value is error
