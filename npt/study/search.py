@@ -9,7 +9,7 @@ __all__ = []
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,6 @@ import npt
 from .._files import write_text
 from ..learners.recipes import RECIPES
 from ..objectives.objective import _joined, build_objective
-from .settings import RunSettings
 
 # %% ../../nbs/study/search.ipynb #0f7ff233
 _RATES = {  # five of each, for those learners
@@ -106,9 +105,9 @@ def _grid_text() -> str:
     head = ("# Written by `python -m npt.study.search grid`: the same number of trials for every learner with every objective, on validation images\n"
             "# and on a class split and a seed that no claim uses. nbs/study/search.ipynb says what is tried and why.\n"
             "runs_dir: runs/search\ngroup: 12\nexperiments:\n")
-    lines = (yaml.safe_dump({f"{one.learner}_{one.objective}_{place % _TRIALS + 1}": _experiment(one)}, default_flow_style=None, sort_keys=False,
-                            width=1000) for place, one in enumerate(_all_trials()))
-    return head + "".join(f"  {line}" if not place % 1 else line for text in lines for place, line in enumerate(text.splitlines(keepends=True)))
+    named = {f"{one.learner}_{one.objective}_{place % _TRIALS + 1}": _experiment(one) for place, one in enumerate(_all_trials())}
+    lines = (yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000) for settings in named.values())
+    return head + "".join(f"  {name}: {line}" for name, line in zip(named, lines))
 
 # %% ../../nbs/study/search.ipynb #a4d48fbe
 def _score(trial: _Trial, runs: pd.DataFrame) -> dict[str, float]:  # percent
