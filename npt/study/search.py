@@ -76,7 +76,7 @@ def _space(learner: str, objective: str) -> list[_Trial]:  # 30
     return [_Trial(learner, objective, *rest) for rest in product(_SUMS[objective], _rates_of(learner), epochs)]
 
 # %% ../../nbs/study/search.ipynb #913616cf
-_TRIALS = 12  # of each learner with each objective
+_TRIALS = 8  # of each learner with each objective
 
 
 def _trials(learner: str, objective: str) -> list[_Trial]:
