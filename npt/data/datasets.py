@@ -75,7 +75,8 @@ class DatasetRecord:
 
 # %% ../../nbs/data/datasets.ipynb #b09ad670
 _WORLD_DESCRIPTIONS = {
-    "shapes": "textured, coloured shapes under a domain shift: 10 base and 10 novel classes that share no word",
+    "objects": "textured, coloured shapes far from the pretraining domain: 10 base and 10 novel classes that share no word",
+    "shapes": "textured, coloured shapes under a domain shift: 32 base and 32 novel classes",
     "textures": "patterns that fill the picture: 8 base and 8 novel classes",
     "scenes": "two shapes in a relation: 16 base and 16 novel classes",
     "shapes-sketch": "the classes of shapes as coloured outlines on paper",

@@ -18,7 +18,7 @@ from .folder import _photographs  # noqa: F401, which registers its format
 from .formats import _SPLITS, ImageRows, _read_rows
 from .imbalance import long_tail_counts, take_first
 from .split import Part, Split, _as_splits
-from ..world.label_sets import _DEALT, _of_split
+from ..world.label_sets import _is_dealt, _of_split
 
 # %% ../../nbs/data/load.ipynb #883821fe
 _MOST_NAMED = 10
@@ -36,9 +36,9 @@ def _refuse_broken(splits: Iterable[Split]) -> None:
 
 # %% ../../nbs/data/load.ipynb #ed5760dc
 def _picked(record: DatasetRecord, rows: ImageRows, shots: int, seed: int) -> ImageRows:
-    "The shots of train and val; the offline world's val is left whole. Warns and raises as `_pick_shots` does."
+    "The shots of train and val; that of the offline world's objects is left whole. Warns and raises as `_pick_shots` does."
     picked = _pick_shots(rows, shots, seed)
-    return {**picked, "val": rows["val"]} if record.drawn else picked
+    return {**picked, "val": rows["val"]} if _is_dealt(record.label_set) else picked
 
 # %% ../../nbs/data/load.ipynb #1efecda7
 def _halves(
@@ -61,7 +61,7 @@ def _dealt_anew(
     if class_split != "half" and (type(class_split) is not int or class_split < 0):
         raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
                          "a whole number from 0")
-    if class_split == "half" or record.label_set not in _DEALT:
+    if class_split == "half" or not _is_dealt(record.label_set):
         return record, class_split
     return replace(record, label_set=_of_split(record.label_set, class_split)), "half"
 

@@ -6,9 +6,7 @@
 __all__ = ['RECIPES', 'Average', 'Recipe', 'recipe']
 
 # %% ../../nbs/learners/recipes.ipynb #04e8a411
-import json
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 
 import torch
 from torch import Tensor
@@ -30,15 +28,6 @@ class Average:
         epoch = torch.arange(1, epochs + 1, dtype=torch.float64)
         return (-0.5 * ((epoch - self.mean * epochs) / (self.std * epochs)) ** 2).softmax(0)
 
-# %% ../../nbs/learners/recipes.ipynb #821e60e0
-@dataclass(frozen=True)
-class _Tuned:
-    "What was chosen for a learner with a regulariser."
-
-    objective: str  # the sum of the regulariser's terms, to be joined to the method's own loss
-    lr: float
-    epochs: int
-
 # %% ../../nbs/learners/recipes.ipynb #d7a67e68
 @dataclass(frozen=True)
 class Recipe:
@@ -53,7 +42,7 @@ class Recipe:
     optimizer: str = "sgd"  # sgd, adam or adamw
     average: Average | None = None  # of the epochs' prompts; None: those of the last epoch are kept
     settings: dict = field(default_factory=dict)  # of the learner, where they are not its defaults
-    tuned: dict[str, _Tuned] = field(default_factory=dict)  # regulariser to what was chosen here; where there is nothing, its usual weights
+    weights: dict[str, str] = field(default_factory=dict)  # regulariser to the sum of its terms that was chosen here
 
     def objective_for(
         self,
@@ -64,7 +53,7 @@ class Recipe:
         if objective == "own":
             return own
         if objective in REGULARISERS:
-            return _joined(own, build_objective(self.tuned[objective].objective if objective in self.tuned else objective))
+            return _joined(own, build_objective(self.weights.get(objective, objective)))
         return build_objective(objective)
 
 # %% ../../nbs/learners/recipes.ipynb #d1ff4b72
@@ -90,30 +79,44 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
 RECIPES = {recipe.learner: recipe for recipe in _RECORDS}
 
 # %% ../../nbs/learners/recipes.ipynb #c8ec5867
-def _read_chosen() -> dict[str, dict]:  # by learner
-    "What was chosen by search for the offline world."
-    return json.loads(files("npt.learners").joinpath("world_recipes.json").read_text())
-
-
-_CHOSEN = _read_chosen()
+def _weights(lc: float, mi: float, etf: float, cpt: float) -> dict[str, str]:
+    "Regularisers at chosen weights; that of CPT is a share of its published sum."
+    return {"npt": f"ce + {lc}*lc + {mi}*mi", "npt_anchored": f"ce + {etf}*etf",
+            "cpt": f"ce + {0.25 * cpt:g}*tetf + {0.15 * cpt:g}*cc + {0.1 * cpt:g}*rs"}
 
 # %% ../../nbs/learners/recipes.ipynb #3fa63dc8
-_WORLD_BATCH = 32  # images a step
-
-
 def _in_world(
-    learner: str,  # in `RECIPES` and in `_CHOSEN`
+    learner: str,  # in `RECIPES`
+    batch_size: int,
+    lr: float,
+    epochs: int,
+    weights: tuple[float, float, float, float] | None,  # of lc, mi, etf and cpt; None where nothing is trained
+    source: str = "search",  # the notebook that chose them
     **settings,  # of the learner, where they are not its defaults
 ) -> Recipe:
-    "The published recipe with what was chosen for the offline world."
-    chosen = _CHOSEN[learner]
-    tuned = {name: _Tuned(**one) for name, one in chosen.items() if name != "own"}
-    return replace(RECIPES[learner], batch_size=_WORLD_BATCH, lr=chosen["own"]["lr"], epochs=chosen["own"]["epochs"], tuned=tuned,
-                   settings=settings, source="this project: search.ipynb, 16 shots")
+    "The published recipe with the offline world's numbers."
+    return replace(RECIPES[learner], batch_size=batch_size, lr=lr, epochs=epochs, weights=_weights(*weights) if weights else {},
+                   settings=settings, source=f"this project: {source}.ipynb, 16 shots")
 
 # %% ../../nbs/learners/recipes.ipynb #0130fc56
-_WORLD_SETTINGS = {"tcp": dict(layer=1)}  # where the small towers need others than the published ones
-_WORLD_RECIPES = {name: _in_world(name, **_WORLD_SETTINGS.get(name, {})) for name in _CHOSEN}
+_WORLD_RECORDS = [  # learner, batch size, learning rate, epochs, weights of lc, mi, etf and cpt
+    _in_world("coop", 32, 0.1, 60, (1, 1, 1, 0.1), "judge_world", n_ctx=16, ctx_init=None),
+    _in_world("kgcoop", 32, 0.02, 30, (3, 1, 0.1, 0.1)),
+    _in_world("prograd", 32, 0.1, 30, (0.3, 0.3, 1, 0.1)),
+    _in_world("cocoop", 32, 0.1, 6, (3, 1, 1, 0.1)),
+    _in_world("tcp", 32, 0.005, 20, (0.3, 0.3, 0.1, 0.1), layer=1),
+    _in_world("vpt", 32, 0.02, 10, (0.3, 0.3, 0.1, 1)),
+    _in_world("ivlp", 32, 0.02, 10, (1, 1, 1, 0.1)),
+    _in_world("promptsrc", 32, 0.02, 10, (1, 1, 1, 0.1)),
+    _in_world("maple", 32, 0.02, 10, (3, 1, 1, 0.1)),
+    _in_world("clip_adapter", 32, 0.02, 60, (1, 1, 0.1, 0.1)),
+    _in_world("tip_adapter", 256, 0.0, 0, None),
+    _in_world("tip_adapter_f", 32, 0.005, 20, (0.3, 0.3, 0.1, 0.1)),
+    _in_world("lora", 32, 0.005, 10, (0.3, 0.3, 0.1, 0.1)),
+]
+
+# %% ../../nbs/learners/recipes.ipynb #52eaec85
+_WORLD_RECIPES = {recipe.learner: recipe for recipe in _WORLD_RECORDS}
 
 # %% ../../nbs/learners/recipes.ipynb #8b39d209
 _TABLES = {"published": RECIPES, "world": _WORLD_RECIPES}  # by what a backbone's record asks for
@@ -130,13 +133,11 @@ def _without_recipe(learner: str, given: dict[str, float]) -> Recipe:
 def recipe(
     learner: str,
     backbone: str,  # as in `load_clip`
-    objective: str | Objective = "own",  # as in `Recipe.objective_for`, whose learning rate and epochs are taken where it has its own
     **given: float | None,  # epochs, batch_size and lr where they are not the recipe's; None is as if not given
 ) -> Recipe:
     "The recipe of a learner on a backbone. Raises ValueError for a learner that has none where one of the three is not given."
     given = {name: value for name, value in given.items() if value is not None}
     if learner not in RECIPES:
         return _without_recipe(learner, given)
-    found = _TABLES[find_backbone(backbone).recipes].get(learner, RECIPES[learner])
-    tuned = found.tuned.get(objective) if isinstance(objective, str) else None
-    return replace(found, **(dict(lr=tuned.lr, epochs=tuned.epochs) if tuned else {}) | given)
+    table = _TABLES[find_backbone(backbone).recipes]
+    return replace(table.get(learner, RECIPES[learner]), **given)

@@ -84,15 +84,21 @@ def _trials(learner: str, objective: str) -> list[_Trial]:
     return random.Random(f"search {learner} {objective}").sample(_space(learner, objective), _TRIALS)
 
 # %% ../../nbs/study/search.ipynb #7155408a
-_SEARCHED = "coop", "cocoop", "kgcoop", "promptsrc", "maple"  # the learners of workflow/grids/world.yaml
+_SEARCHED = "coop", "cocoop", "kgcoop", "promptsrc", "maple"
+_WORDS = dict(n_ctx=4, ctx_init="a photo of a")  # CoOp's published start from words
 _TAUS = 1.0, 0.0625
 _APART = dict(class_split=101, seed=101)  # the claims use other ones
 
 
+def _run_of(trial: _Trial) -> dict:
+    "The settings of a run that follow from a trial."
+    start = {"learner_settings": _WORDS} if trial.learner == "coop" else {}
+    return dict(dataset="world/objects", learner=trial.learner, **start, objective=trial.minimised, lr=trial.lr, epochs=trial.epochs)
+
+
 def _experiment(trial: _Trial) -> dict:
     "A trial as an experiment of a grid."
-    return dict(dataset="world/shapes", learner=trial.learner, objective=trial.minimised, lr=trial.lr, epochs=trial.epochs, tau=list(_TAUS),
-                measured_on="val", measure_every=0, **_APART)
+    return _run_of(trial) | dict(tau=list(_TAUS), measured_on="val", measure_every=0, **_APART)
 
 
 def _all_trials(learners: Sequence[str] = _SEARCHED) -> list[_Trial]:

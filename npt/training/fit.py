@@ -598,7 +598,7 @@ def fit(
                 learner.remember(*_training_features(learner, train, workers))
         if not list(learner.parameters()):
             return pd.DataFrame()
-        own = recipe(learner.name, learner.clip.name, objective, **given)
+        own = recipe(learner.name, learner.clip.name, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views)
         path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)

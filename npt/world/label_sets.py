@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .pictures import _COLOURS, _SHAPES, _TEXTURES, PAIRS, PATTERNS, Domain, Thing, make_scenes, render
+from .pictures import _COLOURS, _SHAPES, _TEXTURES, OBJECTS, PAIRS, PATTERNS, Domain, Thing, make_scenes, render
 
 # %% ../../nbs/world/label_sets.ipynb #414c3312
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class _LabelSet:
     domain: Domain
 
 # %% ../../nbs/world/label_sets.ipynb #b04fb9d9
-_SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.35, rotation=0.4, squash=0.7, noise=0.06, cast=0.06, contrast=0.9,
-                  tint=(1.2, 0.88, 0.6), clutter=0.3)
+_SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.2, rotation=0.4, squash=0.8, noise=0.06, cast=0.06, contrast=0.9,
+                  tint=(1.12, 0.92, 0.75), clutter=0.3)
+_FAR = replace(_SHIFTED, turn=0.35, squash=0.7, tint=(1.2, 0.88, 0.6))
 
 # %% ../../nbs/world/label_sets.ipynb #0e7f33dc
 def _half_unseen(things: Iterable[Thing], count: int, seed: int) -> list[Thing]:
@@ -45,6 +46,10 @@ def _two_halves(base: Iterable[Thing], novel: Iterable[Thing], count: int, seed:
     "Choose the classes of a label set, `count` base classes and then `count` novel ones."
     return (*_half_unseen(base, count, seed), *_half_unseen(novel, count, seed + 1))
 
+# %% ../../nbs/world/label_sets.ipynb #309918da
+_SHAPE_CLASSES = _two_halves((t for t in OBJECTS if t.first[2] < 2),
+                             (t for t in OBJECTS if t.first[2] >= 2 and t.first[0] < 3), 32, seed=3)
+
 # %% ../../nbs/world/label_sets.ipynb #94a25677
 def _dealt(seed: int) -> tuple[list[Thing], list[Thing]]:
     "Deal colours, textures and shapes out to two halves; all things that can be named with the words of each."
@@ -54,15 +59,15 @@ def _dealt(seed: int) -> tuple[list[Thing], list[Thing]]:
     return tuple([Thing(first) for first in product(*part)] for part in parts)
 
 # %% ../../nbs/world/label_sets.ipynb #d740d7c1
-_SHAPES_A_HALF = 10  # classes in each half of `shapes`
+_OBJECTS_A_HALF = 10  # classes in each half of `objects`
 
 
 @cache
-def _shape_classes(split: int) -> tuple[Thing, ...]:
-    "The classes of `shapes` under one deal of the words, ten base classes and then ten novel ones, each half in order of names."
+def _object_classes(split: int) -> tuple[Thing, ...]:
+    "The classes of `objects` under one deal of the words, ten base classes and then ten novel ones, each half in order of names."
     deals = (_dealt(seed) for seed in range(1000 * split, 1000 * (split + 1)))
-    halves = next(deal for deal in deals if all(sum(not t.seen for t in half) >= _SHAPES_A_HALF // 2 for half in deal))
-    chosen = (_half_unseen(half, _SHAPES_A_HALF, seed=split) for half in halves)
+    halves = next(deal for deal in deals if all(sum(not t.seen for t in half) >= _OBJECTS_A_HALF // 2 for half in deal))
+    chosen = (_half_unseen(half, _OBJECTS_A_HALF, seed=split) for half in halves)
     return tuple(thing for half in chosen for thing in sorted(half, key=lambda thing: thing.name))
 
 # %% ../../nbs/world/label_sets.ipynb #985e86d9
@@ -71,16 +76,19 @@ _SCENE_CLASSES = _two_halves((t for t in PAIRS if t.relation == 0), (t for t in 
 
 # %% ../../nbs/world/label_sets.ipynb #ca2af6af
 LABEL_SETS = {
-    "shapes": _LabelSet(_shape_classes(0), _SHIFTED),
+    "objects": _LabelSet(_object_classes(0), _FAR),
+    "shapes": _LabelSet(_SHAPE_CLASSES, _SHIFTED),
     "textures": _LabelSet(_TEXTURE_CLASSES, replace(_SHIFTED, noise=0.4)),
     "scenes": _LabelSet(_SCENE_CLASSES, _SHIFTED),
-    "shapes-sketch": _LabelSet(_shape_classes(0), replace(_SHIFTED, sketch=True)),
-    "shapes-inverted": _LabelSet(_shape_classes(0), replace(_SHIFTED, invert=True)),
-    "shapes-noisy": _LabelSet(_shape_classes(0), replace(_SHIFTED, noise=0.3)),
+    "shapes-sketch": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, sketch=True)),
+    "shapes-inverted": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, invert=True)),
+    "shapes-noisy": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, noise=0.3)),
 }
 
 # %% ../../nbs/world/label_sets.ipynb #bbe78549
-_DEALT = {name for name, chosen in LABEL_SETS.items() if chosen.things == _shape_classes(0)}
+def _is_dealt(name: str) -> bool:
+    "Whether a class split deals the words of a label set anew."
+    return name.partition("~")[0] == "objects"
 
 
 def _of_split(
@@ -97,7 +105,7 @@ def _find_label_set(
 ) -> _LabelSet:
     "The label set of a name, with the words of its class split. Raises KeyError for another name."
     plain, _, split = name.partition("~")
-    return replace(LABEL_SETS[plain], things=_shape_classes(int(split) + 1)) if split else LABEL_SETS[plain]
+    return replace(LABEL_SETS[plain], things=_object_classes(int(split) + 1)) if split else LABEL_SETS[plain]
 
 # %% ../../nbs/world/label_sets.ipynb #3dbc06b0
 @cache
@@ -117,7 +125,7 @@ class WorldImage(NamedTuple):
     number: int
 
 # %% ../../nbs/world/label_sets.ipynb #04c1492d
-_PER_CLASS = dict(train=64, val=50, test=200)  # images of each class in each split
+_PER_CLASS = dict(train=64, val=50, test=100)  # images of each class in each split
 
 # %% ../../nbs/world/label_sets.ipynb #42304701
 def _picture_keys(images: Sequence[WorldImage]) -> Tensor:  # (n,) int64
