@@ -24,7 +24,8 @@ NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
     "experiments/pretrain_world": dict(steps=4, batch_size=32, most=1, out="world.safetensors"),
     "train": dict(dataset="world/textures", epochs=1, shots=1, runs_dir="runs"),
-    "experiments/judge_world": dict(taus=[1.0, 0.25], seeds=[1], epochs=1, runs_dir="runs"),
+    "experiments/judge_shapes": dict(taus=[1.0, 0.25], seeds=[1], epochs=1, runs_dir="runs"),
+    "experiments/judge_world": dict(deals=[21], epochs=1, runs_dir="runs", results=str(ROOT / "workflow" / "results" / "objects")),
     "experiments/search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
     "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "experiments/benchmark": dict(num_classes=2, curve=[2], repeats=1, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),

@@ -100,7 +100,7 @@ def _in_world(
 
 # %% ../../nbs/learners/recipes.ipynb #0130fc56
 _WORLD_RECORDS = [  # learner, batch size, learning rate, epochs, weights of lc, mi, etf and cpt
-    _in_world("coop", 32, 0.1, 60, (1, 1, 1, 0.1), "judge_world", n_ctx=16, ctx_init=None),
+    _in_world("coop", 32, 0.1, 60, (1, 1, 1, 0.1), "judge_shapes", n_ctx=16, ctx_init=None),
     _in_world("kgcoop", 32, 0.02, 30, (3, 1, 0.1, 0.1)),
     _in_world("prograd", 32, 0.1, 30, (0.3, 0.3, 1, 0.1)),
     _in_world("cocoop", 32, 0.1, 6, (3, 1, 1, 0.1)),

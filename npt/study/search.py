@@ -6,19 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/study/search.ipynb #5aca6060
-import json
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import pandas as pd
 import yaml
 
-import npt
-from .._files import write_text
 from ..learners.recipes import RECIPES
 from ..objectives.objective import _joined, build_objective
 
@@ -67,21 +63,34 @@ class _Trial:
         return str(_joined(own, build_objective(self.terms))) if self.terms else "own"
 
 # %% ../../nbs/study/search.ipynb #29af0ce2
-def _space(learner: str, objective: str) -> list[_Trial]:  # 30
-    "All choices for a learner with an objective."
-    epochs = _EPOCHS[learner], max(1, _EPOCHS[learner] // 3)
+def _choices(learner: str, objective: str, rates: Sequence[float], epochs: Sequence[int]) -> list[_Trial]:  # three for each rate and number
+    "All choices for a learner with an objective at some rates and numbers of epochs."
     if objective == "own":
-        rates = [float(f"{rate * finer:.3g}") for rate in _rates_of(learner) for finer in _FINER]
-        return [_Trial(learner, "own", "", *rest) for rest in product(rates, epochs)]
-    return [_Trial(learner, objective, *rest) for rest in product(_SUMS[objective], _rates_of(learner), epochs)]
+        finer = [float(f"{rate * factor:.3g}") for rate in rates for factor in _FINER]
+        return [_Trial(learner, "own", "", *rest) for rest in product(finer, epochs)]
+    return [_Trial(learner, objective, *rest) for rest in product(_SUMS[objective], rates, epochs)]
+
+
+def _space(learner: str, objective: str) -> list[_Trial]:  # 30
+    "What the trials of a learner with an objective are drawn from."
+    return _choices(learner, objective, _rates_of(learner), (_EPOCHS[learner], max(1, _EPOCHS[learner] // 3)))
 
 # %% ../../nbs/study/search.ipynb #913616cf
-_TRIALS = 8  # of each learner with each objective
+_TRIALS = 8  # of each learner with each objective, in the first round
+
+
+def _drawn(learner: str, objective: str) -> list[_Trial]:
+    "The trials of the first round."
+    return random.Random(f"search {learner} {objective}").sample(_space(learner, objective), _TRIALS)
+
+# %% ../../nbs/study/search.ipynb #d0eb8786
+_LENGTHENED = {"coop": 0.0067, "cocoop": 6.0, "maple": 1.5}  # the rates that were added
 
 
 def _trials(learner: str, objective: str) -> list[_Trial]:
-    "The trials of a learner with an objective."
-    return random.Random(f"search {learner} {objective}").sample(_space(learner, objective), _TRIALS)
+    "The trials of a learner with an objective, as many for each objective."
+    further = [_LENGTHENED[learner]] if learner in _LENGTHENED else []
+    return _drawn(learner, objective) + _choices(learner, objective, further, [_EPOCHS[learner]])
 
 # %% ../../nbs/study/search.ipynb #7155408a
 _SEARCHED = "coop", "cocoop", "kgcoop", "promptsrc", "maple"
@@ -106,14 +115,18 @@ def _all_trials(learners: Sequence[str] = _SEARCHED) -> list[_Trial]:
     return [trial for pair in product(learners, ("own", *_SUMS)) for trial in _trials(*pair)]
 
 # %% ../../nbs/study/search.ipynb #07bd1e5f
+def _lines(experiments: dict[str, dict]) -> str:
+    "Experiments as a grid file has them, one a line."
+    written = (yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000) for settings in experiments.values())
+    return "".join(f"  {name}: {line}" for name, line in zip(experiments, written))
+
+
 def _grid_text() -> str:
     "What workflow/grids/search.yaml holds."
     head = ("# Written by `python -m npt.study.search grid`: the same number of trials for every learner with every objective, on validation images\n"
             "# and on a class split and a seed that no claim uses. nbs/study/search.ipynb says what is tried and why.\n"
             "runs_dir: runs/search\ngroup: 12\nexperiments:\n")
-    named = {f"{one.learner}_{one.objective}_{place % _TRIALS + 1}": _experiment(one) for place, one in enumerate(_all_trials())}
-    lines = (yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000) for settings in named.values())
-    return head + "".join(f"  {name}: {line}" for name, line in zip(named, lines))
+    return head + _lines({f"trial_{place}": _experiment(one) for place, one in enumerate(_all_trials(), start=1)})
 
 # %% ../../nbs/study/search.ipynb #a4d48fbe
 def _score(trial: _Trial, runs: pd.DataFrame) -> dict[str, float]:  # percent
@@ -135,36 +148,40 @@ def _scored(runs: pd.DataFrame, learners: Sequence[str] = _SEARCHED) -> pd.DataF
 def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
     "The best trial of each learner with each objective."
     best = scored.loc[scored.groupby(["learner", "regulariser"], sort=False)[by].idxmax()].set_index(["learner", "regulariser"])
-    ends = {name: (min(rates), max(rates)) for name, rates in ((name, [one.lr for one in _space(name, "own")]) for name in best.index.unique(0))}
-    return best.assign(at_the_edge=[not ends[name][0] * 1.5 < lr < ends[name][1] / 1.5 for (name, _), lr in zip(best.index, best.lr)])
+    tried = scored.groupby("learner").lr.agg(["min", "max"])
+    lowest, highest = (tried.loc[best.index.get_level_values("learner"), end].to_numpy() for end in ("min", "max"))
+    return best.assign(at_the_edge=(best.lr < 1.5 * lowest) | (best.lr > highest / 1.5))
 
-# %% ../../nbs/study/search.ipynb #614e0627
-def _chosen_recipes(runs: pd.DataFrame, before: dict[str, dict]) -> dict[str, dict]:
-    "What the file of the world's recipes holds, with the choice from these runs."
-    after = {name: dict(each) for name, each in before.items()}
-    for (learner, regulariser), best in _choose(_scored(runs), "base").iterrows():
-        numbers = dict(lr=float(best.lr), epochs=int(best.epochs))
-        after[learner][regulariser] = numbers if regulariser == "own" else dict(objective=best.terms, **numbers)
-    return after
-
-# %% ../../nbs/study/search.ipynb #0df59b51
-_RECIPE_FILE = Path(npt.__file__).parent / "learners" / "world_recipes.json"
+# %% ../../nbs/study/search.ipynb #c9955dde
+_UNITS = dict(seed=1, class_split=[1, 2, 3, 4])  # deals of the words into base and novel classes
+_WORLDS = None, "world-2", "world-3"  # pretrained CLIPs, of which the package ships the first
 
 
-def _write_recipes(runs: Path) -> None:
-    "Write the world's recipes from the table of all trials."
-    chosen = _chosen_recipes(pd.read_csv(runs), json.loads(_RECIPE_FILE.read_text()))
-    write_text(json.dumps(chosen, indent=1) + "\n", _RECIPE_FILE)
+def _reported(trial: _Trial) -> dict:
+    "A chosen trial as an experiment whose runs are reported."
+    worlds = {"pretrained": list(_WORLDS)} if trial.objective in ("own", "npt") else {}
+    return _run_of(trial) | dict(tau=list(_TAUS), measure_every=0, **_UNITS, **worlds)
 
+# %% ../../nbs/study/search.ipynb #f433c550
+def _objects_text(runs: pd.DataFrame) -> str:
+    "What workflow/grids/objects.yaml holds, with the choice from the runs of a search."
+    head = ("# Written by `python -m npt.study.search objects workflow/results/search/runs.csv`: each learner with each objective, at what base validation\n"
+            "# accuracy chose of as many trials (search.yaml), on four deals of the words that the search did not see, own loss and NPT with three\n"
+            "# pretrained CLIPs. Two of them are trained first where they are not there, about 20 minutes each on two idle cores.\n"
+            "runs_dir: runs/objects\ngroup: 12\nexperiments:\n")
+    chosen = _choose(_scored(runs), "base").reset_index()
+    trials = [_Trial(one.learner, one.regulariser, one.terms, one.lr, one.epochs) for one in chosen.itertuples()]
+    return head + _lines({f"{one.learner}_{one.objective}": _reported(one) for one in trials})
 
+# %% ../../nbs/study/search.ipynb #6d2d1e0d
 def _search_command(arguments: Sequence[str]) -> None:
-    "Print the grid of the search, or write the recipes from its table. Raises SystemExit for another command."
+    "Print the grid of the search, or the grid of what its table chose. Raises SystemExit for another command."
     if arguments == ["grid"]:
         print(_grid_text(), end="")
-    elif len(arguments) == 2 and arguments[0] == "recipes":
-        _write_recipes(Path(arguments[1]))
+    elif len(arguments) == 2 and arguments[0] == "objects":
+        print(_objects_text(pd.read_csv(arguments[1], keep_default_na=False, na_values=[""])), end="")
     else:
-        raise SystemExit("python -m npt.study.search grid, or python -m npt.study.search recipes workflow/results/search/runs.csv")
+        raise SystemExit("python -m npt.study.search grid, or python -m npt.study.search objects workflow/results/search/runs.csv")
 
 # %% ../../nbs/study/search.ipynb #fafb7c94
 if __name__ == "__main__" and "__file__" in globals():  # called with python -m, and not a cell of a notebook
