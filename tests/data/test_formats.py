@@ -294,7 +294,7 @@ def test_a_record_of_ones_own_is_read_by_a_format_of_ones_own(tmp_path, monkeypa
 def test_the_offline_world_is_a_format_like_any_other(name):
     rows = _read_rows(find_dataset(f"world/{name}"), "nowhere")
     names = [thing.name for thing in LABEL_SETS[name].things]
-    assert {split: len(rows[split]) // len(names) for split in _SPLITS} == {"train": 64, "val": 50, "test": 100}
+    assert {split: len(rows[split]) // len(names) for split in _SPLITS} == {"train": 64, "val": 50, "test": 200}
     for split in _SPLITS:
         assert all(row.classname == names[row.label] and row.path[:3] == (name, split, row.label) for row in rows[split])
         assert isinstance(rows[split][0].path, WorldImage) and len({row.path for row in rows[split]}) == len(rows[split])

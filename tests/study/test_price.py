@@ -117,7 +117,7 @@ def test_steps_images_and_measures_are_those_of_the_run(learner, given):
     assert (case.classes, case.batch) == (len(trained.classnames), plan.batch_size)
     assert (course.images, course.epochs) == (len(trained.train), plan.epochs)
     assert course.measures == len(_measured_epochs(SimpleNamespace(learns_image=learner == "maple"), plan.epochs, settings.measure_every))
-    assert course.tests == (*(("world/textures", len(part.classnames), len(part.test)) for part in tests), ("world/scenes", 32, 3200))
+    assert course.tests == (*(("world/textures", len(part.classnames), len(part.test)) for part in tests), ("world/scenes", 32, 6400))
 
 
 def test_every_model_of_open_clip_has_sizes_or_none():
