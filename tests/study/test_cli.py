@@ -15,7 +15,6 @@ from workflows import (
     Call,
     grid_file,
     needs_snakemake,
-    notebook_that_trains,
     process_of,
     project_with_a_quick_report,
     skip_features,
@@ -136,25 +135,20 @@ def test_dry_run_counts_and_does_nothing_and_features_come_first(tmp_path):
     assert len(looks) == 3 and min(looks) > max(runs), "what they look up comes before them"
 
 
+@pytest.mark.slow
 @needs_snakemake
-def test_a_clip_that_is_not_there_is_trained_before_its_runs_and_only_then(tmp_path, monkeypatch):
+def test_a_clip_that_cannot_be_trained_is_tried_and_named_whatever_was_tried_before(tmp_path, monkeypatch):
     monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
-    project = project_with_a_quick_report(tmp_path / "project")
-    notebook_that_trains(project)
-    grid, weights = grid_file(tmp_path, small_grid(pretrained=[None, "world-2"])), tmp_path / "cache" / "worlds" / "world-2.safetensors"
-    first = Path("runs", ".workflow")
-    for name, look in make_plan(read_grid(grid)).looks.items():  # as a call leaves them that could not train
-        (tmp_path / first / "features").mkdir(parents=True, exist_ok=True)
-        (tmp_path / first / "features" / f"{name}.tried").touch()
-    code, said = snakemake(tmp_path, grid, "--until", "weights", project=project).end()
-    assert "1 CLIP to be pretrained first (world-2), about 20 minutes of two idle cores each" in said, said[-3000:]
-    assert weights.read_text() == "weights of world 2" and (tmp_path / first / "weights" / "world-2.ipynb").exists(), said[-3000:]
-    assert not list((tmp_path / "runs").rglob("metrics.json"))
-    code, said = snakemake(tmp_path, grid, "--dry-run", project=project).end()
-    assert code == 0 and not re.search(r"^weights ", said, re.M) and re.search(r"^group +2$", said, re.M) and "pretrained first" not in said
-    weights.unlink()
-    code, said = snakemake(tmp_path, grid, "--dry-run", project=project).end()
-    assert code == 0 and re.search(r"^weights +1$", said, re.M) and re.search(r"^features +1$", said, re.M)
+    project = project_with_a_quick_report(tmp_path / "project")  # which has no notebook that trains one
+    grid, jobs = grid_file(tmp_path, small_grid(pretrained="world-2", seed=[1, 2])), tmp_path / "runs" / ".workflow"
+    for path in (jobs / "weights" / "world-2", *(jobs / "features" / name for name in make_plan(read_grid(grid)).looks)):
+        path.parent.mkdir(parents=True)
+        path.with_suffix(".tried").touch()
+    code, said = snakemake(tmp_path, grid, project=project).end()
+    assert code == 1 and "  1 CLIP to be pretrained first (world-2), about 20 minutes of two idle cores each\n" in said, said[-3000:]
+    ending = said[said.rindex("2 of 2 runs are missing:"):]
+    assert re.search("^- world-2 could not be prepared: RuntimeError: .*pretrain_world.ipynb", ending, re.M) and "seed2" in ending, ending
+    assert not (tmp_path / "cache" / "features").exists(), "what waits for it was not begun"
 
 
 @needs_snakemake
