@@ -33,10 +33,10 @@ def test_head_tail_and_worst_class_are_those_of_the_images(clip, long_tail):
 
 def test_a_class_without_test_images_is_in_no_mean(clip, long_tail):
     zero_shot = build_learner("zero_shot", clip, long_tail.classnames)
-    tested = (long_tail.test.labels >= 30).nonzero().flatten().tolist()
+    tested = (long_tail.test.labels >= 8).nonzero().flatten().tolist()
     result = evaluate(zero_shot, long_tail.test.take(tested), counts=long_tail.train.counts)
     each = np.array(result["per_class"])
-    assert np.isnan(each[:30]).all() and np.isfinite(each[30:]).all()
-    assert result["worst_accuracy"] == each[30:].min() and result["worst_class"] in long_tail.classnames[30:]
-    assert result["few"] == pytest.approx(each[30:].mean(), abs=1e-4) and not {"many", "medium"} & set(result)
+    assert np.isnan(each[:8]).all() and np.isfinite(each[8:]).all() and len(each) == 10
+    assert result["worst_accuracy"] == each[8:].min() and result["worst_class"] in long_tail.classnames[8:]
+    assert result["few"] == pytest.approx(each[8:].mean(), abs=1e-4) and not {"many", "medium"} & set(result)
     assert result["accuracy"] == pytest.approx(result["macro_accuracy"], abs=1e-4)
