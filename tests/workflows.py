@@ -31,6 +31,14 @@ place = pathlib.Path(yaml.safe_load(open(results))["runs_dir"])
 """
 
 
+QUICK_TRAINING = """
+import os, pathlib
+path = pathlib.Path(os.environ["NPT_CACHE"], "worlds", f"world-{world}.safetensors")
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text(f"weights of world {world}")
+"""
+
+
 def _call(arguments: list[str], folder: Path, environment: dict[str, str], said: Path) -> None:
     "What the command `snakemake` does, in a process group of its own."
     from snakemake.cli import main
@@ -89,6 +97,16 @@ def project_with_a_quick_report(folder: Path) -> Path:
     (folder / "nbs").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), folder / "nbs" / "report.ipynb")
     return folder
+
+
+def notebook_that_trains(folder: Path) -> Path:
+    "A notebook in place of that which trains a CLIP of the offline world: it writes which one it was asked for."
+    cells = [nbformat.v4.new_code_cell("world = 1", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell(QUICK_TRAINING)]
+    kernel = dict(name="python3", language="python", display_name="python3")
+    path = folder / "nbs" / "experiments" / "pretrain_world.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), path)
+    return path
 
 
 def skip_features(grid: dict) -> None:

@@ -344,13 +344,13 @@ def _build_model(
 # %% ../../nbs/clip/load.ipynb #58dc2c51
 def _model_and_tokenizer(
     backbone: str,  # "world", or an open_clip name
-    pretrained: str | None,  # a tag, a file or folder, or None
+    pretrained: str | None,  # a tag, a file or folder, "none", or None
     given: Mapping[str, object],  # how pictures are prepared, as far as a user says it
 ) -> tuple[nn.Module, object]:
     "Check, fetch and build."
     record = find_backbone(backbone)
     if record.build is None:
-        pretrained = _check_weights(backbone, pretrained)
+        pretrained = _check_weights(backbone, None if pretrained == "none" else pretrained)
         with _hub_asked_once() if _asks_hub(backbone, pretrained) else nullcontext():
             tokenizer = _fetch_weights(backbone, pretrained)
             return _build_model(backbone, pretrained, given), tokenizer
@@ -362,7 +362,7 @@ def _model_and_tokenizer(
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
 def load_clip(
     backbone: str = "world",  # or one of open_clip.list_models()
-    pretrained: str | os.PathLike | None = None,  # open_clip's tag, a file or folder, or None (also "none"): random weights
+    pretrained: str | os.PathLike | None = None,  # a tag, a file or folder; None (also "none"): random weights, and of "world" those that it has
     *,
     preprocess: Mapping[str, object] | None = None,  # any of mean, std, interpolation, resize_mode; None: as in training
     device: str | torch.device = "cpu",
@@ -380,6 +380,6 @@ def load_clip(
     device, dtype = _check_device(device, precision)
     if memory_budget is not None and not memory_budget > 0:
         raise ValueError(f"memory_budget={memory_budget} must be above 0, in gigabytes. Leave it out for half of what is free.")
-    pretrained = None if pretrained is None or pretrained == "none" else os.fspath(pretrained)
+    pretrained = None if pretrained is None else os.fspath(pretrained)
     model, tokenizer = _model_and_tokenizer(backbone, pretrained, _check_preprocess(preprocess))
     return FrozenCLIP(model, tokenizer, backbone, device, dtype, memory_budget)

@@ -101,7 +101,7 @@ def load_dataset(
     seed: int = 1,  # of the few-shot picks, and of a random order
     profile: str = "exp",  # how the counts fall from class to class: "exp" or "step"
     order: str = "label",  # which class is the largest: "label", the first one; "random", by the seed
-    class_split: str | int = "half",  # which classes are base: "half", the first, as published, or the seed of a random half
+    class_split: str | int = "half",  # which classes are base: "half", the first, as published, or a seed: a random half, or new words in objects
 ) -> FewShotData:  # with .base, .novel and .all, each with .train, .val, .test and .classnames
     """Load a dataset's items, pick the shots and cut base from novel classes.
 

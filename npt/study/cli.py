@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .grid import Task, read_grid
-from .jobs import _cache_features, _prepare_dataset, _write_cause
+from .jobs import _cache_features, _prepare_dataset, _train_weights, _write_cause
 from .places import _job_device
 from .plan import _ImageSource, _Look, make_plan
 from .progress import _failed_beside, describe_plan
@@ -45,6 +45,9 @@ def _grid_arguments() -> argparse.ArgumentParser:
     dataset.add_argument("file", help="what to write when it is")
     dataset.add_argument("--root", default=None)
     dataset.add_argument("--most", type=float, required=True, help="bytes that may be fetched")
+    weights = commands.add_parser("weights", help="train a CLIP of the offline world that is not there")
+    weights.add_argument("file", help="what to write when it is; the executed notebook lies beside it")
+    weights.add_argument("--notebook", required=True, help="pretrain_world.ipynb")
     _add_job(commands, "features", "fill the cache of image features")
     _add_job(commands, "group", "do a group of runs")
     return top
@@ -93,9 +96,11 @@ def grid_command(
     if asked.command == "describe":
         print(describe_plan(make_plan(read_grid(asked.file)), name=Path(asked.file).name))
         return 0
+    path = Path(asked.file)
     if asked.command == "dataset":
-        path = Path(asked.file)
         return _attempt(partial(_prepare_dataset, path.stem, asked.root, asked.most), path)
+    if asked.command == "weights":
+        return _attempt(partial(_train_weights, path.stem, asked.notebook, path.with_suffix(".ipynb")), path)
     return _do_job(asked)
 
 # %% ../../nbs/study/cli.ipynb #382ec361

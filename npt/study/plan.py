@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from .._files import write_text
+from ..clip.backbone import find_backbone
 from ..data.datasets import find_dataset
 from .at_hand import _refuse_other_inputs
 from .folder import _find_run
@@ -184,14 +185,23 @@ def _agreed(tasks: Sequence[Task]) -> dict[str, float]:
             agreed[name] = max(agreed[name], _bytes_agreed(task.settings.prepare))
     return dict(agreed)
 
+# %% ../../nbs/study/plan.ipynb #455daa34
+def _weights_to_train(source: _ImageSource) -> str | None:
+    "The CLIP that is to be trained before somebody looks through it, or None where it is there or is none of those we train."
+    backbone = find_backbone(source.backbone)
+    if source.pretrained not in backbone.tags or backbone.file_of(source.pretrained).is_file():
+        return None
+    return source.pretrained
+
 # %% ../../nbs/study/plan.ipynb #1fda7052
 def needs_of(plan: Plan) -> dict:
-    """Which job waits for which: of `groups` the names of features, of `features` a dataset, or None where none is fetched.
+    """Which job waits for which: of `groups` the names of features, of `features` a dataset, and of `weights` a CLIP, by the names of features.
 
-    Beside them stands in `agreed` how many bytes may be fetched of each dataset.
+    A dataset that is not fetched, and a CLIP that is not trained first, are None. In `agreed` stands how many bytes may be fetched of each dataset.
     """
     return dict(groups={name: plan.needs(name) for name in plan.groups},
-                features={name: _dataset_to_fetch(look) for name, look in plan.looks.items()}, agreed=_agreed(plan.tasks))
+                features={name: _dataset_to_fetch(look) for name, look in plan.looks.items()},
+                weights={name: _weights_to_train(look.source) for name, look in plan.looks.items()}, agreed=_agreed(plan.tasks))
 
 # %% ../../nbs/study/plan.ipynb #a4607ba8
 def _look_as_json(look: _Look, data_root: str | None) -> dict:

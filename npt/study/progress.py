@@ -13,7 +13,7 @@ from pathlib import Path
 from .._files import write_text
 from .folder import read_metrics
 from .grid import _FAILED, Task
-from .plan import Plan
+from .plan import Plan, _source_of, _weights_to_train
 from .price import _price_line
 
 # %% ../../nbs/study/progress.ipynb #be19733d
@@ -51,6 +51,13 @@ def _total_line(left: Mapping[tuple[str, str], int], seconds: Mapping[tuple[str,
     parts = [_duration(total)] * (total > 0) + [f"unknown for {unknown} runs"] * (unknown > 0)
     return f"  estimated time, if one were done at a time: {' + '.join(parts)}"
 
+# %% ../../nbs/study/progress.ipynb #f29527d7
+def _weights_line(tasks: Sequence[Task]) -> list[str]:  # none where nothing is to be trained
+    "How many CLIPs are trained before some runs."
+    tags = sorted({tag for task in tasks if (tag := _weights_to_train(_source_of(task.settings)))})
+    names = f"  {len(tags)} CLIP{'s' * (len(tags) > 1)} to be pretrained first ({', '.join(tags)}), about 20 minutes of two idle cores each"
+    return [names] if tags else []
+
 # %% ../../nbs/study/progress.ipynb #90dd5edb
 def describe_plan(
     plan: Plan,
@@ -59,14 +66,15 @@ def describe_plan(
 ) -> str:  # a few lines
     "How many runs a plan has, how many are done, and the time that the others will take, by those that are done and by a model."
     groups, seconds = plan.unfinished(), _mean_seconds(plan.tasks)
-    left = Counter(_method(task) for group in groups.values() for task in group)
+    tasks = [task for group in groups.values() for task in group]
+    left = Counter(map(_method, tasks))
     number, all_runs = left.total(), len(plan.tasks)
     head = f"grid {plan.grid.runs_dir}: {all_runs} runs, {all_runs - number} done, {number} to do (jobs: {len(groups)})"
     lines = [_method_line(*method, some, seconds.get(method)) for method, some in left.items()]
     if not number:
         return head
-    price = _price_line([task for group in groups.values() for task in group], f"  price of {name or 'what is to do'}")
-    return "\n".join([head, *lines, _total_line(left, seconds), price])
+    price = _price_line(tasks, f"  price of {name or 'what is to do'}")
+    return "\n".join([head, *_weights_line(tasks), *lines, _total_line(left, seconds), price])
 
 # %% ../../nbs/study/progress.ipynb #3fe22c3f
 def _cause_in(path: Path) -> str:
@@ -79,18 +87,21 @@ def _failed_beside(path: Path) -> Path:
     return path.with_suffix(f".{_FAILED}")
 
 # %% ../../nbs/study/progress.ipynb #3ef39d62
-def _why_unprepared(plan: Plan, group: str, dataset: str) -> str:  # "" where nothing failed
+def _why_unprepared(plan: Plan, group: str) -> str:  # "" where nothing failed
     "Why what a group waits for is not there."
-    dataset_file, features_file = plan.folder / "datasets" / dataset, plan.folder / "features" / plan.needs(group)[0]
-    for path in map(_failed_beside, (dataset_file, features_file)):
-        if path.exists():
-            return f"{dataset} could not be prepared: {_cause_in(path)}"
+    features = plan.needs(group)[0]
+    source = plan.looks[features].source
+    parts = {f"datasets/{source.dataset}": source.dataset, f"weights/{_weights_to_train(source)}": source.pretrained,
+             f"features/{features}": source.dataset}
+    for part, name in parts.items():
+        if (path := _failed_beside(plan.folder / part)).exists():
+            return f"{name} could not be prepared: {_cause_in(path)}"
     return ""
 
 # %% ../../nbs/study/progress.ipynb #54a1617b
 def _why(plan: Plan, group: str, task: Task) -> str:
     "Why a run is not finished."
-    return task.damage or _why_unprepared(plan, group, task.settings.dataset) or _cause_in(task.failed) or (
+    return task.damage or _why_unprepared(plan, group) or _cause_in(task.failed) or (
         f"nothing says why: its job was stopped, killed or never started (see {plan.folder / 'groups' / group}.log)")
 
 # %% ../../nbs/study/progress.ipynb #deecadae

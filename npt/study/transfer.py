@@ -348,6 +348,14 @@ def _where_it_is(
     asked = data_root is not None and source.record.format == "folder" and (gone or source.record.name in (targets or ()))
     return replace(source, data_root=data_root) if asked else source
 
+# %% ../../nbs/study/transfer.ipynb #573dfb94
+def _target_picks(source: _Source, target: DatasetRecord) -> dict:  # as `load_dataset` takes it
+    "How the images of a target are picked; all its test images are measured, whatever the shots."
+    kind = _kind_of(target, source.record)
+    if kind == "source":
+        return source.picks
+    return dict(shots=1) | (dict(class_split=source.picks["class_split"]) if kind == "domain" else {})
+
 # %% ../../nbs/study/transfer.ipynb #c7123737
 class _OtherPictures(ValueError):
     "The source is not what the prompts were learned on."
@@ -356,7 +364,7 @@ class _OtherPictures(ValueError):
 def _target_split(source: _Source, target: DatasetRecord, root: str | Path | None) -> Split:
     "The test images of a target. Raises `_OtherPictures` for a source that has changed, and what `load_dataset` raises."
     own = target.name == source.record.name
-    data = load_dataset(target.name, root=root, **source.picks if own else dict(shots=1))  # the shots are not used
+    data = load_dataset(target.name, root=root, **_target_picks(source, target))
     if own and (differ := _differing_data(source.inputs, data)):
         raise _OtherPictures(f"{target.name!r} is not what the prompts were learned and measured on ({_in_short(differ)}): bring back what was "
                              "there, or give its place by data_root")

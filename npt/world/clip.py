@@ -68,7 +68,7 @@ def _check_there(path: Path, pretrained: str | None) -> None:
     if not path.is_file():
         how = (f": papermill nbs/experiments/pretrain_world.ipynb out.ipynb -p world {pretrained.removeprefix('world-')} trains it"
                if pretrained in _OTHER_WORLDS else "")
-        raise FileNotFoundError(f"there is no CLIP of the offline world in {str(path)!r}{how}")
+        raise FileNotFoundError(f"there is no CLIP of the offline world in {str(path)!r}{how}.")
 
 # %% ../../nbs/world/clip.ipynb #cc39859c
 def load_world_clip(

@@ -11,6 +11,8 @@ from npt.data.contents import _content_hashes, _split_contents
 from npt.data.datasets import find_dataset
 from npt.data.load import load_dataset
 from npt.data.split import Item, Split
+from npt.world.label_sets import LABEL_SETS, WorldImage, _drawn_from, _find_label_set
+from npt.world.pictures import Domain
 
 
 @pytest.fixture
@@ -53,6 +55,30 @@ def test_the_class_that_differs_is_known(two_folders, change):
 def test_a_missing_file_is_named(two_folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="gone"):
         _content_hashes([str(tmp_path / "gone.png")])
+
+
+def asked_anew() -> None:
+    "Forget what label sets were."
+    for remembered in _find_label_set, _drawn_from:
+        remembered.cache_clear()
+
+
+@pytest.mark.parametrize("change", [dict(domain=Domain(noise=0.4)), dict(things=LABEL_SETS["textures"].things[::-1])], ids=["domain", "classes"])
+def test_pictures_of_other_classes_or_in_another_domain_are_other_contents(change, folder, monkeypatch):
+    images = [WorldImage("textures", "test", 0, number) for number in range(2)]
+    before = _content_hashes(images)
+    with monkeypatch.context() as patch:
+        patch.setitem(LABEL_SETS, "textures", replace(LABEL_SETS["textures"], **change))
+        asked_anew()
+        changed = _content_hashes(images)
+    asked_anew()
+    assert not set(before.values()) & set(changed.values()) and _content_hashes(images) == before
+
+
+def test_a_class_split_of_shapes_has_contents_of_its_own(folder):
+    splits = [load_dataset("world/shapes", shots=2, class_split=split).base.test for split in ("half", 1, 2)]
+    told = [set(_content_hashes([item.image for item in split.items]).values()) for split in splits]
+    assert len(set().union(*told)) == 3 * len(splits[0])
 
 
 def test_pictures_of_the_offline_world_are_told_by_their_names(folder):

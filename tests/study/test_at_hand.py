@@ -3,14 +3,17 @@
 import shutil
 
 import pytest
+from other_worlds import leave_world
 from workflows import small_grid
 
+from npt.clip.load import load_clip
 from npt.study import at_hand
 from npt.study.at_hand import _inputs_at_hand, _refuse_other_inputs, _was_fetched
 from npt.study.collect import do_runs
 from npt.study.grid import Task, expand, read_grid
 from npt.study.jobs import do_task
 from npt.study.plan import make_plan
+from npt.study.restore import load_run
 from npt.study.settings import RunSettings
 
 
@@ -63,6 +66,23 @@ def test_other_weights_are_found_and_absent_ones_stop_nothing(finished, clip, mo
     Task(settings).failed.unlink()  # other tests share this run
     for gone in dict(pretrained="no_such_file.pt"), dict(pretrained="openai"):
         _refuse_other_inputs([settings.model_copy(update=dict(backbone="ViT-B-16-quickgelu") | gone)])
+
+
+def test_a_clip_of_the_world_that_was_trained_again_is_another_and_one_that_is_gone_stops_nothing(tmp_path, monkeypatch, few_pictures):
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    settings = RunSettings(dataset="world/textures", learner="zero_shot", pretrained="world-2", shots=1, runs_dir=str(tmp_path))
+    path = leave_world("world-2", seed=1)
+    do_runs([settings])
+    learner = load_run(settings.folder)
+    assert learner.clip.fingerprint == load_clip("world", "world-2").fingerprint != load_clip("world").fingerprint
+    _refuse_other_inputs([settings])
+    leave_world("world-2", seed=2)
+    with pytest.raises(ValueError, match="@world-2/.*the weights are others"):
+        _refuse_other_inputs([settings])
+    path.unlink()
+    _refuse_other_inputs([settings])
+    with pytest.raises(FileNotFoundError, match="-p world 2 trains it. Where they were moved"):
+        load_run(settings.folder)
 
 
 def test_weights_of_the_hub_are_looked_for_where_they_are_kept(monkeypatch):

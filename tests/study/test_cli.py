@@ -135,6 +135,22 @@ def test_dry_run_counts_and_does_nothing_and_features_come_first(tmp_path):
     assert len(looks) == 3 and min(looks) > max(runs), "what they look up comes before them"
 
 
+@pytest.mark.slow
+@needs_snakemake
+def test_a_clip_that_cannot_be_trained_is_tried_and_named_whatever_was_tried_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    project = project_with_a_quick_report(tmp_path / "project")  # which has no notebook that trains one
+    grid, jobs = grid_file(tmp_path, small_grid(pretrained="world-2", seed=[1, 2])), tmp_path / "runs" / ".workflow"
+    for path in (jobs / "weights" / "world-2", *(jobs / "features" / name for name in make_plan(read_grid(grid)).looks)):
+        path.parent.mkdir(parents=True)
+        path.with_suffix(".tried").touch()
+    code, said = snakemake(tmp_path, grid, project=project).end()
+    assert code == 1 and "  1 CLIP to be pretrained first (world-2), about 20 minutes of two idle cores each\n" in said, said[-3000:]
+    ending = said[said.rindex("2 of 2 runs are missing:"):]
+    assert re.search("^- world-2 could not be prepared: RuntimeError: .*pretrain_world.ipynb", ending, re.M) and "seed2" in ending, ending
+    assert not (tmp_path / "cache" / "features").exists(), "what waits for it was not begun"
+
+
 @needs_snakemake
 def test_the_papers_grid_is_listed_without_its_data(tmp_path):
     code, said = snakemake(tmp_path, GRIDS / "paper.yaml", "--dry-run", "--quiet", "rules").end()

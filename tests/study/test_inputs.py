@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from miniature import write_pictures
+from other_worlds import leave_world
 
 from npt._files import write_text
 from npt.clip.frozen import FrozenCLIP
+from npt.clip.load import load_clip
 from npt.data.load import load_dataset
 from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _run_inputs
 from npt.study.runs import do_run, set_up
@@ -66,6 +68,16 @@ def test_template_weights_and_pixels_count(one, clip):
               inputs.model_copy(update=dict(preprocess=inputs.preprocess | dict(mean=[0, 0, 0])))]
     assert [len(_differing_inputs(inputs, other)) for other in others] == [1, 1, 1]
     assert made_from(one, clip, classes="all").images.keys() == {"all train", "all test"}
+
+
+def test_two_clips_of_the_world_are_told_apart_by_their_weights(one, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    for seed, name in enumerate(("world-2", "world-3")):
+        leave_world(name, seed)
+    inputs = [made_from(one, clip)] + [made_from(one, load_clip("world", name), pretrained=name) for name in ("world-2", "world-3")]
+    for number, other in enumerate(inputs):
+        assert [bool(_differing_inputs(before, other)) for before in inputs] == [number != before for before in range(3)]
+    assert "the weights are others" in _differing_inputs(*inputs[1:])[0]
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -1,13 +1,19 @@
 "One job: its runs and their targets, one that fails among them, and what is done already."
 
 import json
+import threading
+import time
+from subprocess import CompletedProcess
 
+import pytest
 import yaml
-from workflows import small_grid
+from filelock import FileLock
+from other_worlds import leave_world
+from workflows import notebook_that_trains, small_grid
 
 from npt.study.cli import grid_command
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _one_line, _papermill_command, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.jobs import _do_in_notebook, _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
 from npt.study.settings import RunSettings
 from npt.study.watch import _do_group, _Work
 
@@ -50,10 +56,15 @@ def test_too_little_memory_is_told_with_what_to_change():
     assert "memory" not in _said_at_the_end("ValueError: as an example", 1)
 
 
-def test_papermill_is_told_every_setting_as_it_is():
+def test_papermill_is_told_every_setting_as_it_is(tmp_path, monkeypatch):
     "YAML takes 2e-05 for a text."
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("npt.study.jobs.subprocess.run", lambda command, **_: asked.append(command) or CompletedProcess(command, 0))
     settings = RunSettings(lr=2e-5, learner="tip_adapter", learner_settings=dict(alpha=1e-7), template="yes: {}", runs_dir="a, b", tau=1e-3)
-    given = yaml.safe_load(_papermill_command(settings, "train.ipynb")[-1])
+    _do_in_notebook(settings, "train.ipynb")
+    assert asked[0][2:5] == ["papermill", "train.ipynb", str(settings.folder / "run.ipynb")] and settings.folder.is_dir()
+    given = yaml.safe_load(asked[0][-1])
     assert given.pop("baseline") is False and RunSettings(**given) == settings
 
 
@@ -65,3 +76,49 @@ def test_a_dataset_is_fetched_as_far_as_its_runs_agree(tmp_path, monkeypatch):
     assert fetched == ["eurosat"] and "food101" in (tmp_path / "food101.failed.txt").read_text() and not (tmp_path / "dtd.failed.txt").exists()
     grid_command(["dataset", str(tmp_path / "food101.tried"), "--root", str(tmp_path), "--most", "1e10"])
     assert fetched == ["eurosat", "food101"] and not (tmp_path / "food101.failed.txt").exists()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "Where CLIPs of the world are kept, and none is yet."
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "worlds"
+
+
+def train(name: str, folder, notebook) -> int:
+    "Do the job of a workflow."
+    return grid_command(["weights", str(folder / f"{name}.tried"), "--notebook", str(notebook)])
+
+
+def test_a_clip_is_trained_by_its_notebook_and_one_that_is_there_is_left_alone(tmp_path, cache):
+    notebook = notebook_that_trains(tmp_path)
+    assert train("world-2", tmp_path / "jobs", notebook) == 0
+    assert (cache / "world-2.safetensors").read_text() == "weights of world 2" and (tmp_path / "jobs" / "world-2.ipynb").exists()
+    assert {path.name for path in cache.glob("*.safetensors")} == {"world-2.safetensors"}
+    left = leave_world("world-3", seed=0)
+    written = left.stat().st_mtime_ns
+    assert train("world-3", tmp_path / "jobs", "no such notebook") == 0 and left.stat().st_mtime_ns == written
+
+
+def test_a_clip_that_cannot_be_trained_leaves_its_cause_until_it_can(tmp_path, cache, capsys):
+    assert train("world-2", tmp_path, tmp_path / "no_such_notebook.ipynb") == 1
+    cause = (tmp_path / "world-2.failed.txt").read_text()
+    assert cause.startswith("RuntimeError: ") and "no_such_notebook.ipynb" in cause.splitlines()[0] and "Traceback" in cause
+    leave_world("world-2", seed=0)
+    assert train("world-2", tmp_path, "no such notebook") == 0 and not (tmp_path / "world-2.failed.txt").exists()
+    assert train("world-9", tmp_path, "no such notebook") == 1 and "world-2, world-3" in (tmp_path / "world-9.failed.txt").read_text()
+
+
+def test_of_two_grids_that_want_the_same_clip_one_waits_and_finds_it(tmp_path, cache, monkeypatch):
+    trained = []
+    monkeypatch.setattr("npt.study.jobs._execute_notebook", lambda *given: trained.append(given))
+    cache.mkdir(parents=True)
+    with FileLock(cache / "world-2.lock"):
+        other = threading.Thread(target=train, args=("world-2", tmp_path, "pretrain_world.ipynb"))
+        other.start()
+        time.sleep(0.3)
+        assert other.is_alive() and not trained
+        leave_world("world-2", seed=0)
+    other.join(30)
+    assert not other.is_alive() and not trained, "it found what the first had trained"
+    assert train("world-3", tmp_path, "pretrain_world.ipynb") == 0 and [given[2] for given in trained] == [dict(world=3)]

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from other_worlds import leave_world
 from workflows import leave_run, small_grid
 
 from npt.study.grid import expand, read_grid
@@ -45,6 +46,24 @@ def test_no_view_is_looked_at_that_no_epoch_meets():
                                                   few=dict(dataset="dtd", learner="coop", views=8, epochs=3)))
     (runs,) = _image_choices(expand(read_grid(grid))).values()
     assert [run.views for run in runs] == [5, 8, None, 3]
+
+
+def test_what_looks_through_a_clip_that_is_not_there_waits_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(read_grid(small_grid(pretrained=[None, "world-2", "world-3"], transfer="world/scenes")))
+    leave_world("world-3", seed=0)
+    waits = {(plan.looks[name].source.dataset, plan.looks[name].source.pretrained): tag for name, tag in needs_of(plan)["weights"].items()}
+    assert waits == {(dataset, name): "world-2" if name == "world-2" else None
+                     for dataset in ("world/textures", "world/scenes") for name in (None, "world-2", "world-3")}
+    leave_world("world-2", seed=0)
+    assert set(needs_of(plan)["weights"].values()) == {None}
+
+
+def test_weights_that_nobody_here_trains_are_waited_for_by_none(tmp_path):
+    experiments = dict(one=dict(dataset="dtd", backbone="ViT-B-32", pretrained=["none", "world-2"]))
+    plan = make_plan(read_grid(dict(runs_dir=str(tmp_path), experiments=experiments)))
+    assert set(needs_of(plan)["weights"].values()) == {None}, "world-2 is the name of a file there"
 
 
 def test_as_much_is_fetched_of_a_dataset_as_its_runs_agree_to(tmp_path):

@@ -1,5 +1,6 @@
 "How long a grid takes, and why what is missing is missing."
 
+from other_worlds import leave_world
 from workflows import leave_run, small_grid
 
 from npt._files import write_text
@@ -41,6 +42,31 @@ def test_missing_data_is_told_for_the_runs_that_needed_it(tmp_path, monkeypatch)
     causes = {tasks[0].settings.dataset: cause for cause, tasks in _failures(plan).items()}
     assert causes["dtd"] == "dtd could not be prepared: ConnectionError: no way to dtd"
     assert "nothing says why" in causes["world/textures"]
+
+
+def test_a_clip_that_is_trained_first_is_told_before_and_its_failure_after(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(read_grid(small_grid(pretrained=[None, "world-2", "world-3"])))
+    lines = describe_plan(plan).splitlines()
+    assert lines[1] == "  2 CLIPs to be pretrained first (world-2, world-3), about 20 minutes of two idle cores each"
+    leave_world("world-3", seed=0)
+    assert "\n  1 CLIP to be pretrained first (world-2), about 20 minutes of two idle cores each\n" in describe_plan(plan)
+    write_text("RuntimeError: no luck\n\nTraceback ...", plan.folder / "weights" / "world-2.failed.txt")
+    causes = {tasks[0].settings.pretrained: cause for cause, tasks in _failures(plan).items()}
+    assert causes["world-2"] == "world-2 could not be prepared: RuntimeError: no luck"
+    assert "nothing says why" in causes[None] and len(causes) == 3
+    leave_world("world-2", seed=0)
+    assert not any("could not be prepared" in cause for cause in _failures(plan)), "it was trained since"
+    assert "pretrained" not in describe_plan(plan)
+
+
+def test_finished_runs_need_no_clip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(read_grid(small_grid(pretrained=[None, "world-2"])))
+    leave_run(plan.tasks[1])
+    assert "2 runs, 1 done" in describe_plan(plan) and "pretrained" not in describe_plan(plan)
 
 
 def test_many_runs_of_one_cause_are_cut_on_the_screen_and_whole_in_the_file(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ BAD = {
     "own setting": (dict(learner_settings=dict(n_contexts=3)), "Did you mean 'n_ctx'"),
     "own settings": (dict(learner_settings="n_ctx=8"), "is no JSON text"),
     "quickgelu": (dict(backbone="ViT-B-16", pretrained="openai"), "ViT-B-16-quickgelu"),
+    "another world": (dict(pretrained="world-9"), "no pretrained weights of the backbone 'world' called 'world-9'"),
+    "a world beside photographs": (dict(dataset="dtd", backbone="world", pretrained="world_2"), "Did you mean 'world-2'"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
     "views": (dict(dataset="dtd", views=0), "views"),
     "views of what is drawn": (dict(dataset="world/textures", views=4), "views"),
@@ -118,6 +120,13 @@ def test_a_default_run_keeps_the_folder_that_it_had():
     for name in "world", "claims", "few_shot", "ablation":
         folders = [task.settings.folder.as_posix() for task in expand(read_grid(ROOT / "workflow" / "grids" / f"{name}.yaml"))]
         assert all(re.search(r"/tau[\d.]+-shots\d+(-all|-val|-clusters\d)*/seed\d+$", folder) for folder in folders)
+
+
+def test_another_clip_of_the_world_is_told_by_its_name_in_the_folder():
+    folders = [RunSettings(pretrained=name).folder.as_posix() for name in (None, "world-2", "world-3")]
+    assert folders == [f"runs/world/shapes/maple+npt{name}/tau1-shots16/seed1" for name in ("", "@world-2", "@world-3")]
+    photographs = RunSettings(dataset="dtd", learner="coop", backbone="world", pretrained="world-2", class_split=1).folder.as_posix()
+    assert photographs == "runs/dtd/coop+npt@world-2/tau1-shots16-half1/seed1"
 
 
 def test_long_names_are_cut_and_stay_apart():

@@ -86,15 +86,16 @@ def test_rows_are_evaluations_and_the_source_is_first(run_dir):
     assert table.accuracy.iloc[-1] == pytest.approx(table.accuracy[["world/scenes", "world/shapes-noisy"]].mean())
 
 
-def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(tmp_path):
-    settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/shapes-noisy", measured_on="test"))
+@pytest.mark.parametrize("class_split", ["half", 2])
+def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(class_split, tmp_path):
+    settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/shapes-noisy", measured_on="test", class_split=class_split))
     metrics = do_run(settings)
     result = transfer(settings.folder, targets=["world/shapes-sketch", "world/textures"])
     assert [row.kind for row in result.rows] == ["source", "dataset", "domain"]
     assert [row.trained_classes for row in result.rows] == [32, 0, 32]
     assert result.rows[0].trained_accuracy == pytest.approx(metrics["base"], abs=1e-4)
     assert result.rows[1].trained_accuracy is None and result.rows[1].trained_zero_shot is None
-    sketch, learner = load_dataset("world/shapes-sketch").base.test, load_run(settings.folder)
+    sketch, learner = load_dataset("world/shapes-sketch", class_split=class_split).base.test, load_run(settings.folder)
     assert result.rows[2].trained_accuracy == pytest.approx(evaluate(learner, sketch)["accuracy"], abs=1e-4)
     assert result.table().index.tolist()[-2:] == ["mean of 1 other datasets", "mean of 1 domains"]
 

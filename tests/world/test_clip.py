@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from other_worlds import leave_world
 
 from npt.clip.load import load_clip
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner
 from npt.training.evaluation import base_to_novel
 from npt.world.captions import tokenizer, world_vocabulary
-from npt.world.clip import load_world_clip, new_world_clip, pack_world_clip
+from npt.world.clip import _OTHER_WORLDS, _world_file, load_world_clip, new_world_clip, pack_world_clip
 from npt.world.pictures import OBJECTS, make_scenes, render
 
 
@@ -49,3 +50,33 @@ def test_packing_keeps_half_precision_and_unknown_words_come_from_a_seed(tmp_pat
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.safetensors"):
         load_world_clip(str(tmp_path / "nothing.safetensors"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> None:
+    "No weights are in the cache."
+    monkeypatch.setenv("NPT_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", _OTHER_WORLDS)
+def test_a_clip_that_nobody_trained_is_missing_with_the_command_that_trains_it(name, cache):
+    command = f"papermill nbs/experiments/pretrain_world.ipynb out.ipynb -p world {name[-1]} trains it"
+    for load in lambda: load_world_clip(name), lambda: load_clip("world", pretrained=name):
+        with pytest.raises(FileNotFoundError) as error:
+            load()
+        assert str(error.value) == f"there is no CLIP of the offline world in {str(_world_file(name))!r}: {command}."
+
+
+def test_a_clip_in_the_cache_is_loaded_by_its_name_and_is_another(cache, tmp_path):
+    paths = [leave_world(name, seed) for seed, name in enumerate(_OTHER_WORLDS)]
+    assert [path.parent for path in paths] == [tmp_path / "worlds"] * 2
+    clips = [load_clip("world", pretrained=name) for name in (None, *_OTHER_WORLDS)]
+    assert len({clip.fingerprint for clip in clips}) == 3 and {clip.name for clip in clips} == {"world"}
+    assert load_clip("world", pretrained="world-2").fingerprint == clips[1].fingerprint
+    assert torch.equal(load_world_clip("world-2").visual.proj, load_world_clip(str(paths[0])).visual.proj)
+
+
+@pytest.mark.parametrize("name", ["world-9", "world-1", "world", "none", "openai"])
+def test_a_name_that_is_no_clip_of_the_world_is_refused_with_those_that_are(name, cache):
+    with pytest.raises(ValueError, match="leave out pretrained or take one of world-2, world-3"):
+        load_clip("world", pretrained=name)
