@@ -69,6 +69,8 @@ _OPTIMIZERS = {
 # %% ../../nbs/training/fit.ipynb #57e13387
 def _check_names(objective: str | Objective, sampler: str, optimizer: str | None) -> None:
     "Raise ValueError for an objective, a sampler or an optimiser that there is not."
+    if not isinstance(objective, str | Objective):
+        raise ValueError(f"objective={objective!r} must be a name or a sum of terms, such as 'npt' or 'ce + 0.5*lc', or one from build_objective")
     if objective != "own":
         build_objective(objective)
     known("sampler", sampler, SAMPLERS)

@@ -30,14 +30,20 @@ def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentenc
     return None if learner.text_features().requires_grad else "nothing that it learns enters its class vectors"
 
 
+def _is_trained(learner: nn.Module) -> bool:
+    "Whether a learner has steps, by what it holds or, where it only remembers pictures so far, by its recipe."
+    known = RECIPES.get(learner.name)
+    return any(True for _ in learner.parameters()) or learner.remembers and (known is None or known.epochs > 0)
+
+
 def _check_graphs(
     graphs: bool,  # whether the text side is to be replayed
     learner: nn.Module,
 ) -> None:
-    "Raise ValueError for what is no truth value, and where a learner cannot be replayed."
+    "Raise ValueError for what is no truth value, and where a learner that is trained cannot be replayed."
     if not isinstance(graphs, bool):
         raise ValueError(f"graphs={graphs!r} must be True or False")
-    if graphs and (reason := _why_no_graphs(learner)):
+    if graphs and _is_trained(learner) and (reason := _why_no_graphs(learner)):
         raise ValueError(f"graphs=True cannot be for the learner {learner.name!r}: {reason}. Set graphs=False")
 
 # %% ../../nbs/training/graphs.ipynb #47f62e4e
