@@ -599,6 +599,7 @@ def fit(
                 learner.remember(*_training_features(learner, train, workers))
         if not list(learner.parameters()):
             return pd.DataFrame()
+        _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
         own = recipe(learner.name, learner.clip.name, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views)

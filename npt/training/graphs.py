@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..clip.recompute import _with_weights
 from ..learners.base import Learner
+from ..learners.recipes import RECIPES
 
 # %% ../../nbs/training/graphs.ipynb #3d75cbc0
 def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentence, or None where it can
