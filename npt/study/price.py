@@ -168,8 +168,8 @@ _H100, _CORE = _Machine(torch.device("cuda"), torch.bfloat16), _Machine(torch.de
 
 
 def _gpu_of(settings: RunSettings) -> _Machine:
-    "An H100 in the precision of a run, half of it unless all is asked for."
-    return replace(_H100, dtype=torch.float32) if settings.precision == "fp32" else _H100
+    "An H100 in the precision of a run, half of it unless all is asked for; TF32, which nobody has measured, is priced as float32."
+    return replace(_H100, dtype=torch.float32) if settings.precision in ("fp32", "tf32") else _H100
 
 # %% ../../nbs/study/price.ipynb #353c58c0
 def _times(work: _Work, number: float) -> _Work:
