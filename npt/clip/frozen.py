@@ -9,6 +9,7 @@ __all__ = ['free_memory', 'FrozenCLIP']
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from types import MappingProxyType
 
 import psutil
@@ -111,6 +112,8 @@ def _tokenize(
 ) -> Tensor:  # (K, L) int64, L the context length
     "Turn texts into token numbers. Raises ValueError naming the first text that is too long."
     texts = [texts] if isinstance(texts, str) else list(texts)
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{others[0]!r} is no text: give strings, such as 'a photo of a cat.'")
     if too_long := [text for text, fits in zip(texts, clip.fits(texts)) if not fits]:
         raise ValueError(f"Text too long for the {clip.context_length} tokens of {clip.name}: {_shown(too_long[0])}.")
     return clip.tokenizer(texts).to(clip.device)
@@ -216,13 +219,14 @@ class FrozenCLIP:
         return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit)
 
     def explain(self, texts: Sequence[str], contexts: int = 1) -> str:  # K prompts, and how many prefixes they have; lines of text
-        "Say by which path prompts go through the text tower here, and what each path would cost by the model in `npt.clip.cost`."
+        "Say by which path prompts with a shared prefix, without deep prompts, go through the text tower here, and what each would cost by the model."
         if self.prefix_sharing is not True:
             return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
         prefix, _, tokens = _in_two(self, texts)
-        if contexts < 1:
-            raise ValueError(f"contexts={contexts} must be at least 1, the number of prefixes that the prompts have")
-        return _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
+        if isinstance(contexts, bool) or not isinstance(contexts, Integral) or contexts < 1:
+            raise ValueError(f"contexts={contexts!r} must be a whole number, at least 1: how many prefixes the prompts have")
+        told = _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
+        return f"{told}\nThis is for prompts that all classes begin alike and without deep prompts; a learner with others may take another path."
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], unit: bool = True) -> Tensor:  # K texts to (K, d), at least float32

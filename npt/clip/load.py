@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 
@@ -360,9 +361,16 @@ def _model_and_tokenizer(
     return record.build(pretrained), record.tokenizer()
 
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
+def _check_memory_budget(memory_budget: float | None) -> None:  # gigabytes; None: half of what is free
+    "Raise ValueError for what is no amount of memory."
+    number = isinstance(memory_budget, Real) and not isinstance(memory_budget, bool)
+    if memory_budget is not None and not (number and memory_budget > 0):
+        raise ValueError(f"memory_budget={memory_budget!r} must be a number above 0, in gigabytes. Leave it out for half of what is free.")
+
+
 def load_clip(
     backbone: str = "world",  # or one of open_clip.list_models()
-    pretrained: str | os.PathLike | None = None,  # a tag, a file or folder; None (also "none"): random weights, and of "world" those that it has
+    pretrained: str | os.PathLike | None = None,  # a tag, a file or folder; None: the world's own, else random weights (also "none")
     *,
     preprocess: Mapping[str, object] | None = None,  # any of mean, std, interpolation, resize_mode; None: as in training
     device: str | torch.device = "cpu",
@@ -378,8 +386,7 @@ def load_clip(
     what to do; all but a failing download or a bad file are raised before anything is downloaded or built.
     """
     device, dtype = _check_device(device, precision)
-    if memory_budget is not None and not memory_budget > 0:
-        raise ValueError(f"memory_budget={memory_budget} must be above 0, in gigabytes. Leave it out for half of what is free.")
+    _check_memory_budget(memory_budget)
     pretrained = None if pretrained is None else os.fspath(pretrained)
     model, tokenizer = _model_and_tokenizer(backbone, pretrained, _check_preprocess(preprocess))
     return FrozenCLIP(model, tokenizer, backbone, device, dtype, memory_budget)

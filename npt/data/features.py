@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 
 import open_clip
@@ -102,8 +103,8 @@ def _check_views(
     record: DatasetRecord,
 ) -> None:
     "Raises ValueError where training images cannot have so many crops: fewer than one, or in a dataset that has none."
-    if views is not None and views < 1:
-        raise ValueError(f"views={views} must be at least 1, the number of crops of each training image; "
+    if views is not None and (isinstance(views, bool) or not isinstance(views, Integral) or views < 1):
+        raise ValueError(f"views={views!r} must be a whole number, at least 1: how many crops there are of each training image; "
                          "views=None gives a fresh crop in each epoch")
     if views is not None and record.crop is None:
         raise ValueError(f"views={views} asks for random crops of each training image, and those of {record.name!r} are "

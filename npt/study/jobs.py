@@ -29,7 +29,7 @@ from ..data.prepare import _check_size_agreed, dataset_state, prepare
 from ..data.split import Split
 from .at_hand import _refuse_other_inputs
 from .grid import Task
-from .machine import _usual_precision
+from .machine import _check_tf32, _multiplying, _stored_in, _usual_precision
 from .plan import _Look, _short_hash
 from .runs import _load_run_data, do_run
 from .settings import RunSettings
@@ -105,12 +105,14 @@ def _cache_run(clip: FrozenCLIP, settings: RunSettings) -> None:
 # %% ../../nbs/study/jobs.ipynb #16a24121
 def _cache_features(look: _Look, data_root: str | None, device: str) -> None:  # data_root: of a dataset that has no runs
     "Put into the cache what runs will look up there."
-    source = look.source
-    clip = load_clip(source.backbone, source.pretrained, device=device, precision=source.precision or _usual_precision(device))
-    for settings in look.runs:
-        _cache_run(clip, settings)
-    if look.whole:
-        split_features(clip, load_dataset(source.dataset, root=data_root, shots=1).all.test)
+    source, precision = look.source, look.source.precision or _usual_precision(device)
+    _check_tf32(precision, device)
+    with _multiplying(precision):
+        clip = load_clip(source.backbone, source.pretrained, device=device, precision=_stored_in(precision))
+        for settings in look.runs:
+            _cache_run(clip, settings)
+        if look.whole:
+            split_features(clip, load_dataset(source.dataset, root=data_root, shots=1).all.test)
 
 # %% ../../nbs/study/jobs.ipynb #19b2acfe
 def _run_lock(settings: RunSettings) -> FileLock:

@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../../nbs/study/machine.ipynb #53917028
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -46,6 +48,34 @@ def _usual_precision(
     with torch.cuda.device(device):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
+# %% ../../nbs/study/machine.ipynb #7a87b121
+def _check_tf32(
+    precision: str,
+    device: str,  # that is there
+) -> None:
+    "Raise ValueError for TF32 on a device that cannot multiply by it."
+    if precision == "tf32" and torch.device(device).type != "cuda":
+        raise ValueError(f"precision='tf32' is how a CUDA GPU multiplies matrices, and the device is {device!r}: use precision='fp32'")
+
+
+def _stored_in(precision: str) -> str:  # as `load_clip` takes it
+    "The precision of weights and activations."
+    return "fp32" if precision == "tf32" else precision
+
+# %% ../../nbs/study/machine.ipynb #610df360
+@contextmanager
+def _multiplying(precision: str) -> Iterator[None]:
+    "Let CUDA GPUs multiply matrices by TF32 in the block where that is the precision; afterwards they do as before."
+    if precision != "tf32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
 # %% ../../nbs/study/machine.ipynb #bd39eb47
 _LOOK = 0.3  # seconds
 
@@ -69,9 +99,10 @@ def _on_this_machine(
     *,
     begun_in: str | None = None,  # the precision of a run that is there already
 ) -> RunSettings:  # with a device and a precision
-    "Choose what the settings leave open. Raises ValueError for a device that is not there."
+    "Choose what the settings leave open. Raises ValueError for a device that is not there, or that cannot do the precision."
     device = str(_check_is_there(settings.device or _usual_device()))
     precision = settings.precision or begun_in or _usual_precision(device)
+    _check_tf32(precision, device)
     return settings.model_copy(update=dict(device=device, precision=precision))
 
 # %% ../../nbs/study/machine.ipynb #83575e00

@@ -168,8 +168,8 @@ _H100, _CORE = _Machine(torch.device("cuda"), torch.bfloat16), _Machine(torch.de
 
 
 def _gpu_of(settings: RunSettings) -> _Machine:
-    "An H100 in the precision of a run, half of it unless all is asked for."
-    return replace(_H100, dtype=torch.float32) if settings.precision == "fp32" else _H100
+    "An H100 in the precision of a run, half of it unless all is asked for; TF32, which nobody has measured, is priced as float32."
+    return replace(_H100, dtype=torch.float32) if settings.precision in ("fp32", "tf32") else _H100
 
 # %% ../../nbs/study/price.ipynb #353c58c0
 def _times(work: _Work, number: float) -> _Work:
@@ -337,12 +337,21 @@ def _training_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     return _Bill(_times(_step_of(case, machine).whole, steps), cropped=own_crops)
 
 
+def _along_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
+    "What measuring along training does."
+    _, classes, tested = course.tests[0]
+    once = [_measured_once(case, machine, classes, images, logits=False) for images in (course.images, tested)]
+    return sum(once, _Bill()).times(course.measures)
+
+
+def _end_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
+    "What the evaluation at the end does."
+    return sum((_measured_once(replace(case, dataset=name), machine, number, images) for name, number, images in course.tests), _Bill())
+
+
 def _measuring_bill(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     "What measuring does, along training and at its end."
-    _, classes, tested = course.tests[0]
-    along = [_measured_once(case, machine, classes, images, logits=False).times(course.measures) for images in (course.images, tested)]
-    ends = [_measured_once(replace(case, dataset=name), machine, number, images) for name, number, images in course.tests]
-    return sum([*along, *ends], _Bill())
+    return _along_bill(case, course, machine) + _end_bill(case, course, machine)
 
 
 @cache

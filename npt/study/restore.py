@@ -22,6 +22,7 @@ from ..learners.build import build_learner
 from ..learners.saving import _read_prompts, load_prompts
 from .folder import RunFolder, _check_sums
 from .inputs import _preparation_of, _read_inputs
+from .machine import _stored_in
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
 class _Origin(BaseModel):
@@ -31,7 +32,7 @@ class _Origin(BaseModel):
 
     backbone: str  # as in `load_clip`, as the next two
     pretrained: str | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # tf32, a way to multiply, is put to use as fp32
     template: str | tuple[str, ...] | None = None  # of hand-written prompts; "ensemble": CLIP's 80; None: the dataset's own
     dataset: str | None = None  # a name in `npt.data.datasets.DATASETS`, or any where there is a template
     weights: str | None = None  # `FrozenCLIP.fingerprint`, to tell weights of the same backbone apart; None: not known
@@ -82,7 +83,8 @@ def _load_origin_clip(
     pretrained: str | None,  # where the weights are now; None: where they were
 ) -> FrozenCLIP:
     "Load the backbone; half precision only where there is a CUDA GPU. Raises FileNotFoundError for weights that were moved."
-    precision, weights = origin.precision if str(device).startswith("cuda") else "fp32", pretrained or origin.pretrained
+    precision = _stored_in(origin.precision) if str(device).startswith("cuda") else "fp32"
+    weights = pretrained or origin.pretrained
     try:
         return load_clip(origin.backbone, weights, preprocess=_given_preprocess(origin, weights), device=device, precision=precision)
     except FileNotFoundError as error:

@@ -25,7 +25,7 @@ from .._files import write_text
 from .._lock import Hold
 from ..clip.clock import _by_clock, _Clock, _part, _times
 from ..clip.frozen import FrozenCLIP
-from ..clip.load import _PRECISIONS, load_clip
+from ..clip.load import load_clip
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
@@ -38,7 +38,7 @@ from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
 from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
 from .inputs import RunInputs, _run_inputs
-from .machine import _choices_said, _on_this_machine, _usual_threads
+from .machine import _choices_said, _multiplying, _on_this_machine, _stored_in, _usual_threads
 from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
@@ -52,6 +52,7 @@ class Run:
 
     settings: RunSettings  # as they were given, with a device
     choices: str  # the same in a line, with the reasons
+    precision: str  # fp32, tf32, bf16 or fp16, as given or chosen
     threads: int  # of the processor, while it works
     folder: RunFolder
     data: FewShotData
@@ -168,20 +169,15 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     _check_graphs(settings.graphs, learner)
     _run_recipe(settings).objective_for(settings.objective)
 
-# %% ../../nbs/study/runs.ipynb #3c0f8d69
-def _precision_of(clip: FrozenCLIP) -> str:  # fp32, bf16 or fp16
-    "The name of a backbone's precision."
-    return next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
-
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def _hold_run(
     settings: RunSettings,
     inputs: RunInputs,
-    clip: FrozenCLIP,
+    precision: str,  # as given or chosen
     overwrite: bool,
 ) -> tuple[RunFolder, Hold]:
     "Take a run's folder. Raises ValueError where it holds a run of other settings or inputs, naming them."
-    lock, precision = RunFolder(settings.folder).held(), _precision_of(clip)
+    lock = RunFolder(settings.folder).held()
     try:
         return _open_run(settings, inputs, precision=precision, overwrite=overwrite), lock
     except BaseException:
@@ -208,9 +204,10 @@ def set_up(
     _check_overwrite(overwrite)
     chosen = _on_this_machine(settings, begun_in=None if overwrite else _begun_in(settings))
     threads = _usual_threads(chosen)
-    with _with_threads(threads), _told_how_to_go_on(lambda: "nothing was changed; the same call begins again"):
+    how = "nothing was changed; the same call begins again"
+    with _with_threads(threads), _multiplying(chosen.precision), _told_how_to_go_on(lambda: how):
         data = _load_run_data(settings)
-        clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=chosen.precision,
+        clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=_stored_in(chosen.precision),
                          memory_budget=settings.memory_budget)
         template, names = _run_template(settings, data), getattr(data, settings.classes).classnames
         _cluster_count(len(names), settings.num_clusters)
@@ -221,8 +218,8 @@ def set_up(
         _try_novel(settings, learner, data)
     choices = _choices_said(settings, chosen, _run_recipe(settings), threads)
     here = settings.model_copy(update=dict(device=chosen.device))
-    folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), clip, overwrite)
-    return Run(here, choices, threads, folder, data, clip, zero_shot, learner, _Clock(clip.device), lock)
+    folder, lock = _hold_run(here, _run_inputs(settings, data, clip, template), chosen.precision, overwrite)
+    return Run(here, choices, chosen.precision, threads, folder, data, clip, zero_shot, learner, _Clock(clip.device), lock)
 
 # %% ../../nbs/study/runs.ipynb #808804dc
 def set_up_baseline(
@@ -235,9 +232,9 @@ def set_up_baseline(
         return None
     _check_overwrite(overwrite)
     settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
-    with _with_threads(run.threads):
+    with _with_threads(run.threads), _multiplying(run.precision):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
-    folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.clip, overwrite)
+    folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.precision, overwrite)
     return replace(run, settings=settings, folder=folder, learner=learner, clock=_Clock(run.clip.device), lock=lock)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
@@ -258,7 +255,7 @@ def fit_run(
 ) -> pd.DataFrame:  # the history
     "Fit the learner, or go on where an interrupted fit stopped, or load what a finished run learned."
     settings, folder = run.settings, run.folder
-    with folder.held(), _with_threads(run.threads), _by_clock(run.clip, run.clock):
+    with folder.held(), _with_threads(run.threads), _multiplying(run.precision), _by_clock(run.clip, run.clock):
         if folder.finished:
             return _learned_before(run)
         if run.clip.device.type == "cuda":
@@ -284,10 +281,11 @@ def _versions() -> dict[str, str]:
             "machine": platform.machine()}
 
 
-def _made_on(clip: FrozenCLIP) -> dict[str, str]:
+def _made_on(run: Run) -> dict[str, str]:
     "The device that a run was made on, by its name, the precision, and the threads of the processor, which can change last digits."
-    device = torch.cuda.get_device_name(clip.device) if clip.device.type == "cuda" else clip.device.type
-    return {"device": device, "precision": _precision_of(clip), "threads": str(torch.get_num_threads())}
+    there = run.clip.device
+    device = torch.cuda.get_device_name(there) if there.type == "cuda" else there.type
+    return {"device": device, "precision": run.precision, "threads": str(torch.get_num_threads())}
 
 # %% ../../nbs/study/runs.ipynb #6300c007
 def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and collapse
@@ -318,6 +316,7 @@ def _measured(
     seconds: float,  # how long the run took so far
 ) -> dict:  # what metrics.json holds
     "Evaluate zero-shot CLIP and the learned prompts."
+    started = time.perf_counter()
     with _part(run.clock, "measuring"):
         before, collapse_before = _without_collapse(_evaluate_learner(run, run.zero_shot), "before")
         after, collapse_after = _without_collapse(_evaluate_learner(run, run.learner), "after")
@@ -327,10 +326,10 @@ def _measured(
         "collapse": collapse_before | collapse_after,
         "objective": str(_run_recipe(run.settings).objective_for(run.settings.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
-        "seconds": round(seconds, 2),
+        "seconds": round(seconds + time.perf_counter() - started, 2),  # the evaluation included
         "times": _times(run.clock),
         **_peak_memory(run.clip.device),
-        "versions": _versions() | _made_on(run.clip),
+        "versions": _versions() | _made_on(run),
     }
 
 # %% ../../nbs/study/runs.ipynb #058f23fb
@@ -340,7 +339,7 @@ def measure_run(
 ) -> dict:  # what metrics.json holds
     "Evaluate zero-shot CLIP and the learned prompts, and write metrics.json; a finished run's file is read instead."
     folder, how = run.folder, "what was learned is kept; the same run, called again, goes on to measure it"
-    with folder.held(), _with_threads(run.threads), _told_how_to_go_on(lambda: how):
+    with folder.held(), _with_threads(run.threads), _multiplying(run.precision), _told_how_to_go_on(lambda: how):
         if folder.finished:
             return read_metrics(folder)
         if not folder.prompts.exists() or not folder.history.exists():

@@ -42,7 +42,7 @@ from .anchors import _frozen_anchors
 from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .evaluation import _check_classes
-from .graphs import _captured, _check_graphs, _check_text, _TextGraph
+from .graphs import _captured, _check_gradients, _check_graphs, _text_by, _TextGraph
 from .measure import _measured_epochs, measure_collapse
 from .memory import _memory_told
 from .samplers import SAMPLERS
@@ -69,6 +69,8 @@ _OPTIMIZERS = {
 # %% ../../nbs/training/fit.ipynb #57e13387
 def _check_names(objective: str | Objective, sampler: str, optimizer: str | None) -> None:
     "Raise ValueError for an objective, a sampler or an optimiser that there is not."
+    if not isinstance(objective, str | Objective):
+        raise ValueError(f"objective={objective!r} must be a name or a sum of terms, such as 'npt' or 'ce + 0.5*lc', or one from build_objective")
     if objective != "own":
         build_objective(objective)
     known("sampler", sampler, SAMPLERS)
@@ -279,17 +281,16 @@ def _backward(
             _take_out(parameter.grad, along)
 
 # %% ../../nbs/training/fit.ipynb #0368d42e
-def _replayed_text(learner: nn.Module, state: _State) -> Tensor | None:  # (K, d), or None where the learner computes them itself
+def _replayed_text(learner: nn.Module, graph: _TextGraph) -> Tensor:  # (K, d)
     "The class vectors that a graph gives, noted as a pass through the text tower."
-    if state.text is None:
-        return None
     with _pass_through(learner.clip.clock, "text"):
-        return state.text()
+        return graph()
 
 # %% ../../nbs/training/fit.ipynb #ba91ebe3
 def _look(learner: nn.Module, batch: _Batch, state: _State) -> Seen:
     "What the learner makes of a batch; the first is checked, see `_check_seen`."
-    seen = learner(batch.given, _replayed_text(learner, state))
+    with _text_by(partial(_replayed_text, learner, state.text), learner) if state.text else nullcontext():
+        seen = learner(batch.given)
     if not state.checked:
         _check_seen(learner, seen, len(batch.labels))
     return seen
@@ -501,7 +502,7 @@ def _epoch_rows(
                     means = _train_epoch(learner, _each(clock, "loading", islice(batches, steps)), plan, state, standing, epoch, bar)
                     _check_learned(learner, epoch)
                 if state.text:
-                    _check_text(learner, state.text)
+                    _check_gradients(learner, state.text)
                 with _part(clock, "measuring"):
                     collapse = _measured_row(learner, train=train, test=test) if epoch in measured else {}
             yield {"epoch": epoch, "lr": lr, **means, **collapse}
@@ -598,6 +599,7 @@ def fit(
                 learner.remember(*_training_features(learner, train, workers))
         if not list(learner.parameters()):
             return pd.DataFrame()
+        _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
         own = recipe(learner.name, learner.clip.name, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views)

@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..clip.recompute import _with_weights
 from ..learners.base import Learner
+from ..learners.recipes import RECIPES
 
 # %% ../../nbs/training/graphs.ipynb #3d75cbc0
 def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentence, or None where it can
@@ -30,14 +31,20 @@ def _why_no_graphs(learner: nn.Module) -> str | None:  # the reason in a sentenc
     return None if learner.text_features().requires_grad else "nothing that it learns enters its class vectors"
 
 
+def _is_trained(learner: nn.Module) -> bool:
+    "Whether a learner has steps, by what it holds or, where it only remembers pictures so far, by its recipe."
+    known = RECIPES.get(learner.name)
+    return any(True for _ in learner.parameters()) or learner.remembers and (known is None or known.epochs > 0)
+
+
 def _check_graphs(
     graphs: bool,  # whether the text side is to be replayed
     learner: nn.Module,
 ) -> None:
-    "Raise ValueError for what is no truth value, and where a learner cannot be replayed."
+    "Raise ValueError for what is no truth value, and where a learner that is trained cannot be replayed."
     if not isinstance(graphs, bool):
         raise ValueError(f"graphs={graphs!r} must be True or False")
-    if graphs and (reason := _why_no_graphs(learner)):
+    if graphs and _is_trained(learner) and (reason := _why_no_graphs(learner)):
         raise ValueError(f"graphs=True cannot be for the learner {learner.name!r}: {reason}. Set graphs=False")
 
 # %% ../../nbs/training/graphs.ipynb #47f62e4e
@@ -57,32 +64,46 @@ class _Replayed(torch.autograd.Function):
         return None, *ctx.graph.backward(along)
 
 # %% ../../nbs/training/graphs.ipynb #6611d808
+def _versions_of(tensors: Sequence[Tensor]) -> list[int]:
+    "How often each tensor was changed in place."
+    return [one._version for one in tensors]
+
+
 class _TextGraph:
     "A learner's class vectors, replayed."
 
     def __init__(
         self,
+        name: str,  # of the learner
         parameters: Sequence[nn.Parameter],  # that the class vectors depend on
         replay: Callable[..., Tensor],  # from them to class vectors (K, d), as `torch.cuda.make_graphed_callables` gives it
         read: Sequence[Tensor] = (),  # what else the graph reads
     ):
-        self.parameters, self.replay, self.read = tuple(parameters), replay, read
-        self.places = [parameter.data_ptr() for parameter in parameters]
+        self.name, self.parameters, self.replay, self.read = name, tuple(parameters), replay, tuple(read)
+        self.places, self.versions = [parameter.data_ptr() for parameter in parameters], _versions_of(self.read)
         self.last: Tensor | None = None  # what the last replay gave, until a backward pass has used it
 
     def __call__(self) -> Tensor:  # (K, d), a copy that depends on the parameters
         return _Replayed.apply(self, *self.parameters)
 
-    def forward(self) -> Tensor:  # (K, d), a copy
-        "Replay the forward pass. Raises RuntimeError where a parameter lies elsewhere than it did."
+    def check(self) -> None:
+        "Raise RuntimeError where a parameter lies elsewhere than it did, or something else that the graph reads was changed."
         if self.places != [parameter.data_ptr() for parameter in self.parameters]:
             raise RuntimeError("a parameter lies at another place than when the graph was captured: change parameters in place")
+        if changed := [one for one, before in zip(self.read, self.versions) if one._version != before]:
+            raise RuntimeError(f"a tensor of shape {tuple(changed[0].shape)}, from which the class vectors of {self.name!r} are made, was "
+                               "changed in place since the CUDA graph was captured, which would no longer be right: set graphs=False")
+
+    def forward(self) -> Tensor:  # (K, d), a copy
+        "Replay the forward pass, see `check`."
+        self.check()
         with torch.enable_grad():
             self.last = self.replay(*self.parameters)
         return self.last.detach().clone()
 
     def backward(self, along: Tensor) -> tuple[Tensor, ...]:  # along is (K, d); copies
-        "Replay the backward pass, after a forward pass that no other backward pass has used."
+        "Replay the backward pass, after a forward pass that no other backward pass has used, see `check`."
+        self.check()
         if self.last is None:
             self.forward()
         last, self.last = self.last, None
@@ -122,7 +143,7 @@ def _text_parameters(
 ) -> dict[str, nn.Parameter]:  # by their names in the learner
     "The parameters that class vectors depend on."
     learned = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    found = torch.autograd.grad(text.sum(), [*learned.values()], allow_unused=True)
+    found = torch.autograd.grad(text.sum(), [*learned.values()], retain_graph=True, allow_unused=True)
     return {name: learned[name] for name, gradient in zip(learned, found) if gradient is not None}
 
 # %% ../../nbs/training/graphs.ipynb #ba366254
@@ -164,7 +185,8 @@ def _capture(learner: nn.Module) -> _TextGraph:  # in the mode of training
         raise
     except Exception as error:
         raise RuntimeError(f"the text side of {learner.name!r} cannot be captured as a CUDA graph ({error}): set graphs=False") from error
-    return _TextGraph([*learned.values()], replay, read)
+    others = [one for one in read if all(one is not parameter for parameter in learned.values())]
+    return _TextGraph(learner.name, [*learned.values()], replay, others)
 
 # %% ../../nbs/training/graphs.ipynb #52167fb4
 def _check_near(
@@ -197,23 +219,26 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
                 parameter.copy_(values)
 
 # %% ../../nbs/training/graphs.ipynb #22e97f41
+def _check_same_parameters(learner: nn.Module, graph: _TextGraph, found: dict[str, nn.Parameter]) -> None:  # by name
+    "Raise RuntimeError where class vectors depend on other parameters than those that were captured."
+    captured = {id(parameter) for parameter in graph.parameters}
+    if captured != {id(parameter) for parameter in found.values()}:
+        others = [name for name, parameter in found.items() if id(parameter) not in captured]
+        raise RuntimeError(f"the class vectors of {learner.name!r} depend on other parameters than when the CUDA graph was captured "
+                           f"({', '.join(others) or 'on fewer'}): set graphs=False")
+
+
 def _check_gradients(learner: nn.Module, graph: _TextGraph) -> None:
     "Raise RuntimeError where class vectors or gradients by a graph are not those of the learner."
-    with _moved(graph.parameters):
-        eager, replayed = learner.text_features(), graph()
-        _check_near(learner, "class vectors", replayed.detach(), eager.detach())
-        along = torch.randn(eager.shape, generator=torch.Generator().manual_seed(0)).to(eager)
-        expected = torch.autograd.grad(eager, graph.parameters, along)
-        for times in 1, 2:
-            gradients = torch.autograd.grad(replayed, graph.parameters, times * along, retain_graph=True)
-            for gradient, right in zip(gradients, expected):
-                _check_near(learner, "gradients", gradient, times * right)
-
-# %% ../../nbs/training/graphs.ipynb #26c2ccec
-@torch.no_grad()
-def _check_text(learner: nn.Module, graph: _TextGraph) -> None:
-    "Raise RuntimeError where the class vectors by a graph are not those of the learner."
-    _check_near(learner, "class vectors", graph(), learner.text_features())
+    eager, replayed = learner.text_features(), graph()
+    _check_near(learner, "class vectors", replayed.detach(), eager.detach())
+    along = torch.randn(eager.shape, generator=torch.Generator().manual_seed(0)).to(eager)
+    _check_same_parameters(learner, graph, _text_parameters(learner, eager))
+    expected = torch.autograd.grad(eager, graph.parameters, along)
+    for times in 1, 2:
+        gradients = torch.autograd.grad(replayed, graph.parameters, times * along, retain_graph=True)
+        for gradient, right in zip(gradients, expected):
+            _check_near(learner, "gradients", gradient, times * right)
 
 # %% ../../nbs/training/graphs.ipynb #761a070b
 def _captured(learner: nn.Module) -> _TextGraph:
@@ -222,7 +247,21 @@ def _captured(learner: nn.Module) -> _TextGraph:
     learner.train()
     try:
         graph = _capture(learner)
-        _check_gradients(learner, graph)
+        with _moved(graph.parameters):
+            _check_gradients(learner, graph)
     finally:
         learner.train(was_training)
     return graph
+
+# %% ../../nbs/training/graphs.ipynb #ae1ea155
+@contextmanager
+def _text_by(
+    replay: Callable[[], Tensor],  # gives class vectors (K, d)
+    learner: nn.Module,
+) -> Iterator[None]:
+    "Let something else give a learner's class vectors in the block."
+    learner.text_features = replay
+    try:
+        yield
+    finally:
+        del learner.text_features

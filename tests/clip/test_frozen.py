@@ -220,5 +220,9 @@ def test_who_gives_no_text_is_told_to():
     for ask in clip.explain, clip.encode_text:
         with pytest.raises(ValueError, match="^there are no texts to look at: give at least one"):
             ask([])
-    with pytest.raises(ValueError, match="^contexts=0 must be at least 1"):
-        clip.explain(["a cat"], 0)
+        with pytest.raises(ValueError, match="^1 is no text: give strings"):
+            ask(["a cat", 1])
+    for contexts in 0, 2.5, True, "2":
+        with pytest.raises(ValueError, match=f"^contexts={contexts!r} must be a whole number, at least 1"):
+            clip.explain(["a cat"], contexts)
+    assert "all classes begin alike and without deep prompts" in clip.explain(["a cat"])

@@ -59,6 +59,8 @@ def test_a_quick_gelu_mismatch_is_an_error_naming_the_right_backbone(monkeypatch
     (dict(backbone="world", device="cuda:64"), ValueError, ["cuda:64", "cpu"]),
     (dict(backbone="world", device="gpu"), ValueError, ["gpu", "cpu"]),
     (dict(backbone="world", memory_budget=0), ValueError, ["memory_budget=0", "gigabytes"]),
+    (dict(backbone="world", memory_budget="1"), ValueError, ["memory_budget='1'", "a number above 0, in gigabytes"]),
+    (dict(backbone="world", memory_budget=True), ValueError, ["memory_budget=True", "a number above 0, in gigabytes"]),
     (dict(backbone="world", precision="fp8"), ValueError, ["fp16", "fp32"]),
 ], ids=str)
 def test_what_cannot_be_is_said_at_once(settings, error, words):

@@ -4,9 +4,20 @@ import os
 
 import pytest
 import torch
+from pretend import pretend
 
+import npt.study.runs
 from npt.learners.recipes import recipe
-from npt.study.machine import _choices_said, _idle_cores, _on_this_machine, _usual_device, _usual_precision, _usual_threads
+from npt.study.machine import (
+    _choices_said,
+    _idle_cores,
+    _multiplying,
+    _on_this_machine,
+    _usual_device,
+    _usual_precision,
+    _usual_threads,
+)
+from npt.study.runs import do_run
 from npt.study.settings import RunSettings
 
 
@@ -35,6 +46,26 @@ def test_what_is_given_is_kept_and_a_run_goes_on_as_it_was_begun(monkeypatch):
     assert _on_this_machine(given) == given
     assert _on_this_machine(RunSettings(device="cpu"), begun_in="bf16").precision == "bf16"
     assert _on_this_machine(RunSettings(precision="fp32"), begun_in="bf16").precision == "fp32"
+    for device in "cpu", "mps":
+        for asked in dict(settings=RunSettings(device=device, precision="tf32")), dict(settings=RunSettings(device=device), begun_in="tf32"):
+            with pytest.raises(ValueError, match=f"^precision='tf32' is how a CUDA GPU multiplies.*{device!r}: use precision='fp32'$"):
+                _on_this_machine(**asked)
+
+
+def test_tf32_is_on_while_a_run_is_at_work_and_off_after_it(tmp_path, monkeypatch):
+    on, fit = [], npt.study.runs.fit
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a pretended GPU")
+    monkeypatch.setattr("npt.study.runs.fit", lambda *given, **more: on.append(torch.backends.cuda.matmul.allow_tf32) or fit(*given, **more))
+    for name in "max_memory_allocated", "reset_peak_memory_stats":
+        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
+    with pretend("cuda:0"):
+        for precision in "tf32", "fp32":
+            settings = RunSettings(dataset="world/textures", learner="zero_shot", shots=1, device="cuda:0", precision=precision, runs_dir=str(tmp_path))
+            assert do_run(settings, progress=False)["versions"]["precision"] == precision and not torch.backends.cuda.matmul.allow_tf32
+    assert on == [True, False]
+    with pytest.raises(ZeroDivisionError), _multiplying("tf32"):
+        1 / 0
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_line_says_what_was_chosen_and_why(monkeypatch):

@@ -488,6 +488,7 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
     monkeypatch.setattr(type(run.learner), "image_features",
                         lambda self, pixels: learned.append(len(pixels)) or through(pixels))
     metrics = measure_run(run, 0.0)
+    assert metrics["seconds"] > 0, "the evaluation is a part of the call"
     images = [len(run.data.base.test), len(run.data.novel.test)]
     if run.learner.learns_image:
         assert learned == images

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -110,10 +111,16 @@ def test_unknown_names_are_refused_for_every_learner(learner, settings, said, dr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("views", [0, -3])
+@pytest.mark.parametrize("objective", [3, None, ["npt"]])
+def test_an_objective_of_a_wrong_type_is_refused(objective, drawn):
+    with pytest.raises(ValueError, match=re.escape(f"objective={objective!r} must be a name or a sum of terms")):
+        fitted(LOADED, drawn.train, objective=objective)
+
+
+@pytest.mark.parametrize("views", [0, -3, 2.0, "3", True])
 def test_fewer_than_one_view_is_refused(views, photographs, tmp_path):
     for learner in "coop", "zero_shot":
-        with pytest.raises(ValueError, match=f"views={views} must be at least 1"):
+        with pytest.raises(ValueError, match=f"views={views!r} must be a whole number, at least 1"):
             fitted(LOADED, photographs.base.train, learner, views=views, run_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
