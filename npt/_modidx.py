@@ -1701,6 +1701,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'npt.study.results._target_rows': ('study/results.html#_target_rows', 'npt/study/results.py'),
                                    'npt.study.results._wanted_row': ('study/results.html#_wanted_row', 'npt/study/results.py'),
                                    'npt.study.results._whole_runs': ('study/results.html#_whole_runs', 'npt/study/results.py'),
+                                   'npt.study.results._with_json': ('study/results.html#_with_json', 'npt/study/results.py'),
                                    'npt.study.results._write_table': ('study/results.html#_write_table', 'npt/study/results.py'),
                                    'npt.study.results.read_results': ('study/results.html#read_results', 'npt/study/results.py'),
                                    'npt.study.results.seeds_table': ('study/results.html#seeds_table', 'npt/study/results.py'),

@@ -38,6 +38,8 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
         "experiments/ablation": "ablation"}.items()},
     "experiments/claims": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
         "results": "claims", "world": "world", "few_shot": "few_shot", "file": "claims/claims.csv"}.items()},
+    "experiments/objects": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
+        "results": "objects", "search": "search", "file": "objects/claims.csv"}.items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"

@@ -6,6 +6,7 @@
 __all__ = ['Results', 'write_results', 'read_results', 'versions_said', 'seeds_table']
 
 # %% ../../nbs/study/results.ipynb #185b4ee3
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,13 +100,19 @@ def _collect_grid(grid: Grid) -> Results:
 # %% ../../nbs/study/results.ipynb #e0953375
 _DIGITS = 7
 
+# %% ../../nbs/study/results.ipynb #a57ad64f
+def _with_json(table: pd.DataFrame) -> pd.DataFrame:
+    "A table whose dictionaries are written out as JSON."
+    held = [name for name in table if table[name].map(lambda value: isinstance(value, dict)).any()]
+    return table.assign(**{name: table[name].map(lambda value: json.dumps(value) if isinstance(value, dict) else value) for name in held})
+
 # %% ../../nbs/study/results.ipynb #7da211bc
 def _write_table(table: pd.DataFrame, path: Path) -> list[Path]:  # the path, or nothing
     "Write a table; where it has no rows, remove an older file of it."
     if not len(table):
         path.unlink(missing_ok=True)
         return []
-    write_text(table.to_csv(index=False, float_format=f"%.{_DIGITS}g"), path)
+    write_text(_with_json(table).to_csv(index=False, float_format=f"%.{_DIGITS}g"), path)
     return [path]
 
 # %% ../../nbs/study/results.ipynb #d7e62b02

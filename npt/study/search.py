@@ -150,7 +150,8 @@ def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
     best = scored.loc[scored.groupby(["learner", "regulariser"], sort=False)[by].idxmax()].set_index(["learner", "regulariser"])
     tried = scored.groupby("learner").lr.agg(["min", "max"])
     lowest, highest = (tried.loc[best.index.get_level_values("learner"), end].to_numpy() for end in ("min", "max"))
-    return best.assign(at_the_edge=(best.lr < 1.5 * lowest) | (best.lr > highest / 1.5))
+    ties = scored.groupby(["learner", "regulariser"], sort=False)[by].agg(lambda scores: (scores == scores.max()).sum())
+    return best.assign(at_the_edge=(best.lr < 1.5 * lowest) | (best.lr > highest / 1.5), tied=ties)
 
 # %% ../../nbs/study/search.ipynb #c9955dde
 _UNITS = dict(seed=1, class_split=[1, 2, 3, 4])  # deals of the words into base and novel classes
