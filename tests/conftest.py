@@ -15,12 +15,15 @@ LEFT_OUT = shutil.ignore_patterns(
 )
 
 
+PROCESSES = 3  # as pyproject.toml says
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Let both processes begin with tests that take long, so that at the end none of them works alone."
+    "Let each process begin with tests that take long, so that at the end none of them works alone."
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    half = len(quick) // 2  # xdist gives the first half of all to one process and the second to the other
-    items[:] = slow[::2] + quick[:half] + slow[1::2] + quick[half:]
+    shares = [len(quick) * part // PROCESSES for part in range(PROCESSES + 1)]  # xdist gives each process as long a part of all
+    items[:] = [item for part in range(PROCESSES) for item in (*slow[part::PROCESSES], *quick[shares[part] : shares[part + 1]])]
 
 
 def copy_checkout(to: Path) -> Path:
