@@ -100,6 +100,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'npt/clip/frozen.py'),
                                  'npt.clip.frozen.FrozenCLIP.text_lengths': ( 'clip/frozen.html#frozenclip.text_lengths',
                                                                               'npt/clip/frozen.py'),
+                                 'npt.clip.frozen._check_contexts': ('clip/frozen.html#_check_contexts', 'npt/clip/frozen.py'),
                                  'npt.clip.frozen._count_tokens': ('clip/frozen.html#_count_tokens', 'npt/clip/frozen.py'),
                                  'npt.clip.frozen._fingerprint': ('clip/frozen.html#_fingerprint', 'npt/clip/frozen.py'),
                                  'npt.clip.frozen._freeze': ('clip/frozen.html#_freeze', 'npt/clip/frozen.py'),

@@ -160,6 +160,12 @@ def _prompt_features(
     path = _PATHS[_faster_path(_blocks_of(clip.model), _prompted(prefix, tokens, deep), clip.device, clip.dtype)]
     return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget)
 
+# %% ../../nbs/clip/frozen.ipynb #4f022da7
+def _check_contexts(contexts: int) -> None:
+    "Raise ValueError for what is no number of prefixes."
+    if isinstance(contexts, bool) or not isinstance(contexts, Integral) or contexts < 1:
+        raise ValueError(f"contexts={contexts!r} must be a whole number, at least 1: how many prefixes the prompts have")
+
 # %% ../../nbs/clip/frozen.ipynb #534ab8dc
 class FrozenCLIP:
     "An open_clip model in evaluation mode with all parameters frozen."
@@ -223,8 +229,7 @@ class FrozenCLIP:
         if self.prefix_sharing is not True:
             return f"The prompts go through the text tower at full length. {self.prefix_sharing}"
         prefix, _, tokens = _in_two(self, texts)
-        if isinstance(contexts, bool) or not isinstance(contexts, Integral) or contexts < 1:
-            raise ValueError(f"contexts={contexts!r} must be a whole number, at least 1: how many prefixes the prompts have")
+        _check_contexts(contexts)
         told = _told(_blocks_of(self.model), _prompted(prefix.expand(contexts, -1, -1), tokens, {}), self.device, self.dtype)
         return f"{told}\nThis is for prompts that all classes begin alike and without deep prompts; a learner with others may take another path."
 

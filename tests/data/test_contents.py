@@ -75,8 +75,8 @@ def test_pictures_of_other_classes_or_in_another_domain_are_other_contents(chang
     assert not set(before.values()) & set(changed.values()) and _content_hashes(images) == before
 
 
-def test_a_class_split_of_shapes_has_contents_of_its_own(folder):
-    splits = [load_dataset("world/shapes", shots=2, class_split=split).base.test for split in ("half", 1, 2)]
+def test_a_class_split_of_objects_has_contents_of_its_own(folder):
+    splits = [load_dataset("world/objects", shots=2, class_split=split).base.test for split in ("half", 1, 2)]
     told = [set(_content_hashes([item.image for item in split.items]).values()) for split in splits]
     assert len(set().union(*told)) == 3 * len(splits[0])
 
