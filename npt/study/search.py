@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/study/search.ipynb #5aca6060
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -129,10 +130,21 @@ def _grid_text() -> str:
     return head + _lines({f"trial_{place}": _experiment(one) for place, one in enumerate(_all_trials(), start=1)})
 
 # %% ../../nbs/study/search.ipynb #a4d48fbe
+def _as_text(value: object) -> str:
+    "A setting as a table of runs and a trial have it alike."
+    return json.dumps(value) if isinstance(value, dict) else str(float(value)) if isinstance(value, int | float) else str(value)
+
+
+def _told_of(experiment: dict) -> dict[str, str]:
+    "What a table must say of a trial's runs, but for their imbalance ratio; settings that the trial leaves out are the usual ones."
+    told = {"learner_settings": {}, "backbone": "world", "pretrained": float("nan")} | experiment
+    return {name: _as_text(value) for name, value in told.items() if name not in ("tau", "measure_every")}
+
+
 def _score(trial: _Trial, runs: pd.DataFrame) -> dict[str, float]:  # percent
     "Mean accuracy of a trial's runs. Raises ValueError where one is missing."
-    own = runs[(runs.learner == trial.learner) & (runs.objective == trial.minimised) & (runs.lr == trial.lr) & (runs.epochs == trial.epochs)
-               & (runs.measured_on == "val") & (runs.class_split.astype(str) == str(_APART["class_split"]))]
+    asked = _told_of(_experiment(trial))
+    own = runs[(runs[[*asked]].map(_as_text) == pd.Series(asked)).all(axis=1)]
     if sorted(own.tau) != sorted(_TAUS):
         raise ValueError(f"the trial {trial} has runs at tau {sorted(own.tau)}, and needs one at each of {_TAUS}: "
                          "snakemake --cores 2 --configfile workflow/grids/search.yaml")

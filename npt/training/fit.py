@@ -574,11 +574,11 @@ def fit(
 
     The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*` (unweighted values)
     and the collapse metrics as `train_*` and, where `test` is given, `test_*`, not a number for the epochs after which they were not
-    measured. What a learner draws at random follows from `seed`, and PyTorch's generators are left as they were. A fit that is
-    interrupted leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`. On a CPU the same fit gives the
-    same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit. Raises
-    FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA graph
-    gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
+    measured. What a learner draws at random follows from `seed`, and PyTorch's generators are left as they were. A fit that does not come
+    to its end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`, if there is one. On a CPU the same
+    fit gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
+    Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA
+    graph gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
     splits whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs, batch_size
     or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a parameter that the loss
     does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.

@@ -14,6 +14,7 @@ from npt.study.search import (
     _UNITS,
     _all_trials,
     _choose,
+    _experiment,
     _grid_text,
     _objects_text,
     _scored,
@@ -28,8 +29,8 @@ GRIDS, KEPT = ROOT / "workflow" / "grids", ROOT / "workflow" / "results" / "sear
 
 def invented(**columns) -> pd.DataFrame:
     "A table of runs of all trials, with accuracies that a function of the trial's place gives."
-    rows = [dict(learner=trial.learner, objective=trial.minimised, lr=trial.lr, epochs=trial.epochs, tau=tau, measured_on="val",
-                 class_split=_APART["class_split"], **{name: value(place) for name, value in columns.items()})
+    usual = dict(learner_settings={}, backbone="world", pretrained=float("nan"))
+    rows = [usual | _experiment(trial) | dict(tau=tau) | {name: value(place) for name, value in columns.items()}
             for place, trial in enumerate(_all_trials()) for tau in _TAUS]
     return pd.DataFrame(rows)
 
@@ -85,6 +86,23 @@ def test_a_trial_that_is_not_there_is_an_error():
     runs = invented(base=float, novel=float, h=float)
     with pytest.raises(ValueError, match="needs one at each of.*search.yaml"):
         _scored(runs.iloc[:-1])
+
+
+@pytest.mark.parametrize("other", [dict(dataset="world/shapes"), dict(seed=1), dict(class_split=1), dict(measured_on="test"),
+                                   dict(learner_settings=dict(n_ctx=16)), dict(pretrained="world-2"), dict(backbone="RN50")])
+def test_a_run_that_was_made_from_something_else_is_not_taken_for_a_trials(other):
+    runs = invented(base=float, novel=float, h=float)
+    strangers = runs.assign(base=99.0, **{name: [value] * len(runs) for name, value in other.items()})
+    assert _scored(pd.concat([strangers, runs])).equals(_scored(runs))
+    with pytest.raises(ValueError, match="needs one at each of"):
+        _scored(strangers)
+
+
+def test_the_readme_says_how_many_trials_there_were():
+    numbers = {learner: len(_trials(learner, "own")) for learner in _SEARCHED}
+    assert numbers == {name: 11 if name in ("coop", "cocoop", "maple") else 8 for name in _SEARCHED}
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert "had 8 trials of rate, epochs and weights (11 for CoOp, CoCoOp and MaPLe)" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["recipes"], ["objects"], ["grid", "more"]])
