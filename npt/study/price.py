@@ -411,15 +411,15 @@ def _has_price(task: Task) -> bool:
 
 # %% ../../nbs/study/price.ipynb #e975cbbb
 @cache
-def _recipe_of(learner: str, backbone: str, epochs: int | None, batch_size: int | None) -> Recipe:
+def _recipe_of(learner: str, backbone: str, objective: str, epochs: int | None, batch_size: int | None) -> Recipe:
     "How a learner is trained."
-    return recipe(learner, backbone, epochs=epochs, batch_size=batch_size)
+    return recipe(learner, backbone, objective, epochs=epochs, batch_size=batch_size)
 
 
 def _case_and_course(task: Task, path: str | None = None) -> tuple[_Case, _Course]:
     "What decides the work of a run that `_has_price`."
     settings = task.settings
-    plan = _recipe_of(settings.learner, settings.backbone, settings.epochs, settings.batch_size)
+    plan = _recipe_of(settings.learner, settings.backbone, settings.objective, settings.epochs, settings.batch_size)
     case = _case_of(settings, plan, path)
     return case, _course_of(task, plan, case.classes)
 

@@ -110,7 +110,7 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
 def _run_recipe(settings: RunSettings) -> Recipe:
     "How the prompts of a run are learned."
     given = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
-    return recipe(settings.learner, settings.backbone, **given)
+    return recipe(settings.learner, settings.backbone, settings.objective, **given)
 
 # %% ../../nbs/study/runs.ipynb #ba48dda0
 def _build_run_learner(

@@ -46,6 +46,22 @@ _SUMS = {
 }
 _FINER = (0.69, 1.0, 1.44)  # times a rate
 
+# %% ../../nbs/study/search.ipynb #70349342
+_RANDOM = {  # settings of the random start of those learners that are tried from both
+    "coop": dict(n_ctx=16, ctx_init=None), **{learner: dict(ctx_init=None) for learner in ("cocoop", "kgcoop", "promptsrc", "maple")},
+}
+_WORDS = {"coop": dict(n_ctx=4, ctx_init="a photo of a")}  # CoOp's published start from words; the others start so by themselves
+
+
+def _starts_of(learner: str) -> tuple[str, ...]:
+    "The starts that are tried for a learner."
+    return ("published", "random") if learner in _RANDOM else ("published",)
+
+
+def _settings_of(learner: str, start: str) -> dict:
+    "The settings of a learner that give it this start."
+    return (_RANDOM if start == "random" else _WORDS).get(learner, {})
+
 # %% ../../nbs/study/search.ipynb #6f0d92b5
 @dataclass(frozen=True)
 class _Trial:
@@ -56,6 +72,7 @@ class _Trial:
     terms: str  # the sum that is joined to the method's own loss; "" for none
     lr: float
     epochs: int
+    start: str = "published"  # or "random"
 
     @property
     def minimised(self) -> str:
@@ -64,45 +81,51 @@ class _Trial:
         return str(_joined(own, build_objective(self.terms))) if self.terms else "own"
 
 # %% ../../nbs/study/search.ipynb #29af0ce2
-def _choices(learner: str, objective: str, rates: Sequence[float], epochs: Sequence[int]) -> list[_Trial]:  # three for each rate and number
-    "All choices for a learner with an objective at some rates and numbers of epochs."
+def _choices(
+    learner: str, objective: str, start: str, rates: Sequence[float], epochs: Sequence[int]
+) -> list[_Trial]:  # three for each rate and number
+    "All choices for a learner with an objective and a start at some rates and numbers of epochs."
     if objective == "own":
         finer = [float(f"{rate * factor:.3g}") for rate in rates for factor in _FINER]
-        return [_Trial(learner, "own", "", *rest) for rest in product(finer, epochs)]
-    return [_Trial(learner, objective, *rest) for rest in product(_SUMS[objective], rates, epochs)]
+        return [_Trial(learner, "own", "", *rest, start) for rest in product(finer, epochs)]
+    return [_Trial(learner, objective, *rest, start) for rest in product(_SUMS[objective], rates, epochs)]
 
 
-def _space(learner: str, objective: str) -> list[_Trial]:  # 30
-    "What the trials of a learner with an objective are drawn from."
-    return _choices(learner, objective, _rates_of(learner), (_EPOCHS[learner], max(1, _EPOCHS[learner] // 3)))
+def _space(learner: str, objective: str, start: str) -> list[_Trial]:  # 30
+    "What the trials of a learner with an objective and a start are drawn from."
+    return _choices(learner, objective, start, _rates_of(learner), (_EPOCHS[learner], max(1, _EPOCHS[learner] // 3)))
 
 # %% ../../nbs/study/search.ipynb #913616cf
-_TRIALS = 8  # of each learner with each objective, in the first round
+_TRIALS = 8  # of each learner with each objective and each start, in the first round
 
 
-def _drawn(learner: str, objective: str) -> list[_Trial]:
+def _drawn(learner: str, objective: str, start: str) -> list[_Trial]:
     "The trials of the first round."
-    return random.Random(f"search {learner} {objective}").sample(_space(learner, objective), _TRIALS)
+    told = f"search {learner} {objective}" + (" random" if start == "random" else "")
+    return random.Random(told).sample(_space(learner, objective, start), _TRIALS)
 
 # %% ../../nbs/study/search.ipynb #d0eb8786
-_LENGTHENED = {"coop": 0.0067, "cocoop": 6.0, "maple": 1.5}  # the rates that were added
+_LENGTHENED = {("coop", "published"): 0.0067, ("cocoop", "published"): 6.0, ("maple", "published"): 1.5}  # the rates that were added
 
 
 def _trials(learner: str, objective: str) -> list[_Trial]:
     "The trials of a learner with an objective, as many for each objective."
-    further = [_LENGTHENED[learner]] if learner in _LENGTHENED else []
-    return _drawn(learner, objective) + _choices(learner, objective, further, [_EPOCHS[learner]])
+    trials = []
+    for start in _starts_of(learner):
+        further = [_LENGTHENED[learner, start]] if (learner, start) in _LENGTHENED else []
+        trials += _drawn(learner, objective, start) + _choices(learner, objective, start, further, [_EPOCHS[learner]])
+    return trials
 
 # %% ../../nbs/study/search.ipynb #7155408a
-_SEARCHED = "coop", "cocoop", "kgcoop", "promptsrc", "maple"
-_WORDS = dict(n_ctx=4, ctx_init="a photo of a")  # CoOp's published start from words
+_SEARCHED = tuple(_EPOCHS)
 _TAUS = 1.0, 0.0625
 _APART = dict(class_split=101, seed=101)  # the claims use other ones
 
 
 def _run_of(trial: _Trial) -> dict:
     "The settings of a run that follow from a trial."
-    start = {"learner_settings": _WORDS} if trial.learner == "coop" else {}
+    settings = _settings_of(trial.learner, trial.start)
+    start = {"learner_settings": settings} if settings else {}
     return dict(dataset="world/objects", learner=trial.learner, **start, objective=trial.minimised, lr=trial.lr, epochs=trial.epochs)
 
 
@@ -153,48 +176,53 @@ def _score(trial: _Trial, runs: pd.DataFrame) -> dict[str, float]:  # percent
 
 def _scored(runs: pd.DataFrame, learners: Sequence[str] = _SEARCHED) -> pd.DataFrame:
     "Every trial with its mean base, novel and H on validation images, in percent."
-    return pd.DataFrame([dict(learner=one.learner, regulariser=one.objective, terms=one.terms, lr=one.lr, epochs=one.epochs, **_score(one, runs))
-                         for one in _all_trials(learners)])
+    return pd.DataFrame([dict(learner=one.learner, regulariser=one.objective, start=one.start, terms=one.terms, lr=one.lr, epochs=one.epochs,
+                              **_score(one, runs)) for one in _all_trials(learners)])
 
 # %% ../../nbs/study/search.ipynb #53158585
 def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
     "The best trial of each learner with each objective."
-    best = scored.loc[scored.groupby(["learner", "regulariser"], sort=False)[by].idxmax()].set_index(["learner", "regulariser"])
-    tried = scored.groupby("learner").lr.agg(["min", "max"])
-    lowest, highest = (tried.loc[best.index.get_level_values("learner"), end].to_numpy() for end in ("min", "max"))
-    ties = scored.groupby(["learner", "regulariser"], sort=False)[by].agg(lambda scores: (scores == scores.max()).sum())
-    return best.assign(at_the_edge=(best.lr < 1.5 * lowest) | (best.lr > highest / 1.5), tied=ties)
+    cell, row = ["learner", "regulariser"], ["learner", "start"]
+    tried = scored.groupby(row).lr
+    ends = scored.assign(at_the_edge=(scored.lr < 1.5 * tried.transform("min")) | (scored.lr > tried.transform("max") / 1.5),
+                         tied=scored.groupby([*cell, by])[by].transform("size"))
+    best = ends.sort_values([by, "lr", "epochs"], ascending=[False, True, True], kind="stable").drop_duplicates(cell)
+    return best.sort_index().set_index(cell)
 
-# %% ../../nbs/study/search.ipynb #c9955dde
-_UNITS = dict(seed=1, class_split=[1, 2, 3, 4])  # deals of the words into base and novel classes
-_WORLDS = None, "world-2", "world-3"  # pretrained CLIPs, of which the package ships the first
+# %% ../../nbs/study/search.ipynb #4d78b99a
+def _starts(scored: pd.DataFrame) -> pd.Series:  # by learner
+    "The start that base accuracy chooses for each learner."
+    best = scored.groupby(["learner", "regulariser", "start"]).base.max().groupby(["learner", "start"]).mean().reset_index()
+    return best.sort_values("base", ascending=False, kind="stable").drop_duplicates("learner").set_index("learner").start
 
 
-def _reported(trial: _Trial) -> dict:
-    "A chosen trial as an experiment whose runs are reported."
-    worlds = {"pretrained": list(_WORLDS)} if trial.objective in ("own", "npt") else {}
-    return _run_of(trial) | dict(tau=list(_TAUS), measure_every=0, **_UNITS, **worlds)
+def _from_its_start(scored: pd.DataFrame) -> pd.DataFrame:
+    "The trials from the start that is chosen for their learner."
+    return scored[scored.start == scored.learner.map(_starts(scored))]
 
-# %% ../../nbs/study/search.ipynb #f433c550
-def _objects_text(runs: pd.DataFrame) -> str:
-    "What workflow/grids/objects.yaml holds, with the choice from the runs of a search."
-    head = ("# Written by `python -m npt.study.search objects workflow/results/search/runs.csv`: each learner with each objective, at what base validation\n"
-            "# accuracy chose of as many trials (search.yaml), on four deals of the words that the search did not see, own loss and NPT with three\n"
-            "# pretrained CLIPs. Two of them are trained first where they are not there, about 20 minutes each on two idle cores.\n"
-            "runs_dir: runs/objects\ngroup: 12\nexperiments:\n")
-    chosen = _choose(_scored(runs), "base").reset_index()
-    trials = [_Trial(one.learner, one.regulariser, one.terms, one.lr, one.epochs) for one in chosen.itertuples()]
-    return head + _lines({f"{one.learner}_{one.objective}": _reported(one) for one in trials})
+# %% ../../nbs/study/search.ipynb #17d26f05
+def _tuned(one: pd.Series) -> dict:
+    "What a trial chose, without terms where there are none."
+    return dict(lr=float(one.lr), epochs=int(one.epochs)) | ({"terms": one.terms} if one.terms else {})
+
+
+def _recipes_text(runs: pd.DataFrame) -> str:
+    "What npt/learners/world_recipes.json holds, from the runs of a search."
+    best = _choose(_from_its_start(_scored(runs)), "base")
+    chosen = {learner: {"settings": _settings_of(learner, some.start.iloc[0])} | {name: _tuned(one) for (_, name), one in some.iterrows()}
+              for learner, some in best.groupby(level="learner", sort=False)}
+    lines = [f'"{learner}": {json.dumps(one)}' for learner, one in chosen.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 # %% ../../nbs/study/search.ipynb #6d2d1e0d
 def _search_command(arguments: Sequence[str]) -> None:
-    "Print the grid of the search, or the grid of what its table chose. Raises SystemExit for another command."
+    "Print the grid of the search, or the recipes that its table chose. Raises SystemExit for another command."
     if arguments == ["grid"]:
         print(_grid_text(), end="")
-    elif len(arguments) == 2 and arguments[0] == "objects":
-        print(_objects_text(pd.read_csv(arguments[1], keep_default_na=False, na_values=[""])), end="")
+    elif len(arguments) == 2 and arguments[0] == "recipes":
+        print(_recipes_text(pd.read_csv(arguments[1], keep_default_na=False, na_values=[""])), end="")
     else:
-        raise SystemExit("python -m npt.study.search grid, or python -m npt.study.search objects workflow/results/search/runs.csv")
+        raise SystemExit("python -m npt.study.search grid, or python -m npt.study.search recipes workflow/results/search/runs.csv")
 
 # %% ../../nbs/study/search.ipynb #fafb7c94
 if __name__ == "__main__" and "__file__" in globals():  # called with python -m, and not a cell of a notebook

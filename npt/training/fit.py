@@ -599,7 +599,7 @@ def fit(
         if not list(learner.parameters()):
             return pd.DataFrame()
         _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
-        own = recipe(learner.name, learner.clip.name, **given)
+        own = recipe(learner.name, learner.clip.name, objective, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views)
         path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)
