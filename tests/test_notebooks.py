@@ -24,9 +24,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them short here; the others run as they stand
     "experiments/pretrain_world": dict(steps=4, batch_size=32, most=1, out="world.safetensors"),
     "train": dict(dataset="world/textures", epochs=1, shots=1, runs_dir="runs"),
-    "experiments/judge_shapes": dict(taus=[1.0, 0.25], seeds=[1], epochs=1, runs_dir="runs"),
-    "experiments/judge_world": dict(deals=[21], epochs=1, runs_dir="runs", results=str(ROOT / "workflow" / "results" / "objects")),
-    "experiments/search": dict(learners=["clip_adapter"], taus=[1.0], epochs=1, runs_dir="runs", jobs=1),
+    "experiments/judge_world": dict(deals=[21], epochs=1, runs_dir="runs", results=str(ROOT / "workflow" / "results" / "world")),
     "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], seeds=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "experiments/benchmark": dict(num_classes=2, curve=[2], repeats=2, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
     "experiments/views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
@@ -37,9 +35,7 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
         "report": "world", "experiments/nc_lens": "world", "experiments/few_shot": "few_shot",
         "experiments/ablation": "ablation"}.items()},
     "experiments/claims": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
-        "results": "claims", "world": "world", "few_shot": "few_shot", "file": "claims/claims.csv"}.items()},
-    "experiments/objects": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
-        "results": "objects", "search": "search", "file": "objects/claims.csv"}.items()},
+        "results": "world", "search": "search", "file": "world/claims.csv"}.items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"

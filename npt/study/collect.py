@@ -6,6 +6,7 @@
 __all__ = ['collect_runs', 'do_runs']
 
 # %% ../../nbs/study/collect.ipynb #c7c6fc43
+import hashlib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,13 @@ from .folder import RunFolder, _find_run, _read_json, read_metrics
 from .runs import do_run
 from .settings import RunSettings
 
+# %% ../../nbs/study/collect.ipynb #506fc7a7
+def _made_from(
+    folder: RunFolder,
+) -> dict[str, str]:  # 12 hexadecimal digits each
+    "What stands in a table for the weights, and for all inputs, of a run."
+    return dict(weights=_read_json(folder.inputs)["weights"][:12], inputs=hashlib.sha256(folder.inputs.read_bytes()).hexdigest()[:12])
+
 # %% ../../nbs/study/collect.ipynb #6a1c19d9
 def _run_row(
     folder: RunFolder,  # of a finished run
@@ -28,7 +36,7 @@ def _run_row(
     metrics = read_metrics(folder)
     row = {**_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
-           "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"]), **metrics.get("times", {})}
+           "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"]), **_made_from(folder), **metrics.get("times", {})}
     row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
     row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
     return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}

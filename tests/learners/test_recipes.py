@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from npt.learners.build import learner_names
-from npt.learners.recipes import _WORLD_RECIPES, RECIPES, recipe
+from npt.learners.recipes import _WORLD_RECIPES, RECIPES, Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
 
@@ -13,7 +13,7 @@ def test_recipes():
     assert set(RECIPES) == set(learner_names()) and set(_WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
     published = recipe("coop", "ViT-B-16-quickgelu")
     assert (published.batch_size, published.lr, published.epochs, published.objective) == (32, 0.002, 200, "ce")
-    assert recipe("coop", "world").settings == dict(n_ctx=16, ctx_init=None)
+    assert recipe("tcp", "world").settings["layer"] == 1 and recipe("tcp", "ViT-B-16-quickgelu").settings == {}
     with pytest.raises(ValueError, match="coop"):
         recipe("cop", "world")
 
@@ -27,6 +27,15 @@ def test_regularisers_join_the_loss_of_a_method_and_nothing_else_does():
             joined, wanted = published.objective_for(regulariser), dict(build_objective(own).weights)
             assert dict(joined.weights) == wanted | dict(build_objective(regulariser).weights)
             assert joined.guide == build_objective(own).guide
-    chosen = replace(RECIPES["kgcoop"], weights={"npt": "ce + 0.5*lc + 3*mi"})
+    chosen = replace(RECIPES["kgcoop"], tuned={"npt": Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")})
     assert chosen.objective_for("npt") == build_objective("ce + 8*kg + 0.5*lc + 3*mi")
     assert chosen.objective_for("ce + lc") == build_objective("ce + lc")
+
+
+def test_a_rate_and_epochs_belong_to_an_objective_and_what_is_given_takes_their_place(monkeypatch):
+    monkeypatch.setitem(_WORLD_RECIPES, "coop", replace(RECIPES["coop"], lr=0.3, epochs=5, tuned={"npt": Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")}))
+    found = {objective: recipe("coop", "world", objective) for objective in ("own", "npt", "cpt", "ce + lc", build_objective("npt"))}
+    assert [(one.lr, one.epochs) for one in found.values()] == [(0.3, 5), (0.5, 7), (0.3, 5), (0.3, 5), (0.3, 5)]
+    given = recipe("coop", "world", "npt", lr=0.9, batch_size=None)
+    assert (given.lr, given.epochs, given.batch_size) == (0.9, 7, 32)
+    assert (recipe("coop", "ViT-B-16-quickgelu", "npt").lr, recipe("coop", "ViT-B-16-quickgelu", "npt").epochs) == (0.002, 200)
