@@ -39,7 +39,7 @@ for module in pkgutil.walk_packages(npt.__path__, "npt."):
 from npt import build_learner, evaluate, fit
 from npt.clip import load_clip
 from npt.data import load_dataset
-data = load_dataset("world/shapes", shots=1, seed=1)
+data = load_dataset("world/objects", shots=1, seed=1)
 learner = build_learner("coop", load_clip("world"), data.base.classnames)
 fit(learner, data.base.train, objective="npt", epochs=1, seed=1)
 metrics = evaluate(learner, data.base.test)

@@ -79,9 +79,9 @@ _WORLD_DESCRIPTIONS = {
     "shapes": "textured, coloured shapes under a domain shift: 32 base and 32 novel classes",
     "textures": "patterns that fill the picture: 8 base and 8 novel classes",
     "scenes": "two shapes in a relation: 16 base and 16 novel classes",
-    "shapes-sketch": "the classes of shapes as coloured outlines on paper",
-    "shapes-inverted": "the classes of shapes with light and dark exchanged",
-    "shapes-noisy": "the classes of shapes under heavy noise",
+    "objects-sketch": "the classes of objects as coloured outlines on paper",
+    "objects-inverted": "the classes of objects with light and dark exchanged",
+    "objects-noisy": "the classes of objects under heavy noise",
 }
 
 # %% ../../nbs/data/datasets.ipynb #58639348
@@ -90,7 +90,7 @@ def _world_record(name: str) -> DatasetRecord:
     things = LABEL_SETS[name].things
     return DatasetRecord(f"world/{name}", "world", _WORLD_DESCRIPTIONS[name], crop=None, num_classes=len(things),
                          licence="made by this project", label_set=name,
-                         family="shapes" if things == LABEL_SETS["shapes"].things else "")
+                         family="objects" if things == LABEL_SETS["objects"].things else "")
 
 # %% ../../nbs/data/datasets.ipynb #1c8267ba
 _OWN = [*map(_world_record, LABEL_SETS),

@@ -36,7 +36,7 @@ def _refuse_broken(splits: Iterable[Split]) -> None:
 
 # %% ../../nbs/data/load.ipynb #ed5760dc
 def _picked(record: DatasetRecord, rows: ImageRows, shots: int, seed: int) -> ImageRows:
-    "The shots of train and val; that of the offline world's objects is left whole. Warns and raises as `_pick_shots` does."
+    "The shots of train and val; val of the offline world's objects, in any domain, is left whole. Warns and raises as `_pick_shots` does."
     picked = _pick_shots(rows, shots, seed)
     return {**picked, "val": rows["val"]} if _is_dealt(record.label_set) else picked
 

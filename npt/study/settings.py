@@ -293,7 +293,7 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    dataset: _Dataset = "world/shapes"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs
+    dataset: _Dataset = "world/objects"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs
     learner: _Learner = "maple"  # what is learned: a name in npt.learners.build.learner_names()
     learner_settings: _Table = {}  # its own, where they are not the recipe's, such as {"n_ctx": 8}; a JSON text will do
     objective: _Objective = "npt"  # minimised: "own" (the method's loss), "npt" (that with NPT), "ce", or "ce + 0.5*lc + 0.1*mi"

@@ -251,7 +251,8 @@ def _kept_results(
 # %% ../../nbs/study/transfer.ipynb #42a6acf2
 def _place(row: TransferRow) -> tuple[int, int]:
     "Where a row stands among others."
-    return ["source", *_MEANS].index(row.kind), list(DATASETS).index(row.target)
+    names = list(DATASETS)
+    return ["source", *_MEANS].index(row.kind), names.index(row.target) if row.target in names else len(names)
 
 # %% ../../nbs/study/transfer.ipynb #5cfd942b
 def _with_result(

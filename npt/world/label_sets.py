@@ -10,7 +10,7 @@ import hashlib
 import random
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from typing import NamedTuple
@@ -27,6 +27,7 @@ class _LabelSet:
 
     things: tuple[Thing, ...]
     domain: Domain
+    dealt: bool = field(default=False, repr=False)  # whether a class split deals the words of the classes anew; no picture hangs on it
 
 # %% ../../nbs/world/label_sets.ipynb #b04fb9d9
 _SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.2, rotation=0.4, squash=0.8, noise=0.06, cast=0.06, contrast=0.9,
@@ -76,19 +77,22 @@ _SCENE_CLASSES = _two_halves((t for t in PAIRS if t.relation == 0), (t for t in 
 
 # %% ../../nbs/world/label_sets.ipynb #ca2af6af
 LABEL_SETS = {
-    "objects": _LabelSet(_object_classes(0), _FAR),
+    "objects": _LabelSet(_object_classes(0), _FAR, dealt=True),
     "shapes": _LabelSet(_SHAPE_CLASSES, _SHIFTED),
     "textures": _LabelSet(_TEXTURE_CLASSES, replace(_SHIFTED, noise=0.4)),
     "scenes": _LabelSet(_SCENE_CLASSES, _SHIFTED),
-    "shapes-sketch": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, sketch=True)),
-    "shapes-inverted": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, invert=True)),
-    "shapes-noisy": _LabelSet(_SHAPE_CLASSES, replace(_SHIFTED, noise=0.3)),
+    "objects-sketch": _LabelSet(_object_classes(0), replace(_FAR, sketch=True), dealt=True),
+    "objects-inverted": _LabelSet(_object_classes(0), replace(_FAR, invert=True), dealt=True),
+    "objects-noisy": _LabelSet(_object_classes(0), replace(_FAR, noise=0.3), dealt=True),
 }
 
 # %% ../../nbs/world/label_sets.ipynb #bbe78549
-def _is_dealt(name: str) -> bool:
+def _is_dealt(
+    name: str,  # of a label set, or one of `_of_split`; any other text is none
+) -> bool:
     "Whether a class split deals the words of a label set anew."
-    return name.partition("~")[0] == "objects"
+    found = LABEL_SETS.get(name.partition("~")[0])
+    return found is not None and found.dealt
 
 
 def _of_split(

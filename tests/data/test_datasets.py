@@ -26,7 +26,7 @@ def test_every_record_can_be_used(name):
     if record.drawn:
         things = LABEL_SETS[record.label_set].things
         assert record.num_classes == len(things) and record.crop is None and not record.downloads
-        assert (record.family == "shapes") == (things == LABEL_SETS["shapes"].things)
+        assert (record.family == "objects") == (things == LABEL_SETS["objects"].things)
 
 
 @pytest.mark.parametrize("record", PUBLISHED, ids=lambda record: record.name)

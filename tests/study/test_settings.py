@@ -113,10 +113,10 @@ def test_what_changes_no_number_is_no_part_of_the_folder():
 
 
 def test_a_default_run_keeps_the_folder_that_it_had():
-    assert RunSettings().folder.as_posix() == "runs/world/shapes/maple+npt/tau1-shots16/seed1"
+    assert RunSettings().folder.as_posix() == "runs/world/objects/maple+npt/tau1-shots16/seed1"
     assert RunSettings(dataset="dtd", learner="coop", tau=0.0625).folder.as_posix() == "runs/dtd/coop+npt/tau0.0625-shots16/seed1"
     own = RunSettings(learner="coop", learner_settings=dict(n_ctx=8, ctx_init=None, class_specific=True), profile="step", seed=2)
-    assert own.folder.as_posix() == "runs/world/shapes/coop,class_specific=True,ctx_init=None,n_ctx=8+npt/tau1-shots16-step/seed2"
+    assert own.folder.as_posix() == "runs/world/objects/coop,class_specific=True,ctx_init=None,n_ctx=8+npt/tau1-shots16-step/seed2"
     for name in "world", "claims", "few_shot", "ablation":
         folders = [task.settings.folder.as_posix() for task in expand(read_grid(ROOT / "workflow" / "grids" / f"{name}.yaml"))]
         assert all(re.search(r"/tau[\d.]+-shots\d+(-all|-val|-clusters\d)*/seed\d+$", folder) for folder in folders)
@@ -124,7 +124,7 @@ def test_a_default_run_keeps_the_folder_that_it_had():
 
 def test_another_clip_of_the_world_is_told_by_its_name_in_the_folder():
     folders = [RunSettings(pretrained=name).folder.as_posix() for name in (None, "world-2", "world-3")]
-    assert folders == [f"runs/world/shapes/maple+npt{name}/tau1-shots16/seed1" for name in ("", "@world-2", "@world-3")]
+    assert folders == [f"runs/world/objects/maple+npt{name}/tau1-shots16/seed1" for name in ("", "@world-2", "@world-3")]
     photographs = RunSettings(dataset="dtd", learner="coop", backbone="world", pretrained="world-2", class_split=1).folder.as_posix()
     assert photographs == "runs/dtd/coop+npt@world-2/tau1-shots16-half1/seed1"
 

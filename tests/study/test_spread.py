@@ -19,7 +19,7 @@ WORLD = ROOT / "workflow" / "results" / "world"
 
 
 def test_the_table_of_the_grid_is_asked(tmp_path):
-    settings = RunSettings(learner="maple", runs_dir=str(tmp_path))
+    settings = RunSettings(learner="maple", dataset=pd.read_csv(WORLD / "runs.csv").dataset[0], runs_dir=str(tmp_path))
     spread, seeds, _ = seed_spread(settings, tables=[WORLD])
     runs = pd.read_csv(WORLD / "runs.csv").query("learner == 'maple' and objective == 'npt' and tau == 1")
     assert spread == pytest.approx(runs.h.std()) and seeds == len(runs) > 1

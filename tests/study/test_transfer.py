@@ -24,7 +24,15 @@ from npt.study.folder import RunFolder
 from npt.study.restore import load_run
 from npt.study.runs import do_run
 from npt.study.settings import RunSettings
-from npt.study.transfer import _accuracy_among, _collect_transfers, _kind_of, default_targets, read_transfer, transfer
+from npt.study.transfer import (
+    _accuracy_among,
+    _collect_transfers,
+    _kind_of,
+    _write_transfer,
+    default_targets,
+    read_transfer,
+    transfer,
+)
 from npt.training.evaluation import evaluate, outputs
 from npt.world.label_sets import _PER_CLASS
 
@@ -69,9 +77,9 @@ def test_metrics_hold_calibration_and_old_ones_are_still_read(trained, tmp_path)
 
 
 def test_rows_are_evaluations_and_the_source_is_first(run_dir):
-    result = transfer(run_dir, targets=["world/scenes", "world/shapes-noisy", "world/scenes"])
+    result = transfer(run_dir, targets=["world/scenes", "world/objects-noisy", "world/scenes"])
     assert [(row.target, row.kind) for row in result.rows] == [
-        ("world/textures", "source"), ("world/scenes", "dataset"), ("world/shapes-noisy", "dataset")]
+        ("world/textures", "source"), ("world/scenes", "dataset"), ("world/objects-noisy", "dataset")]
     learner = load_run(run_dir)
     for row in result.rows:
         data = load_dataset(row.target).all
@@ -83,19 +91,19 @@ def test_rows_are_evaluations_and_the_source_is_first(run_dir):
         assert (row.collapse["nc2_text_equiangularity"] > 0) and set(row.collapse) == set(row.zero_shot_collapse)
     table = result.table()
     assert table.index[-1] == "mean of 2 other datasets" and table.kind.tolist()[-1] == "mean"
-    assert table.accuracy.iloc[-1] == pytest.approx(table.accuracy[["world/scenes", "world/shapes-noisy"]].mean())
+    assert table.accuracy.iloc[-1] == pytest.approx(table.accuracy[["world/scenes", "world/objects-noisy"]].mean())
 
 
-@pytest.mark.parametrize("class_split", ["half", 2])
+@pytest.mark.parametrize("class_split", ["half", 3])
 def test_domains_have_a_mean_of_their_own_and_trained_classes_apart(class_split, tmp_path):
-    settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/shapes-noisy", measured_on="test", class_split=class_split))
+    settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/objects", measured_on="test", class_split=class_split))
     metrics = do_run(settings)
-    result = transfer(settings.folder, targets=["world/shapes-sketch", "world/textures"])
+    result = transfer(settings.folder, targets=["world/objects-sketch", "world/textures"])
     assert [row.kind for row in result.rows] == ["source", "dataset", "domain"]
-    assert [row.trained_classes for row in result.rows] == [32, 0, 32]
+    assert [row.trained_classes for row in result.rows] == [10, 0, 10]
     assert result.rows[0].trained_accuracy == pytest.approx(metrics["base"], abs=1e-4)
     assert result.rows[1].trained_accuracy is None and result.rows[1].trained_zero_shot is None
-    sketch, learner = load_dataset("world/shapes-sketch", class_split=class_split).base.test, load_run(settings.folder)
+    sketch, learner = load_dataset("world/objects-sketch", class_split=class_split).base.test, load_run(settings.folder)
     assert result.rows[2].trained_accuracy == pytest.approx(evaluate(learner, sketch)["accuracy"], abs=1e-4)
     assert result.table().index.tolist()[-2:] == ["mean of 1 other datasets", "mean of 1 domains"]
 
@@ -166,6 +174,15 @@ def test_bad_requests_are_refused_before_anything_is_measured(run_dir, tmp_path)
     assert not (run_dir / "transfer.json").exists()
 
 
+def test_a_result_on_a_dataset_that_is_no_more_is_kept(run_dir):
+    first, path = transfer(run_dir, targets=["world/scenes"]), run_dir / "transfer.json"
+    gone = first.rows[1].model_copy(update=dict(target="world/shapes-sketch"))
+    _write_transfer(first.model_copy(update=dict(rows=(*first.rows, gone))), path)
+    more = transfer(run_dir, targets=["world/shapes"])
+    assert [row.target for row in more.rows] == ["world/textures", "world/shapes"]
+    assert [row.target for row in read_transfer(path).rows] == ["world/textures", "world/shapes", "world/scenes", "world/shapes-sketch"]
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"source": "a", "prompts": 5}', '{"source": "a", "prompts": "b", "rows": [{}]}'])
 def test_damaged_results_are_named(run_dir, damage):
     (run_dir / "transfer.json").write_text(damage)
@@ -190,7 +207,7 @@ def test_an_edited_number_is_seen(run_dir):
 
 def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch):
     "A learner with a hand-written prompt of its own is given the target's; a prompt that the user chose stays."
-    shapes, asked = DATASETS["world/scenes"], []
+    scenes, asked = DATASETS["world/scenes"], []
     monkeypatch.setattr(npt.study.transfer, "_bind", lambda *given: asked.append(given[2]) or BIND(*given))
     transfer(run_dir, targets=["world/scenes"])
     config = json.loads((run_dir / "config.json").read_text())
@@ -198,7 +215,7 @@ def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch
     (run_dir / "SHA256SUMS").unlink()
     (run_dir / "transfer.json").unlink()
     transfer(run_dir, targets=["world/scenes"])
-    assert asked == [DATASETS["world/textures"].template, shapes.template] + ["a drawing of a {}."] * 2
+    assert asked == [DATASETS["world/textures"].template, scenes.template] + ["a drawing of a {}."] * 2
     adapter = build_learner("clip_adapter", load_clip("world"), ["red striped circle"], template="a photo of a {}.")
     bound, zero_shot = BIND(adapter, load_dataset("world/textures").all.test, "a drawing of a {}.", adapter.template)
     assert torch.equal(bound.text_features(), zero_shot.text_features()) and adapter.template == "a photo of a {}."
@@ -261,6 +278,10 @@ def test_what_fits_which_source():
     kinds = {name: _kind_of(find_dataset(name), find_dataset("imagenet")) for name in DATASETS}
     assert {name for name, kind in kinds.items() if kind == "domain"} == {f"imagenet_{which}" for which in "v2 sketch a r".split()}
     assert _kind_of(find_dataset("imagenet_a"), find_dataset("dtd")) == "dataset"
+    kinds = {name: _kind_of(find_dataset(name), find_dataset("world/objects")) for name in default_targets(find_dataset("world/objects"))}
+    domains = {f"world/objects-{how}": "domain" for how in ("sketch", "inverted", "noisy")}
+    assert kinds == dict.fromkeys(["world/shapes", "world/textures", "world/scenes"], "dataset") | domains
+    assert {_kind_of(find_dataset(name), find_dataset("world/shapes")) for name in default_targets(find_dataset("world/shapes"))} == {"dataset"}
     assert len(default_targets(find_dataset("imagenet"))) == 14 and len(default_targets(find_dataset("dtd"))) == 10
     with pytest.raises(ValueError, match="name the targets"):
         default_targets(find_dataset("folder"))

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from npt.data.load import load_dataset
-from npt.world.label_sets import LABEL_SETS, WorldImage, _find_label_set, draw_images
+from npt.world.label_sets import LABEL_SETS, WorldImage, _find_label_set, _is_dealt, draw_images
 
 SPLITS = ["half", 0, 1, 2, 3, 17]  # class splits
+DOMAINS = "objects-sketch", "objects-inverted", "objects-noisy"  # of `objects`
 
 
 def words(classnames) -> set[str]:
@@ -70,6 +71,21 @@ def test_a_class_that_two_class_splits_share_has_new_pictures_in_each():
     keys = [[WorldImage(f"objects~{split}", "test", names[split].index(name), number) for number in range(20)] for split in (one, other)]
     drawn = {picture.numpy().tobytes() for images in keys for picture in draw_images(images)}
     assert len(drawn) == 40
+
+
+@pytest.mark.parametrize("class_split", SPLITS)
+def test_every_domain_of_objects_has_its_classes_whatever_the_class_split(class_split):
+    source, *domains = (load_dataset(f"world/{name}", shots=1, class_split=class_split) for name in ("objects", *DOMAINS))
+    pictures = [draw_images([item.image for item in data.base.test.items[::100]]) for data in (source, *domains)]
+    for data in domains:
+        assert (data.base.classnames, data.novel.classnames) == (source.base.classnames, source.novel.classnames)
+        assert len(data.all.val) == len(source.all.val) == 20 * 50, "val is whole"
+    assert len({picture.numpy().tobytes() for drawn in pictures for picture in drawn}) == 4 * 10
+
+
+def test_words_are_dealt_in_objects_and_its_domains_alone():
+    assert {name for name in LABEL_SETS if _is_dealt(name)} == {"objects", *DOMAINS}
+    assert _is_dealt("objects-noisy~3") and not _is_dealt("") and not _is_dealt("dtd")
 
 
 @pytest.mark.parametrize("name", ["shapes", "textures", "scenes"])
