@@ -105,14 +105,17 @@ def _drawn(learner: str, objective: str, start: str) -> list[_Trial]:
     return random.Random(told).sample(_space(learner, objective, start), _TRIALS)
 
 # %% ../../nbs/study/search.ipynb #d0eb8786
-_LENGTHENED = {("coop", "published"): 0.0067, ("cocoop", "published"): 6.0, ("maple", "published"): 1.5}  # the rates that were added
+_LENGTHENED = {  # the rates that were added
+    "published": {"coop": 0.0067, "cocoop": 6.0, "kgcoop": 0.0067, "promptsrc": 0.0017, "maple": 1.5},
+    "random": {"coop": 0.0067, "cocoop": 6.0, "kgcoop": 0.0067, "promptsrc": 0.0017, "maple": 0.0017},
+}
 
 
 def _trials(learner: str, objective: str) -> list[_Trial]:
     "The trials of a learner with an objective, as many for each objective."
     trials = []
     for start in _starts_of(learner):
-        further = [_LENGTHENED[learner, start]] if (learner, start) in _LENGTHENED else []
+        further = [_LENGTHENED[start][learner]] if learner in _LENGTHENED[start] else []
         trials += _drawn(learner, objective, start) + _choices(learner, objective, start, further, [_EPOCHS[learner]])
     return trials
 
