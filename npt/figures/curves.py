@@ -15,7 +15,7 @@ from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from .style import _OBJECTIVE_COLORS, COLORS, PLOTLY_TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
-from ..study.comparison import cells
+from ..study.comparison import cells, units
 
 # %% ../../nbs/figures/curves.ipynb #77f5daf3
 _AXIS_NAMES = dict(shots="shots", num_clusters="number of clusters")
@@ -81,11 +81,11 @@ def setting_curves(
     table = cells(runs, by=[panels, "objective", along], metrics=[metric])[metric].sort_index()
     names, places = _panels(table.index.unique(panels)), sorted(table.index.unique(along))
     colors = _line_colors(sorted(table.index.unique("objective")))
+    zero_shot = runs[f"zero_shot_{metric}"].groupby([runs[panels], units(runs)]).mean().groupby(level=0).mean()
     heads = [str(name) if panels == "learner" else f"{panels} {name:g}" for name in names]
     fig = make_subplots(1, len(names), shared_yaxes=True, subplot_titles=heads, horizontal_spacing=0.04)
     for column, panel in enumerate(names, start=1):
-        level = _level([places[0], places[-1]], runs.loc[runs[panels] == panel, f"zero_shot_{metric}"].mean())
-        fig.add_traces([*_panel_lines(table.loc[panel], colors), level], 1, column)
+        fig.add_traces([*_panel_lines(table.loc[panel], colors), _level([places[0], places[-1]], zero_shot[panel])], 1, column)
     _name_once(fig)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(type="log", tickvals=places, ticktext=[f"{place:g}" for place in places],

@@ -25,7 +25,8 @@ from npt.figures.style import (
     _place,
     _rows_for,
 )
-from ..study.correlations import distances
+from ..study.comparison import units
+from ..study.correlations import _groups_of_units, distances
 
 # %% ../../nbs/figures/lens.ipynb #ec9fc032
 _SYMBOLS = "circle", "diamond", "square", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hourglass"
@@ -59,19 +60,28 @@ def _run_marks(
 ) -> go.Scatter:
     kind = runs[["learner", "objective"]].iloc[0]
     return go.Scatter(
-        x=x, y=y, mode="markers", showlegend=False, customdata=runs[["tau", "seed"]], marker=marker,
-        hovertemplate=f"{kind.learner}, {kind.objective}, τ = %{{customdata[0]:g}}, seed %{{customdata[1]}}: %{{x:.3g}}, %{{y:.1f}} %"
+        x=x, y=y, mode="markers", showlegend=False, customdata=list(zip(runs.tau, units(runs))), marker=marker,
+        hovertemplate=f"{kind.learner}, {kind.objective}, τ = %{{customdata[0]:g}}, %{{customdata[1]}}: %{{x:.3g}}, %{{y:.1f}} %"
                       "<extra></extra>",
     )  # fmt: skip
+
+# %% ../../nbs/figures/lens.ipynb #6b90296e
+def _within_units(values: pd.Series, unit: pd.Series) -> pd.Series:
+    "Values less the mean of their unit, plus that of all; as they are, where there is one unit."
+    if unit.nunique() < 2:
+        return values
+    finite = values.where(np.isfinite(values))
+    return values - finite.groupby(unit).transform("mean") + finite.mean()
 
 # %% ../../nbs/figures/lens.ipynb #0a724ff4
 def scatter_grid(
     runs: pd.DataFrame,  # a row a run
     target: str = "h",  # a column, percent
 ) -> go.Figure:
-    "Accuracy against each distance from collapse on base classes, a mark a run."
+    "Accuracy against each distance from collapse on base classes, a mark a run; on the offline world within units."
     runs = runs.reset_index(drop=True)  # tables that were put together may have rows of one name
-    measured, (colors, symbols, sizes) = distances(runs), _marks(runs)
+    unit, (colors, symbols, sizes) = _groups_of_units(runs), _marks(runs)
+    measured, accuracy = distances(runs).apply(_within_units, unit=unit), _within_units(runs[target], unit)
     metrics = [name for name in measured if measured[name].notna().any()]
     rows = _rows_for(len(metrics))
     fig = make_subplots(rows, 4, subplot_titles=[_title(name) for name in metrics], shared_yaxes=True, horizontal_spacing=0.03,
@@ -79,7 +89,7 @@ def scatter_grid(
     for number, metric in enumerate(metrics):
         for (learner, objective), some in runs.groupby(["learner", "objective"], sort=False):
             marker = dict(color=colors[learner], opacity=0.75, symbol=symbols[objective], size=[sizes[tau] for tau in some.tau])
-            fig.add_trace(_run_marks(some, measured.loc[some.index, metric], some[target], marker), **_place(number))
+            fig.add_trace(_run_marks(some, measured.loc[some.index, metric], accuracy[some.index], marker), **_place(number))
         if _over_decades(measured[metric]):
             fig.update_xaxes(type="log", dtick="D2", **_place(number))
     fig.add_traces(_mark_keys(colors, symbols, sizes))
@@ -88,7 +98,7 @@ def scatter_grid(
     fig.update_yaxes(title=f"{_metric_name(target)} (%)", col=1)
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
-        title=f"{_metric_name(target)} against distance from collapse on base classes, {len(runs)} runs",
+        title=f"{_metric_name(target)} against distance from collapse on base classes, {len(runs)} runs{', within units' * (unit.nunique() > 1)}",
         legend=_LEGEND_AT_BOTTOM | dict(itemsizing="trace"),
     )  # fmt: skip
 
@@ -188,7 +198,7 @@ def training_lens(
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)
     fig.update_yaxes(tickfont_size=10)
     return fig.update_layout(template=PLOTLY_TEMPLATE, width=1040, height=150 + 210 * rows, margin=dict(t=84, b=110),
-                             title=f"Collapse along training, {learner}, {on} images, mean over seeds", legend=_LEGEND_AT_BOTTOM)
+                             title=f"Collapse along training, {learner}, {on} images, mean over units", legend=_LEGEND_AT_BOTTOM)
 
 # %% ../../nbs/figures/lens.ipynb #179104e0
 _ANGLES = dict(head_angle="two of the head", head_tail_angle="head and tail", tail_angle="two of the tail")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..geometry.collapse import COLLAPSE_METRICS
+from .comparison import _on_world, units
 
 # %% ../../nbs/study/correlations.ipynb #2141d4dd
 _RESAMPLES = 2000
@@ -133,6 +134,13 @@ def _correlation(
     drawn = [(*_pair_under(pair, groups, weights), weights) for weights in (once, _cell_weights(cells, seed))]
     return result | _with_interval("pearson", drawn) | _with_interval("spearman", drawn)
 
+# %% ../../nbs/study/correlations.ipynb #de9ad3aa
+def _groups_of_units(
+    runs: pd.DataFrame,
+) -> pd.Series:  # texts for the same rows, all "" with another backbone than the world's
+    "What is compared with itself alone: the units of the offline world."
+    return units(runs).where(_on_world(runs), "")
+
 # %% ../../nbs/study/correlations.ipynb #f9ca9ef7
 _POOLED = "pooled"
 
@@ -158,15 +166,17 @@ def _parts_measured(runs: pd.DataFrame) -> list[str]:  # of `_PARTS`
     return [part for part, prefix in _PARTS.items() if any(f"{prefix}{name}" in runs for name in COLLAPSE_METRICS)]
 
 # %% ../../nbs/study/correlations.ipynb #aea19e3b
-def _pools(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame, list[str]]]:  # pool, kind, its runs, groups to center within
-    "Each imbalance ratio alone, and all; over all runs and within."
-    pools = []
+def _pools(
+    runs: pd.DataFrame,  # with learner, tau and unit
+) -> list[tuple[str, str, pd.DataFrame, list[str]]]:  # pool, kind, its runs, columns that make the groups to center within
+    "Each imbalance ratio alone, and all; over all runs and within; each within units, where there are several."
+    pools, unit = [], ["unit"] if runs.unit.nunique() > 1 else []
     for tau in sorted(runs.tau.unique(), reverse=True):
         some = runs[runs.tau == tau]
-        pools += [(f"τ = {tau:g}", "all", some, []), (f"τ = {tau:g}", "within learner", some, ["learner"])]
+        pools += [(f"τ = {tau:g}", "all", some, unit), (f"τ = {tau:g}", "within learner", some, ["learner", *unit])]
     if runs.tau.nunique() > 1:
-        pools += [(_POOLED, "all", runs, []), (_POOLED, "within learner", runs, ["learner"]),
-                  (_POOLED, "within learner and τ", runs, ["learner", "tau"])]
+        pools += [(_POOLED, "all", runs, unit), (_POOLED, "within learner", runs, ["learner", *unit]),
+                  (_POOLED, "within learner and τ", runs, ["learner", "tau", *unit])]
     return pools
 
 # %% ../../nbs/study/correlations.ipynb #b656b3d2
@@ -184,15 +194,15 @@ def _check_comparable(runs: pd.DataFrame, targets: Sequence[str]) -> None:
 
 # %% ../../nbs/study/correlations.ipynb #64a4fdb9
 def _learners_varying(
-    runs: pd.DataFrame,  # learner, and a column a metric
+    runs: pd.DataFrame,  # learner, unit, and a column a metric
     metrics: Sequence[str],
 ) -> pd.Series:  # by metric
-    each = runs.replace([np.inf, -np.inf], np.nan).groupby("learner")[list(metrics)]
-    return (each.max() - each.min() > 1e-9 * each.max().abs()).sum()
+    each = runs.replace([np.inf, -np.inf], np.nan).groupby(["learner", "unit"])[list(metrics)]
+    return (each.max() - each.min() > 1e-9 * each.max().abs()).groupby("learner").any().sum()
 
 # %% ../../nbs/study/correlations.ipynb #887754c5
 def _pool_rows(
-    runs: pd.DataFrame,  # learner, objective, the metrics as distances, and the targets
+    runs: pd.DataFrame,  # learner, objective, unit, the metrics as distances, and the targets
     metrics: Sequence[str],
     targets: Sequence[str],
     within: list[str],  # columns that make the groups; none: over all
@@ -211,14 +221,14 @@ def correlations(
     targets: Sequence[str] = ("novel", "h"),  # columns
     parts: Sequence[str] | None = None,  # classes on which collapse was measured; all that there are
 ) -> pd.DataFrame:  # columns target, part, metric, pool, kind, learners (in how many the metric varies), and of `_correlation`
-    """Correlate each distance from collapse with each target, in each pool.
+    """Correlate each distance from collapse with each target, in each pool; on the offline world within units.
 
     Raises ValueError with too few kinds of runs, with runs of several datasets, and where a target or collapse was not measured."""
     _check_comparable(runs, targets)
     runs, rows = runs.reset_index(drop=True), []
     for part in _parts_measured(runs) or ["base"] if parts is None else parts:
         measured = distances(runs, part=part)
-        table = runs[["learner", "objective", "tau", *targets]].join(measured)
+        table = runs[["learner", "objective", "tau", *targets]].assign(unit=_groups_of_units(runs)).join(measured)
         for pool, kind, some, within in _pools(table):
             rows += [dict(part=part, pool=pool, kind=kind) | row for row in _pool_rows(some, list(measured), targets, within)]
     columns = ["target", "part", "metric", "pool", "kind", "learners"]

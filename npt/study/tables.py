@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .comparison import cells, in_order
+from .comparison import cells, in_order, units
 
 # %% ../../nbs/study/tables.ipynb #a7a87c2a
 _MISSING = "missing"
@@ -31,12 +31,12 @@ def _bold_best(texts: pd.Series, means: pd.Series) -> pd.Series:
 def _cell_texts(
     table: pd.DataFrame,  # as `cells` gives it
     metric: str,
-    seeds: int,  # how many a whole cell has
+    whole: int,  # how many units a whole cell has
 ) -> pd.Series:  # a text for each row
     "Write one metric of a table for people."
-    means, number = table[metric, "mean"], table["seeds", ""].fillna(0)
+    means, number = table[metric, "mean"], table["units", ""].fillna(0)
     texts = _bold_best(_mean_texts(means, table[metric, "std"]), means)
-    texts += number.map(lambda some: "" if some == seeds else f" ({some:.0f} of {seeds})")
+    texts += number.map(lambda some: "" if some == whole else f" ({some:.0f} of {whole})")
     return texts.where(means.notna(), _MISSING)
 
 # %% ../../nbs/study/tables.ipynb #b9eec34a
@@ -48,8 +48,20 @@ def _tau_columns(
 ) -> dict[tuple[str, str], pd.Series]:  # (tau, metric) to texts
     "The columns of one imbalance ratio."
     some = table.xs(tau, level="tau")
-    seeds = wanted[wanted.tau == tau].groupby(["learner", "objective"]).seed.nunique().max()
-    return {(f"τ = {tau:g}", "H" if metric == "h" else metric): _cell_texts(some, metric, seeds) for metric in metrics}
+    asked = wanted[wanted.tau == tau]
+    whole = units(asked).groupby([asked.learner, asked.objective]).nunique().max()
+    return {(f"τ = {tau:g}", "H" if metric == "h" else metric): _cell_texts(some, metric, whole) for metric in metrics}
+
+# %% ../../nbs/study/tables.ipynb #4d38d676
+def _zero_shot_text(
+    values: pd.Series,  # percent, a value a run
+    unit: pd.Series,  # of each run
+) -> str:
+    "Mean and standard deviation over units, of which each counts once."
+    each = values.groupby(unit).mean().dropna()
+    same = each.max() - each.min() < 1e-6  # what the same images gave
+    text = _mean_texts(pd.Series([each.mean()]), pd.Series([np.nan if same else each.std()])).item()
+    return text if len(each) else _MISSING
 
 # %% ../../nbs/study/tables.ipynb #48548978
 def _with_zero_shot(
@@ -59,7 +71,8 @@ def _with_zero_shot(
 ) -> pd.DataFrame:
     "The table with a row of zero-shot CLIP before the others."
     number_of_taus = len(table.columns) // len(metrics)
-    before = [f"{runs[f'zero_shot_{metric}'].mean():.1f}" for metric in metrics] * number_of_taus
+    unit = units(runs)
+    before = [_zero_shot_text(runs[f"zero_shot_{metric}"], unit) for metric in metrics] * number_of_taus
     index = pd.MultiIndex.from_tuples([("zero_shot", "")], names=table.index.names)
     return pd.concat([pd.DataFrame([before], index, table.columns), table])
 
@@ -67,7 +80,7 @@ def _with_zero_shot(
 def main_table(
     runs: pd.DataFrame,  # a row a run, of one dataset
     *,
-    wanted: pd.DataFrame | None = None,  # columns learner, objective, tau, seed of all runs that there should be; None: these
+    wanted: pd.DataFrame | None = None,  # columns learner, objective, tau and what `units` reads, of all runs that there should be; None: these
     metrics: Sequence[str] = ("base", "novel", "h"),
 ) -> pd.DataFrame:  # (learner, objective) by (tau, metric), texts; zero-shot CLIP first, where the runs measured it
     "The table of a paper: every learner with every objective at every imbalance ratio."

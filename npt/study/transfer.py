@@ -477,7 +477,7 @@ def transfer(
     return kept.only(list(records))
 
 # %% ../../nbs/study/transfer.ipynb #4ecfb4fb
-_OF_THE_RUN = ("dataset", "learner", "objective", "tau", "shots", "seed", "backbone", "folder")
+_OF_THE_RUN = "dataset", "learner", "objective", "tau", "shots", "seed", "class_split", "backbone", "pretrained", "folder"
 
 # %% ../../nbs/study/transfer.ipynb #6a52e182
 def _collapse_columns(row: TransferRow) -> dict[str, float]:

@@ -60,7 +60,7 @@ def _just_these(
 # %% ../../nbs/study/weights.ipynb #c91ae129
 def weight_table(
     runs: pd.DataFrame,
-) -> pd.DataFrame:  # index the weights of lc, columns those of mi; the mean over seeds
+) -> pd.DataFrame:  # index the weights of lc, columns those of mi; the mean over units
     "H on validation images over the two weights of NPT. Raises ValueError as `runs_of` does, or where runs are mixed."
     runs = runs_of(runs, "ablation", measured_on="val")
     weights = _term_weights(runs.minimised)
