@@ -167,7 +167,7 @@ def _mean_lines(
     rows: pd.DataFrame,  # of one learner
     column: str,  # a metric on train or test images
 ) -> list[go.Scatter]:
-    "The mean over seeds by epoch: a line an objective and imbalance ratio."
+    "The mean over units by epoch: a line an objective and imbalance ratio."
     dashes = dict(zip(sorted(rows.tau.unique(), reverse=True), _DASHES))
     lines = []
     for (objective, tau), some in rows.groupby(["objective", "tau"], sort=False):

@@ -89,7 +89,7 @@ def main_table(
     for tau in sorted(wanted.tau.unique(), reverse=True):
         texts |= _tau_columns(table, wanted, tau, metrics)
     rows = wanted.set_index(["learner", "objective"]).index.unique()
-    table = in_order(pd.DataFrame(texts).reindex(rows).fillna(_MISSING))
+    table = in_order(pd.DataFrame(texts).reindex(rows).fillna(""))  # what nobody asked for stays empty
     measured = {f"zero_shot_{metric}" for metric in metrics} <= set(runs)
     return _with_zero_shot(table, runs, metrics) if measured else table
 

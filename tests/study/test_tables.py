@@ -45,3 +45,12 @@ def test_zero_shot_comes_first_where_the_runs_measured_it():
     text = main_table(table(seeds=[1], zero_shot_base=50.0, zero_shot_novel=40.04, zero_shot_h=44.4))
     assert text.index[0] == ("zero_shot", "") and text.iloc[0].tolist() == ["50.0", "40.0", "44.4"] * 2
     assert not text.map(lambda cell: "±" in cell).any(axis=None), "a single seed has no deviation"
+
+
+def test_a_cell_that_nobody_asked_for_is_empty_and_not_missing():
+    runs = pd.DataFrame([dict(learner="coop", objective=objective, tau=tau, seed=1, base=60.0, novel=50.0, h=54.5)
+                         for objective, tau in (("own", 1.0), ("own", 0.25), ("npt", 1.0))])
+    table = main_table(runs)
+    assert table.loc[("coop", "npt"), ("τ = 0.25", "H")] == "" and "54.5" in table.loc[("coop", "npt"), ("τ = 1", "H")]
+    wanted = pd.concat([runs, runs.iloc[2:].assign(tau=0.25)])
+    assert main_table(runs, wanted=wanted).loc[("coop", "npt"), ("τ = 0.25", "H")] == "missing"
