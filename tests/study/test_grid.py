@@ -88,7 +88,7 @@ def test_the_worlds_grid_is_the_paper_in_miniature():
     for learner in "coop", "cocoop", "kgcoop", "maple", "promptsrc":
         for objective in "own", "npt", "npt_anchored", "cpt":
             assert {(learner, objective, tau, seed) for tau in (1, 0.25, 0.0625) for seed in (1, 2, 3)} <= asked
-    assert {"world/textures", "world/shapes-noisy"} <= {target for task in tasks for target in task.targets}
+    assert {"world/textures", "world/objects-noisy"} <= {target for task in tasks for target in task.targets}
 
 
 def test_few_shot_grid_is_what_it_claims():
