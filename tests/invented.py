@@ -25,6 +25,14 @@ def table(learners=("coop", "maple"), objectives=("own", "npt"), taus=(1.0, 0.25
     return pd.DataFrame(rows)
 
 
+def on_the_world(runs: pd.DataFrame, clips=(None, "world-2", "world-3"), splits=("half", 3), step: float = 10.0) -> pd.DataFrame:
+    "The same runs with each CLIP and class split of the offline world; each of these units is some points better than the one before."
+    drawn = [(clip, split) for clip in clips for split in splits]
+    return pd.concat([runs.assign(backbone="world", pretrained=clip, class_split=split,
+                                  **{name: runs[name] + step * better for name in ("base", "novel", "h") if name in runs})
+                      for better, (clip, split) in enumerate(drawn)], ignore_index=True)
+
+
 def noise(learners=("coop", "maple", "kgcoop"), objectives=("own", "npt", "cpt"), taus=(1.0, 0.25), seeds=(1, 2)) -> pd.DataFrame:
     "Runs of noise, in which nothing goes with anything."
     draw = np.random.default_rng(0)

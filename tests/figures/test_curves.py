@@ -29,6 +29,14 @@ def test_curve_holds_means_band_and_zero_shot():
     assert figure.layout.xaxis.type == "log" and list(figure.layout.xaxis.ticktext) == ["1", "4", "16"]
 
 
+def test_curve_is_over_units_and_each_counts_once_in_zero_shot():
+    runs = runs_of_rule(["own", "npt"], lambda row: 1.0, shots=[1, 4])
+    runs = pd.concat([runs.assign(backbone="world", pretrained=name, h=h, zero_shot_h=h - 10) for name, h in ((None, 60.0), ("world-2", 64.0))])
+    figure = setting_curves(runs[runs.pretrained.isna() | (runs.objective == "own")])
+    assert np.allclose(lines(figure)["own", "x"].y, 62) and np.allclose(lines(figure)["npt", "x"].y, 60)
+    assert np.allclose(next(trace for trace in figure.data if trace.name == "zero-shot").y, 52), "not 51.33, the mean over runs"
+
+
 def test_curve_panels_and_one_seed():
     runs = runs_of_rule(["cpt"], lambda row: row["tau"], num_clusters=[1.0, 2.0], tau=[0.0625, 1.0])
     figure = setting_curves(runs[runs.seed == 1], "num_clusters", panels="tau")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from invented import METRICS, noise
+from invented import METRICS, noise, on_the_world
 
 from npt.figures.lens import _ANGLES, angle_curves, angle_table, scatter_grid, training_lens
 
@@ -19,6 +19,22 @@ def test_every_learner_and_objective_has_its_mark(learners):
     assert len(names) == learners + 3 + 2
     drawn = sum(len(trace.x) for trace in fig.data if not trace.name)
     assert drawn == len(runs) * len(METRICS)
+
+
+def test_marks_of_several_units_are_within_them():
+    one = noise()
+    runs = on_the_world(one, clips=(None, "world-2"), splits=("half",), step=1000.0)
+    runs["after_nc3"] = runs.after_nc3 + 50 * (runs.pretrained == "world-2")
+    runs.loc[0, "after_nc1"] = np.inf
+    for some, words, within in (runs, ", within units", True), (runs.assign(backbone="another"), " runs", False):
+        fig = scatter_grid(some, "novel")
+        drawn = [trace for trace in fig.data if not trace.name]
+        x, y = (np.concatenate([trace[axis] for trace in drawn if trace.xaxis == "x2"]) for axis in "xy")  # nc3
+        assert fig.layout.title.text.endswith(words) and len(x) == len(runs)
+        assert [np.ptp(y) < 300, np.ptp(x) < 10] == [within] * 2, "a thousand points between CLIPs are taken off"
+        assert np.isclose(y.mean(), runs.novel.mean()) and np.isclose(x.mean(), runs.after_nc3.mean())
+        assert sum(np.isfinite(trace.x).sum() for trace in drawn if trace.xaxis == "x") == len(runs) - 1
+    assert {mark[1] for trace in drawn for mark in trace.customdata} == {"seed 1", "seed 2"}
 
 
 def test_an_axis_is_logarithmic_over_decades_only():

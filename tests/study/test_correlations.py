@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from invented import METRICS, noise, table
+from invented import METRICS, noise, on_the_world, table
 from scipy import stats
 
 from npt.figures.lens import correlation_chart
@@ -111,6 +111,49 @@ def test_intervals_hold_no_correlation_in_the_design_of_the_grid(taus, fewer_res
     if taus == 3:
         cells = method * taus + tau
         assert max(coverage(0, lambda draw: sample(draw, cells)).values()) < 0.85, "ratios are no witnesses of their own"
+
+
+def test_intervals_hold_no_correlation_with_many_units(fewer_resamples):
+    "Five learners, four objectives, six units that differ widely, and of which each suits some learners more than others."
+    learner, objective, unit = (axis.ravel() for axis in np.indices((5, 4, 6)))
+    method, suits = learner * 4 + objective, learner * 6 + unit
+
+    def sample(draw, groups=suits):
+        effects = draw.normal(size=(2, 20))[:, method] + 3 * draw.normal(size=(2, 30))[:, suits] + 6 * draw.normal(size=(2, 6))[:, unit]
+        return *(effects + 0.3 * draw.normal(size=effects.shape)), method, groups
+
+    assert min(coverage(0, sample).values()) > 0.9, "as far from 0.95 as 200 trials may be, or on the safe side of it"
+    assert max(coverage(0, lambda draw: sample(draw, groups=learner)).values()) < 0.7, "within learners units pass for a relation"
+
+
+def test_a_difference_of_units_does_not_pass_for_a_correlation():
+    one = on_the_world(pd.concat([simpson(), simpson(0.25)]), clips=(None,), splits=("half",))
+    several = on_the_world(pd.concat([simpson(), simpson(0.25)]))
+    several["after_nc3"] += 5 * several.groupby(["pretrained", "class_split"], dropna=False, sort=False).ngroup()  # far, and better
+    keys, numbers = ["pool", "kind", "metric"], ["pearson", "spearman"]
+    told, alone = (correlations(runs, targets=["novel"]).set_index(keys)[numbers] for runs in (several, one))
+    assert np.allclose(told, alone), "each unit has the same runs but for a constant"
+    ignored = correlations(several.assign(backbone="another"), targets=["novel"]).set_index(keys)[numbers]
+    within = ignored.index.get_level_values("kind") != "all"
+    assert (told[within] < -0.7).all(axis=None) and (ignored > 0.7).all(axis=None)
+
+
+def test_units_may_have_other_runs_and_runs_without_a_number():
+    several = on_the_world(simpson(), clips=(None, "world-2"), splits=("half",), step=100.0)
+    fewer = several[several.pretrained.isna() | several.objective.isin(["w", "x"])]
+    infinite = several.assign(after_nc3=several.after_nc3.where(several.index != 0, np.inf))
+    for runs, number in (fewer, 36), (infinite, 47):
+        told = correlations(runs, targets=["novel"]).set_index("kind")
+        assert told.pearson["within learner"] < -0.9 and told.pearson["all"] > 0.7 and (told.runs == number).all()
+
+
+def test_a_learner_whose_images_stay_says_nothing_though_units_differ():
+    runs = on_the_world(noise(), splits=("half",))
+    first = runs.pretrained.map({"world-2": 1.7, "world-3": 2.9}).fillna(1.0)
+    frozen = correlations(runs.assign(after_nc1=runs.after_nc1.where(runs.learner != "coop", first))).set_index(["metric", "kind"])
+    assert (frozen.learners["nc1"] == 2).all() and (frozen.learners["nc4"] == 3).all()
+    alone = correlations(runs.assign(after_nc1=first)).set_index(["metric", "kind"]).loc["nc1"]
+    assert (alone.learners == 0).all() and alone.spearman.isna().all(), "what only tells units apart has no correlation"
 
 
 def test_learners_that_say_something_are_counted():

@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from invented import table
+from invented import on_the_world, table
 from notebooks import run_cells
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from workflows import grid_file, leave_run, small_grid
 
 from npt._files import write_text
-from npt.study.comparison import change_table, gains, gains_over_learners
+from npt.study.comparison import change_table, gains, gains_over_learners, units
 from npt.study.correlations import distances
 from npt.study.grid import expand, read_grid
 from npt.study.jobs import do_task
 from npt.study.published import published
-from npt.study.results import Results, read_results, write_results
+from npt.study.results import Results, read_results, units_table, write_results
 from npt.study.tables import main_table, markdown_table
 
 KEPT = sorted(path.name for path in (ROOT / "workflow" / "results").iterdir() if path.is_dir())
@@ -33,6 +33,23 @@ def test_results_as_files_are_the_same_results(tmp_path):
     again = read_results(tmp_path)
     assert np.allclose(again.runs.h, runs.h, rtol=1e-6) and again.missing.seed.tolist() == [9]
     assert np.allclose(gains(again.runs), gains(runs), atol=1e-4) and again.transfers.empty
+
+
+def test_units_of_tables_from_files_are_the_same_units(tmp_path):
+    runs = on_the_world(table()).assign(finished=True)
+    write_results(Results(runs, runs.drop(columns="finished"), pd.DataFrame(), pd.DataFrame()), tmp_path)
+    again = read_results(tmp_path).runs
+    assert units(again).tolist() == units(runs).tolist() and (gains(again).pairs == 18).all()
+
+
+def test_units_are_counted_where_all_their_runs_are_there():
+    wanted = on_the_world(table(learners=["coop"], objectives=["own"], taus=[1.0])).assign(finished=True)
+    told = units_table(wanted)
+    assert told.shape == (1, 1) and told.iloc[0, 0] == "18"
+    wanted.loc[(wanted.pretrained == "world-3") & (wanted.seed == 1), "finished"] = False
+    assert units_table(wanted).iloc[0, 0] == "16 of 18"
+    shots = pd.concat([wanted.assign(shots=16, finished=True), wanted.assign(shots=1)])
+    assert units_table(shots).iloc[0, 0] == "16 of 18" and units_table(shots, columns="shots").iloc[0].tolist() == ["16 of 18", "18"]
 
 
 @pytest.mark.parametrize("content, said", [("", "damaged"), ("a,b\n1,2\n", "no column"), ("a,b\n1,2,3,4\n5\n\"", "damaged")])
@@ -126,6 +143,14 @@ def test_every_interval_in_the_readme_is_a_claim_of_the_file():
     told = [("zero-shot", "coop, tau 1"), ("zero-shot", "coop, tau 0.0625"), ("more under imbalance", "coop"),
             ("more under imbalance", "promptsrc"), ("tail", "maple"), ("all classes", "16 shots"), *((name, of) for name, of in written if name == "NPT")]
     assert {written[cell] for cell in told} <= found
+
+
+def test_the_judged_world_is_paired_by_its_units():
+    runs = pd.read_csv(OBJECTS / "runs.csv")
+    assert units(runs).nunique() == 12 and set(runs.seed) == {1}
+    maple = runs[(runs.learner == "maple") & (runs.tau == 0.0625) & runs.objective.isin(["own", "ce + 3*lc + mi"])]
+    row = gains(maple).iloc[0]
+    assert f"{row['mean']:+.1f} [{row.low:+.1f}, {row.high:+.1f}], {row.pairs:.0f}" == "+2.3 [+1.1, +3.5], 12"
 
 
 def test_the_readme_shows_the_family_of_the_judged_world_cell_by_cell():

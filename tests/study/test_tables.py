@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from invented import table
+from invented import on_the_world, table
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -54,3 +54,21 @@ def test_a_cell_that_nobody_asked_for_is_empty_and_not_missing():
     assert table.loc[("coop", "npt"), ("τ = 0.25", "H")] == "" and "54.5" in table.loc[("coop", "npt"), ("τ = 1", "H")]
     wanted = pd.concat([runs, runs.iloc[2:].assign(tau=0.25)])
     assert main_table(runs, wanted=wanted).loc[("coop", "npt"), ("τ = 0.25", "H")] == "missing"
+
+
+def test_units_are_counted():
+    runs = on_the_world(table(seeds=[1]), clips=(None, "world-2", "world-3"), splits=(1, 2, 3, 4))
+    there = runs[~((runs.learner == "coop") & (runs.objective == "npt")) | (runs.class_split == 2)]
+    text = main_table(there, wanted=runs)
+    assert text.loc[("coop", "npt")].str.endswith("(3 of 12)").all()
+    assert not text.drop(("coop", "npt")).map(lambda cell: " of " in cell).any(axis=None)
+
+
+def test_zero_shot_varies_with_the_unit_and_each_unit_counts_once():
+    runs = on_the_world(table(seeds=[1]), splits=("half",))
+    measured = runs.assign(zero_shot_base=runs.pretrained.map({"world-2": 53.0, "world-3": 56.0}).fillna(50.0), zero_shot_novel=40.0, zero_shot_h=45.0)
+    fewer = measured[measured.pretrained.isna() | (measured.learner == "coop")]  # twice as many runs of the usual CLIP
+    for some in measured, fewer:
+        assert main_table(some, wanted=runs).iloc[0].tolist() == ["53.0 ± 3.0", "40.0", "45.0"] * 2
+    seeds = table(zero_shot_base=50.0, zero_shot_novel=40.0, zero_shot_h=45.0)
+    assert main_table(seeds).iloc[0].tolist() == ["50.0", "40.0", "45.0"] * 2, "zero-shot CLIP is the same for every seed"

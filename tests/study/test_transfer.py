@@ -247,6 +247,7 @@ def test_imagenet_to_what_is_there_and_the_rest_is_listed(published):
     assert names[-2:] == ["mean of 2 of 10 other datasets", "mean of 3 of 4 domains"]
     shown = _collect_transfers(run.parents[2])
     assert shown.target.tolist() == [row.target for row in result.rows] and (shown.dataset == "imagenet").all()
+    assert {"seed", "backbone", "pretrained", "class_split"} <= set(shown), "what tells units apart"
 
 
 def test_a_named_target_that_is_missing_is_an_error_and_others_are_kept(published, tmp_path):
