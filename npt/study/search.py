@@ -106,8 +106,8 @@ def _drawn(learner: str, objective: str, start: str) -> list[_Trial]:
 
 # %% ../../nbs/study/search.ipynb #d0eb8786
 _LENGTHENED = {  # the rates that were added
-    "published": {"coop": 0.0067, "cocoop": 6.0, "kgcoop": 0.0067, "promptsrc": 0.0017, "maple": 1.5},
-    "random": {"coop": 0.0067, "cocoop": 6.0, "kgcoop": 0.0067, "promptsrc": 0.0017, "maple": 0.0017},
+    "published": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [1.5, 5.0]},
+    "random": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [0.0017, 5.0]},
 }
 
 
@@ -115,7 +115,7 @@ def _trials(learner: str, objective: str) -> list[_Trial]:
     "The trials of a learner with an objective, as many for each objective."
     trials = []
     for start in _starts_of(learner):
-        further = [_LENGTHENED[start][learner]] if learner in _LENGTHENED[start] else []
+        further = _LENGTHENED[start].get(learner, [])
         trials += _drawn(learner, objective, start) + _choices(learner, objective, start, further, [_EPOCHS[learner]])
     return trials
 
@@ -161,26 +161,28 @@ def _as_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _told_of(experiment: dict) -> dict[str, str]:
+def _told_of(trial: _Trial) -> dict[str, str]:
     "What a table must say of a trial's runs, but for their imbalance ratio; settings that the trial leaves out are the usual ones."
-    told = {"learner_settings": {}, "backbone": "world", "pretrained": float("nan")} | experiment
-    return {name: _as_text(value) for name, value in told.items() if name not in ("tau", "measure_every")}
+    told = {"learner_settings": {}, "backbone": "world", "pretrained": float("nan")} | _experiment(trial)
+    return {name: _as_text(told[name]) for name in sorted(told.keys() - {"tau", "measure_every"})}
 
-
-def _score(trial: _Trial, runs: pd.DataFrame) -> dict[str, float]:  # percent
+# %% ../../nbs/study/search.ipynb #4a82faf7
+def _score(trial: _Trial, own: pd.DataFrame | None) -> dict[str, float]:  # percent
     "Mean accuracy of a trial's runs. Raises ValueError where one is missing."
-    asked = _told_of(_experiment(trial))
-    own = runs[(runs[[*asked]].map(_as_text) == pd.Series(asked)).all(axis=1)]
-    if sorted(own.tau) != sorted(_TAUS):
-        raise ValueError(f"the trial {trial} has runs at tau {sorted(own.tau)}, and needs one at each of {_TAUS}: "
+    taus = [] if own is None else sorted(own.tau)
+    if taus != sorted(_TAUS):
+        raise ValueError(f"the trial {trial} has runs at tau {taus}, and needs one at each of {_TAUS}: "
                          "snakemake --cores 2 --configfile workflow/grids/search.yaml")
     return dict(base=own.base.mean(), novel=own.novel.mean(), h=own.h.mean())
 
 
 def _scored(runs: pd.DataFrame, learners: Sequence[str] = _SEARCHED) -> pd.DataFrame:
     "Every trial with its mean base, novel and H on validation images, in percent."
+    trials = _all_trials(learners)
+    texts = runs[[*_told_of(trials[0])]].map(_as_text)
+    of_trial = dict(list(runs.groupby(texts.agg("\n".join, axis=1))))
     return pd.DataFrame([dict(learner=one.learner, regulariser=one.objective, start=one.start, terms=one.terms, lr=one.lr, epochs=one.epochs,
-                              **_score(one, runs)) for one in _all_trials(learners)])
+                              **_score(one, of_trial.get("\n".join(_told_of(one).values())))) for one in trials])
 
 # %% ../../nbs/study/search.ipynb #53158585
 def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
@@ -193,10 +195,14 @@ def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
     return best.sort_index().set_index(cell)
 
 # %% ../../nbs/study/search.ipynb #4d78b99a
+_APART_BY = 1.4  # points
+
+
 def _starts(scored: pd.DataFrame) -> pd.Series:  # by learner
     "The start that base accuracy chooses for each learner."
-    best = scored.groupby(["learner", "regulariser", "start"]).base.max().groupby(["learner", "start"]).mean().reset_index()
-    return best.sort_values("base", ascending=False, kind="stable").drop_duplicates("learner").set_index("learner").start
+    best = scored.groupby(["learner", "regulariser", "start"]).base.max().groupby(["learner", "start"]).mean().unstack()
+    lead = best.get("random", best.published) - best.published
+    return lead.map(lambda points: "random" if points > _APART_BY else "published").rename("start")
 
 
 def _from_its_start(scored: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,17 @@ import pytest
 from invented import on_the_world, table
 from scipy import stats
 
-from npt.study.comparison import _paired, average_datasets, cells, change_table, comparisons, gains, gains_over_learners, kinds, units
+from npt.study.comparison import (
+    _paired,
+    average_datasets,
+    cells,
+    change_table,
+    comparisons,
+    gains,
+    gains_over_learners,
+    kinds,
+    units,
+)
 
 
 @pytest.mark.parametrize("setting, values", [("epochs", (2, 3)), ("version", ("0.1.0", "0.2.0")),
