@@ -159,9 +159,9 @@ def test_a_run_that_was_made_from_something_else_is_not_taken_for_a_trials(other
 
 
 def test_the_readme_says_how_many_trials_there_were():
-    (number,) = {len(set(_trials(learner, objective))) for learner in _SEARCHED for objective in OBJECTIVES}
+    few, many = sorted({len(set(_trials(learner, objective))) for learner in _SEARCHED for objective in OBJECTIVES})
     said = " ".join((ROOT / "README.md").read_text().split())
-    assert f"had {number} trials of rate, epochs, weights and start" in said
+    assert f"had {few} trials of rate, epochs, weights and start, or {many}," in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["recipes"], ["objects", "runs.csv"], ["grid", "more"]])
