@@ -139,7 +139,8 @@ def _groups_of_units(
     runs: pd.DataFrame,
 ) -> pd.Series:  # texts for the same rows, all "" with another backbone than the world's
     "What is compared with itself alone: the units of the offline world."
-    return units(runs).where(_on_world(runs), "")
+    world = _on_world(runs)
+    return units(runs).where(world, "") if world.any() else pd.Series("", runs.index)
 
 # %% ../../nbs/study/correlations.ipynb #f9ca9ef7
 _POOLED = "pooled"

@@ -156,6 +156,11 @@ def test_a_learner_whose_images_stay_says_nothing_though_units_differ():
     assert (alone.learners == 0).all() and alone.spearman.isna().all(), "what only tells units apart has no correlation"
 
 
+def test_a_table_needs_no_seed_where_it_has_no_units():
+    runs = noise()
+    pd.testing.assert_frame_equal(correlations(runs.drop(columns="seed")), correlations(runs))
+
+
 def test_learners_that_say_something_are_counted():
     runs = noise()
     runs.loc[runs.learner == "coop", "after_nc1"] = 41.20186631197685
