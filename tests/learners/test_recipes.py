@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from npt.learners.build import learner_names
-from npt.learners.recipes import _WORLD_RECIPES, RECIPES, Tuned, recipe
+from npt.learners.recipes import _WORLD_RECIPES, RECIPES, _Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
 
@@ -27,13 +27,13 @@ def test_regularisers_join_the_loss_of_a_method_and_nothing_else_does():
             joined, wanted = published.objective_for(regulariser), dict(build_objective(own).weights)
             assert dict(joined.weights) == wanted | dict(build_objective(regulariser).weights)
             assert joined.guide == build_objective(own).guide
-    chosen = replace(RECIPES["kgcoop"], tuned={"npt": Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")})
+    chosen = replace(RECIPES["kgcoop"], tuned={"npt": _Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")})
     assert chosen.objective_for("npt") == build_objective("ce + 8*kg + 0.5*lc + 3*mi")
     assert chosen.objective_for("ce + lc") == build_objective("ce + lc")
 
 
 def test_a_rate_and_epochs_belong_to_an_objective_and_what_is_given_takes_their_place(monkeypatch):
-    monkeypatch.setitem(_WORLD_RECIPES, "coop", replace(RECIPES["coop"], lr=0.3, epochs=5, tuned={"npt": Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")}))
+    monkeypatch.setitem(_WORLD_RECIPES, "coop", replace(RECIPES["coop"], lr=0.3, epochs=5, tuned={"npt": _Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")}))
     found = {objective: recipe("coop", "world", objective) for objective in ("own", "npt", "cpt", "ce + lc", build_objective("npt"))}
     assert [(one.lr, one.epochs) for one in found.values()] == [(0.3, 5), (0.5, 7), (0.3, 5), (0.3, 5), (0.3, 5)]
     given = recipe("coop", "world", "npt", lr=0.9, batch_size=None)
