@@ -177,6 +177,5 @@ def test_correlations_in_the_readme_are_those_of_the_file():
 
 
 def test_how_the_world_was_judged_stands_in_the_readme_as_in_its_notebook():
-    verdict = (ROOT / "nbs" / "experiments" / "judge_world.ipynb").read_text()
-    said = {word: verdict.count(f" {word}\\n") for word in ("met", "missed", "open")}
-    assert all(f"{number} {word}" in readme_sentences() for word, number in said.items())
+    (verdict,) = re.findall(r"\d+ met, \d+ open, \d+ missed of \d+", (ROOT / "nbs" / "experiments" / "judge_world.ipynb").read_text())
+    assert f"{verdict} comparisons" in readme_sentences()
