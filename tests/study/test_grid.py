@@ -83,19 +83,22 @@ def settings_of(grid: str, name: str) -> list:
 
 def test_the_worlds_grid_is_the_paper_in_miniature():
     tasks = expand(read_grid(GRIDS / "world.yaml"))
-    assert len({task.settings.folder for task in tasks}) == len(tasks) >= 5 * 4 * 3 * 3
-    asked = {(s.learner, s.objective, s.tau, s.seed) for s in (task.settings for task in tasks)}
+    assert len({task.settings.folder for task in tasks}) == len(tasks) == 600
+    asked = {(s.learner, s.objective, s.tau, s.pretrained, s.class_split) for s in (task.settings for task in tasks)}
+    units = set(product((None, "world-2", "world-3"), (1, 2, 3, 4)))
     for learner in "coop", "cocoop", "kgcoop", "maple", "promptsrc":
-        for objective in "own", "npt", "npt_anchored", "cpt":
-            assert {(learner, objective, tau, seed) for tau in (1, 0.25, 0.0625) for seed in (1, 2, 3)} <= asked
-    assert {"world/textures", "world/objects-noisy"} <= {target for task in tasks for target in task.targets}
+        for objective, taus in dict(own=(1, 0.25, 0.0625), npt=(1, 0.25, 0.0625), npt_anchored=(1, 0.0625), cpt=(1, 0.0625)).items():
+            assert {(learner, objective, tau, *unit) for tau in taus for unit in units} <= asked
+    targets = {target for task in tasks for target in task.targets}
+    assert targets == {"world/textures", "world/scenes", "world/objects-sketch", "world/objects-inverted", "world/objects-noisy"}
 
 
 def test_few_shot_grid_is_what_it_claims():
     base, all_classes = settings_of("few_shot", "base_to_novel"), settings_of("few_shot", "all_classes")
     for settings, classes, learners in (base, "base", {"coop", "kgcoop", "maple"}), (all_classes, "all", {"coop"}):
-        cells = {(run.learner, run.objective, run.shots, run.seed) for run in settings}
-        assert cells == set(product(learners, ("own", "npt"), (1, 2, 4, 8, 16), (1, 2, 3))) and len(settings) == len(cells)
+        split = "class_split" if classes == "base" else "seed"
+        cells = {(run.learner, run.objective, run.shots, getattr(run, split)) for run in settings}
+        assert cells == set(product(learners, ("own", "npt"), (1, 2, 4, 8, 16), (1, 2, 3, 4))) and len(settings) == len(cells)
         assert {(run.classes, run.tau, run.measured_on) for run in settings} == {(classes, 1, "test")}
     assert len(make_plan(read_grid(GRIDS / "few_shot.yaml")).tasks) == len(base) + len(all_classes)
 
@@ -103,8 +106,10 @@ def test_few_shot_grid_is_what_it_claims():
 def test_each_term_is_tried_alone_and_at_the_weight_of_the_recipe():
     terms = settings_of("ablation", "terms")
     sums = {build_objective(run.objective) for run in terms}
-    assert {(str(build_objective(run.objective)), run.tau, run.seed) for run in terms} == set(
-        product(map(str, sums), (1, 0.0625), (1, 2, 3))), "every sum has a pair with every other"
+    assert {(str(build_objective(run.objective)), run.tau, run.class_split) for run in terms} == set(
+        product(map(str, sums), (1, 0.0625), (1, 2, 3, 4))), "every sum has a pair with every other"
+    npt = recipe("coop", "world", "npt")
+    assert {(run.lr, run.epochs) for run in terms + settings_of("ablation", "clusters")} == {(npt.lr, npt.epochs)}
     assert {(run.learner, run.measured_on) for run in terms} == {("coop", "test")}
     assert build_objective("ce") in sums
     whole = [recipe("coop", "world").objective_for(name) for name in ("npt", "npt_anchored", "cpt")]
@@ -112,21 +117,23 @@ def test_each_term_is_tried_alone_and_at_the_weight_of_the_recipe():
     for name, weight in {pair for one in whole for pair in one.weights} - {("ce", 1)}:
         assert build_objective(f"ce + {weight}*{name}") in sums, f"{name} is not tried alone"
     weights = dict(whole[0].weights)
-    lc = f"ce + {weights['lc']}*lc"
-    swapped = f"{lc}_centered + mi", f"{lc}_centered", f"{lc} + mi_dot", "ce + mi_dot", f"{lc} + mi + etf"
+    (etf,) = [weight for name, weight in whole[1].weights if name == "etf"]
+    lc, mi = f"ce + {weights['lc']}*lc", f"{weights['mi']}*mi"
+    swapped = f"{lc}_centered + {mi}", f"{lc}_centered", f"{lc} + {mi}_dot", f"ce + {mi}_dot", f"{lc} + {mi} + {etf}*etf"
     assert sums.issuperset(map(build_objective, swapped))
 
 
 def test_every_number_of_clusters_has_runs_of_its_own():
     clusters = settings_of("ablation", "clusters")
-    assert {run.num_clusters for run in clusters} == {1, 2, 4, 8} and {run.objective for run in clusters} == {"cpt"}
-    assert len({run.folder for run in clusters}) == len(clusters) == 4 * 2 * 3
+    assert {run.num_clusters for run in clusters} == {1, 2, 5} and {run.objective for run in clusters} == {"cpt"}
+    assert len({run.folder for run in clusters}) == len(clusters) == 3 * 2 * 4
 
 
-def test_weights_grid_never_sees_a_test_image_or_a_seed_of_the_tests():
+def test_weights_grid_never_sees_a_test_image_or_a_class_split_of_the_tests():
     weights, terms = settings_of("ablation", "weights"), settings_of("ablation", "terms")
     assert {run.measured_on for run in weights} == {"val"} and {run.tau for run in weights} == {0.0625}
-    assert {run.seed for run in weights} == {101, 102, 103} and not {run.seed for run in terms} & {101, 102, 103}
+    assert {run.class_split for run in weights} == {101, 102, 103} and not {run.class_split for run in terms} & {101, 102, 103}
+    assert not {run.seed for run in terms} & {run.seed for run in weights}
     sums = {build_objective(run.objective) for run in weights} - {build_objective("ce")}
     axis = 0.1, 0.3, 1, 3
     assert sums == {build_objective(f"ce + {lc}*lc + {mi}*mi") for lc, mi in product(axis, axis)}
