@@ -1558,6 +1558,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'npt.study.machine._mps_works': ('study/machine.html#_mps_works', 'npt/study/machine.py'),
                                    'npt.study.machine._multiplying': ('study/machine.html#_multiplying', 'npt/study/machine.py'),
                                    'npt.study.machine._on_this_machine': ('study/machine.html#_on_this_machine', 'npt/study/machine.py'),
+                                   'npt.study.machine._recipe_said': ('study/machine.html#_recipe_said', 'npt/study/machine.py'),
                                    'npt.study.machine._stored_in': ('study/machine.html#_stored_in', 'npt/study/machine.py'),
                                    'npt.study.machine._threads_said': ('study/machine.html#_threads_said', 'npt/study/machine.py'),
                                    'npt.study.machine._usual_device': ('study/machine.html#_usual_device', 'npt/study/machine.py'),

@@ -137,6 +137,14 @@ def _threads_said(settings: RunSettings, threads: int) -> str:
     return f" on {threads} of {torch.get_num_threads()} threads (the other cores are busy; OMP_NUM_THREADS sets another number)"
 
 # %% ../../nbs/study/machine.ipynb #7539dae9
+def _recipe_said(
+    settings: RunSettings,
+    recipe: Recipe,  # how the prompts are learned
+) -> str:
+    "How long a run goes on, and how fast."
+    return f"{settings.learner}, {recipe.epochs} epochs, batches of {recipe.batch_size}, lr {recipe.lr:g}"
+
+
 def _choices_said(
     given: RunSettings,  # as they were before `_on_this_machine`
     settings: RunSettings,  # and after
@@ -144,5 +152,5 @@ def _choices_said(
     threads: int,  # of the processor that it takes
 ) -> str:  # one line
     "What a run was given or has chosen, and why."
-    return (f"{settings.learner}, {recipe.epochs} epochs, batches of {recipe.batch_size}, lr {recipe.lr:g}; "
-            f"{_backbone_said(settings)}; {_device_said(given, settings)}{_threads_said(settings, threads)}")
+    return (f"{_recipe_said(settings, recipe)}; {_backbone_said(settings)}; "
+            f"{_device_said(given, settings)}{_threads_said(settings, threads)}")

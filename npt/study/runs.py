@@ -38,7 +38,7 @@ from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
 from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
 from .inputs import RunInputs, _run_inputs
-from .machine import _choices_said, _multiplying, _on_this_machine, _stored_in, _usual_threads
+from .machine import _choices_said, _multiplying, _on_this_machine, _recipe_said, _stored_in, _usual_threads
 from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
@@ -227,7 +227,9 @@ def set_up_baseline(
     *,
     overwrite: bool = False,  # throw away an earlier run of the same name
 ) -> Run | None:
-    "The same run with the learner's own loss; None for a run that has it already, or whose learner has nothing to train."
+    """The same run with the learner's own loss, at the rate and epochs that its recipe has for it where none is given.
+
+    None for a run that has this loss already, or whose learner has nothing to train."""
     if run.settings.objective == "own" or not list(run.learner.parameters()):
         return None
     _check_overwrite(overwrite)
@@ -235,7 +237,8 @@ def set_up_baseline(
     with _with_threads(run.threads), _multiplying(run.precision):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
     folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.precision, overwrite)
-    return replace(run, settings=settings, folder=folder, learner=learner, clock=_Clock(run.clip.device), lock=lock)
+    return replace(run, settings=settings, choices=_recipe_said(settings, _run_recipe(settings)), folder=folder, learner=learner,
+                   clock=_Clock(run.clip.device), lock=lock)
 
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
 _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]

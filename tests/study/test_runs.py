@@ -40,7 +40,7 @@ from npt.data.formats import _list_rows
 from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
-from npt.learners.recipes import recipe
+from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
@@ -626,6 +626,17 @@ def test_a_published_dataset_means_the_published_experiment(published, tmp_path,
     run = set_up(RunSettings(**short, pretrained="none"))
     assert run.clip.name == "ViT-B-16-quickgelu" and run.learner.name == "maple" and "random weights" in run.choices
     assert "5 epochs, batches of 4, lr 0.0035" in run.choices
+
+
+def test_the_baseline_has_the_rate_and_epochs_of_its_own_loss(monkeypatch, few_pictures, tmp_path):
+    tuned = replace(recipe("coop", "world"), lr=0.03, epochs=1, tuned={"npt": _Tuned(0.5, 2, "ce + lc")})
+    monkeypatch.setitem(_WORLD_RECIPES, "coop", tuned)
+    run = set_up(RunSettings(dataset="world/textures", learner="coop", shots=1, measured_on="val", runs_dir=str(tmp_path)))
+    own = set_up_baseline(run)
+    assert run.choices.startswith("coop, 2 epochs, batches of 32, lr 0.5;") and own.choices == "coop, 1 epochs, batches of 32, lr 0.03"
+    assert [len(fit_run(one, progress=False)) for one in (own, run)] == [1, 2]
+    for one in own, run:
+        one.lock.release()
 
 
 def test_the_baseline_is_the_same_run_with_the_learners_own_loss(few_pictures, tmp_path):
