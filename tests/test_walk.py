@@ -20,12 +20,12 @@ from npt.study.transfer import _results_file, read_transfer
 WHOLE = os.environ.get("NPT_WALK") == "whole"
 TARGETS = ["dtd", "imagenet_r"] if WHOLE else ["dtd"]  # another dataset, and a domain of the same
 REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pretrained="none", shots=4, epochs=1,
-            batch_size=64)  # more than there are training images, so that an epoch is a step
+            class_split="half", seed=[1, 2, 3, 4], batch_size=64)  # more than there are training images, so that an epoch is a step
 SLICE = dict(  # by experiment; each learner once, and CoOp tried on other datasets
-    base_to_novel=dict(seed=1, tau=0.25, objective="npt_anchored"),
-    base_to_novel_with_images=dict(seed=1, tau=0.25, objective="own"),
-    base_to_novel_maple_along_training=dict(seed=1, tau=0.25, objective="npt"),
-    transfer=dict(seed=1, tau=0.25, objective="npt_anchored", learner="coop"),
+    text_prompts=dict(tau=0.25, objective="npt_anchored", seed=1),
+    image_prompts=dict(tau=0.25, objective="own", seed=1),
+    maple=dict(tau=0.25, objective="npt", seed=1),
+    transfer=dict(tau=0.25, objective="npt_anchored", learner="coop", seed=1),
 )
 LEARNERS = {"coop", "cocoop", "kgcoop", "maple", "promptsrc"}
 
@@ -53,7 +53,7 @@ def test_the_worlds_grid_walks_the_path_to_the_real_thing(tmp_path, monkeypatch)
     tasks = expand(read_grid(grid))
     assert {task.settings.learner for task in tasks} == LEARNERS
     assert {"own", "npt_anchored"} <= {task.settings.objective for task in tasks}
-    assert len(tasks) == (180 if WHOLE else 5) and sum(bool(task.targets) for task in tasks) == (30 if WHOLE else 1)
+    assert len(tasks) == (200 if WHOLE else 5) and sum(bool(task.targets) for task in tasks) == (40 if WHOLE else 1)
     code, said = snakemake(tmp_path, grid).end()
     assert code == 0, said[-3000:]
 

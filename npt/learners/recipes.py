@@ -143,6 +143,12 @@ def _without_recipe(learner: str, given: dict[str, float]) -> Recipe:
     raise ValueError(f"{unknown('recipe for the learner', learner, RECIPES)} Give epochs, batch_size and lr, or put a Recipe "
                      f"into npt.learners.recipes.RECIPES[{learner!r}].")
 
+# %% ../../nbs/learners/recipes.ipynb #46911798
+def _tuned_for(found: Recipe, objective: str | Objective) -> _Tuned | None:
+    "What was chosen for an objective, by its name or its sum; None for the method's own loss and for what no search tried."
+    asked = found.objective_for(objective)
+    return next((tuned for name, tuned in found.tuned.items() if found.objective_for(name) == asked), None) if objective != "own" else None
+
 # %% ../../nbs/learners/recipes.ipynb #4613ebde
 def recipe(
     learner: str,
@@ -150,11 +156,11 @@ def recipe(
     objective: str | Objective = "own",  # what is minimised, as in `objective_for`
     **given: float | None,  # epochs, batch_size and lr where they are not the recipe's; None is as if not given
 ) -> Recipe:
-    "The recipe of a learner on a backbone. Raises ValueError for a learner that has none where one of the three is not given."
+    "The recipe of a learner on a backbone. Raises ValueError for a learner that has none where one of the three is not given, and for no objective."
     given = {name: value for name, value in given.items() if value is not None}
     if learner not in RECIPES:
         return _without_recipe(learner, given)
     found = _TABLES[find_backbone(backbone).recipes].get(learner, RECIPES[learner])
-    tuned = found.tuned.get(objective) if isinstance(objective, str) else None
+    tuned = _tuned_for(found, objective)
     chosen = dict(lr=tuned.lr, epochs=tuned.epochs) if tuned else {}
     return replace(found, **chosen | given)

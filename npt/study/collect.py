@@ -25,7 +25,9 @@ from .settings import RunSettings
 def _made_from(
     folder: RunFolder,
 ) -> dict[str, str]:  # 12 hexadecimal digits each
-    "What stands in a table for the weights, and for all inputs, of a run."
+    "What stands in a table for the weights, and for all inputs, of a run; nothing where they were not written."
+    if not folder.inputs.is_file():
+        return {}
     return dict(weights=_read_json(folder.inputs)["weights"][:12], inputs=hashlib.sha256(folder.inputs.read_bytes()).hexdigest()[:12])
 
 # %% ../../nbs/study/collect.ipynb #6a1c19d9

@@ -107,7 +107,7 @@ def cells(
     _check_unmixed(runs, by)
     groups = runs.groupby(list(by), sort=False)
     table = groups[list(metrics)].agg(["mean", "std"])
-    table["units", ""] = groups.size()
+    table["units", ""] = groups[list(metrics)].count().min(axis=1)
     return table
 
 # %% ../../nbs/study/comparison.ipynb #9bbdc5f6

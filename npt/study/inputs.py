@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..clip.frozen import FrozenCLIP
 from ..data.contents import _split_contents
 from ..data.load import FewShotData
+from ..learners.recipes import recipe
 from .settings import RunSettings
 
 # %% ../../nbs/study/inputs.ipynb #63655e32
@@ -32,6 +33,7 @@ class RunInputs(BaseModel):
     template: str | tuple[str, ...]  # the hand-written prompt, or several
     classnames: dict[str, tuple[str, ...]]  # of base and novel, or of all, in label order
     images: dict[str, _Contents]  # of each split that is trained or measured on, such as "base train"
+    recipe: dict | None = None  # what the settings leave to it: rate, epochs, batch, optimiser, the sum that is minimised; None: not written then
 
 # %% ../../nbs/study/inputs.ipynb #f8f7625b
 def _preparation_of(clip: FrozenCLIP) -> dict:
@@ -45,6 +47,14 @@ def _used_splits(settings: RunSettings) -> list[tuple[str, str]]:
     return [("base", "train"), *measured] if settings.classes == "base" else [("all", "train"), ("all", settings.measured_on)]
 
 # %% ../../nbs/study/inputs.ipynb #e7a7509f
+def _recipe_of(settings: RunSettings) -> dict:
+    "What the recipe says of a run, as a JSON file gives it back."
+    given = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
+    plan = recipe(settings.learner, settings.backbone, settings.objective, **given)
+    return dict(lr=plan.lr, epochs=plan.epochs, batch_size=plan.batch_size, optimizer=settings.optimizer or plan.optimizer,
+                objective=str(plan.objective_for(settings.objective)), settings=plan.settings)
+
+
 def _run_inputs(
     settings: RunSettings,
     data: FewShotData,
@@ -56,7 +66,8 @@ def _run_inputs(
     return RunInputs(
         weights=clip.fingerprint, preprocess=_preparation_of(clip), template=template,
         classnames={part: getattr(data, part).classnames for part, _ in used},
-        images={f"{part} {split}": _split_contents(getattr(getattr(data, part), split)) for part, split in used})
+        images={f"{part} {split}": _split_contents(getattr(getattr(data, part), split)) for part, split in used},
+        recipe=_recipe_of(settings))
 
 # %% ../../nbs/study/inputs.ipynb #e9cb91b0
 def _differing_names(there: RunInputs, here: RunInputs) -> Iterator[str]:
@@ -81,6 +92,11 @@ def _differing_images(there: RunInputs, here: RunInputs) -> Iterator[str]:
                 yield f"{split}: {name!r} has other images than before"
 
 # %% ../../nbs/study/inputs.ipynb #04c5896b
+def _differing_recipe(there: dict, here: dict) -> list[str]:  # phrases
+    "In what two recipes differ, where both were written."
+    return [f"the recipe has {name} {here[name]!r}, and had {there[name]!r}" for name in here if name in there and here[name] != there[name]]
+
+
 def _differing_inputs(
     there: RunInputs,  # that a run was made from
     here: RunInputs,  # that it would be made from now
@@ -93,7 +109,7 @@ def _differing_inputs(
         differ.append(f"images are prepared with {here.preprocess}, and were with {there.preprocess}")
     if there.weights != here.weights:
         differ.append(f"the weights are others ({here.weights[:12]}, and were {there.weights[:12]})")
-    return differ
+    return differ + _differing_recipe(there.recipe or {}, here.recipe or {})
 
 # %% ../../nbs/study/inputs.ipynb #94494c26
 def _measured_part(inputs: RunInputs) -> RunInputs:

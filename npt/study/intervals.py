@@ -34,8 +34,10 @@ _MOST_SIGNS = 16  # values, whose signs are all tried
 def sign_flip_p(
     values: Sequence[float],  # (n,) independent differences, at most 16
 ) -> float:  # from 2 / 2^n to 1
-    "Two-sided p-value of the exact sign-flip test for a mean of zero (Fisher, 1935). Raises ValueError for none or too many values."
+    "Two-sided p-value of the exact sign-flip test for a mean of zero (Fisher, 1935). Raises ValueError for none, too many or no numbers."
     values = np.asarray(values, float)
+    if np.isnan(values).any():
+        raise ValueError(f"{int(np.isnan(values).sum())} of {len(values)} values are not numbers, and so have no sign: leave their pairs out")
     if not 0 < len(values) <= _MOST_SIGNS:
         raise ValueError(f"the signs of {len(values)} values cannot all be tried: give 1 to {_MOST_SIGNS}, or look at mean_interval")
     sums = np.array(list(product((1.0, -1.0), repeat=len(values)))) @ values

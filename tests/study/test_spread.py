@@ -15,16 +15,16 @@ from npt.study.inputs import RunInputs
 from npt.study.settings import RunSettings
 from npt.study.spread import _other_seeds, seed_spread
 
-WORLD = ROOT / "workflow" / "results" / "world"
+FEW_SHOT = ROOT / "workflow" / "results" / "few_shot"
 
 
 def test_the_table_of_the_grid_is_asked(tmp_path):
-    settings = RunSettings(learner="maple", dataset=pd.read_csv(WORLD / "runs.csv").dataset[0], runs_dir=str(tmp_path))
-    spread, seeds, _ = seed_spread(settings, tables=[WORLD])
-    runs = pd.read_csv(WORLD / "runs.csv").query("learner == 'maple' and objective == 'npt' and tau == 1")
-    assert spread == pytest.approx(runs.h.std()) and seeds == len(runs) > 1
-    for other in dict(shots=3), dict(epochs=7), dict(learner_settings={"n_ctx": 3}), dict(class_split=2), dict(tau=0.5):
-        assert seed_spread(settings.model_copy(update=other), tables=[WORLD]) is None
+    settings = RunSettings(learner="coop", dataset="world/objects", classes="all", runs_dir=str(tmp_path))
+    spread, seeds, _ = seed_spread(settings, tables=[FEW_SHOT])
+    runs = pd.read_csv(FEW_SHOT / "runs.csv").query("learner == 'coop' and objective == 'npt' and classes == 'all' and shots == 16")
+    assert spread == pytest.approx(runs.accuracy.std()) and seeds == len(runs) > 1
+    for other in dict(shots=3), dict(epochs=7), dict(learner_settings={"n_ctx": 3}), dict(order="random"), dict(tau=0.5):
+        assert seed_spread(settings.model_copy(update=other), tables=[FEW_SHOT]) is None
 
 
 def leave(settings: RunSettings, h: float, picture: str = "f3", weights: str = "0" * 64) -> None:
