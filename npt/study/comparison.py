@@ -210,7 +210,7 @@ def change_table(
     texts = [f"{row['mean']:+.1f}" + ("" if np.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]") for _, row in changes.iterrows()]
     if "above" in changes:
         texts = [f"{text}, {above} of {learners}" for text, above, learners in zip(texts, changes.above, changes.learners)]
-    table = in_order(pd.Series(texts, changes.index).unstack("tau"))
+    table = in_order(pd.Series(texts, changes.index).unstack("tau", fill_value=""))
     return table[sorted(table, reverse=True)].rename(columns="τ = {:g}".format)
 
 # %% ../../nbs/study/comparison.ipynb #e592d3eb

@@ -39,3 +39,13 @@ def test_a_rate_and_epochs_belong_to_an_objective_and_what_is_given_takes_their_
     given = recipe("coop", "world", "npt", lr=0.9, batch_size=None)
     assert (given.lr, given.epochs, given.batch_size) == (0.9, 7, 32)
     assert (recipe("coop", "ViT-B-16-quickgelu", "npt").lr, recipe("coop", "ViT-B-16-quickgelu", "npt").epochs) == (0.002, 200)
+
+
+def test_a_sum_is_trained_as_the_regulariser_whose_terms_it_has(monkeypatch):
+    monkeypatch.setitem(_WORLD_RECIPES, "kgcoop", replace(RECIPES["kgcoop"], lr=0.3, tuned={"npt": _Tuned(0.5, 7, "ce + 0.5*lc + 3*mi")}))
+    same = "ce + 8*kg + 0.5*lc + 3*mi"
+    for objective in "npt", same, build_objective(same):
+        assert (recipe("kgcoop", "world", objective).lr, recipe("kgcoop", "world", objective).epochs) == (0.5, 7)
+    assert {recipe("kgcoop", "world", other).lr for other in ("own", "ce", "ce + 0.5*lc + 3*mi", "ce + 8*kg", "cpt")} == {0.3}
+    with pytest.raises(ValueError, match="nptt"):
+        recipe("kgcoop", "world", "nptt")

@@ -122,3 +122,10 @@ def test_units_go_through_an_average_over_datasets():
     assert units(average).nunique() == 15 and (cells(average)["units", ""] == 15).all(), "a unit counts where all datasets have it"
     kept = runs[~((runs.pretrained == "world-3") & (runs.class_split == 3))]
     assert np.allclose(cells(average)["base", "mean"], cells(kept)["base", "mean"] + 1)
+
+
+def test_a_unit_without_a_number_is_not_counted():
+    runs = table(seeds=[1, 2, 3])
+    runs.loc[(runs.objective == "npt") & (runs.seed == 2), "h"] = float("nan")
+    counted = cells(runs)["units", ""]
+    assert set(counted.xs("npt", level="objective")) == {2} and set(counted.drop("npt", level="objective")) == {3}

@@ -45,3 +45,8 @@ def test_holm_is_between_one_comparison_and_bonferroni():
     assert np.allclose(holm(p), [0.04, 0.004, 0.4, 0.036])
     assert np.allclose(holm([0.3, 0.3]), 0.6) and (holm(np.full(4, 0.9)) == 1).all()
     assert (holm(p) >= p).all() and (holm(p) <= 4 * p).all()
+
+
+def test_what_is_no_number_has_no_sign():
+    with pytest.raises(ValueError, match="1 of 3 values are not numbers.*leave their pairs out"):
+        sign_flip_p([1.0, float("nan"), 2.0])

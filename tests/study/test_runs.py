@@ -648,3 +648,15 @@ def test_the_baseline_is_the_same_run_with_the_learners_own_loss(few_pictures, t
     fit_run(own, progress=False)
     assert measure_run(own, 0.0) == do_run(settings.model_copy(update=dict(objective="own"))), "it is found as a run of its own"
     assert set_up_baseline(own) is None and set_up_baseline(set_up(settings.model_copy(update=dict(learner="zero_shot")))) is None
+
+
+def test_a_finished_run_is_not_taken_for_one_of_another_recipe(monkeypatch, few_pictures, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", objective="ce", shots=1, measured_on="val", runs_dir=str(tmp_path))
+    monkeypatch.setitem(_WORLD_RECIPES, "coop", replace(recipe("coop", "world"), lr=0.03, epochs=1))
+    first = do_run(settings)
+    assert without_time(do_run(settings)) == without_time(first), "it is found again"
+    monkeypatch.setitem(_WORLD_RECIPES, "coop", replace(recipe("coop", "world"), lr=0.5, epochs=2))
+    with pytest.raises(ValueError, match="the recipe has lr 0.5, and had 0.03; the recipe has epochs 2, and had 1.*overwrite=True"):
+        do_run(settings)
+    written = json.loads(RunFolder(settings.folder).inputs.read_text())
+    assert written["recipe"]["objective"] == "ce" and written["recipe"]["lr"] == 0.03
