@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 
 PRELOADED = ["IPython", "gdown", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic", "requests", "scipy.stats",
-             "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images", "npt.figures.lens",
-             "npt.figures.run", "npt.world.label_sets"]
+             "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images",
+             "npt.figures.run", "npt.world.label_sets"]  # none of which imports a learner, a term or a reader: notebooks register these
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 
