@@ -147,7 +147,7 @@ def _without_recipe(learner: str, given: dict[str, float]) -> Recipe:
 def _tuned_for(found: Recipe, objective: str | Objective) -> _Tuned | None:
     "What was chosen for an objective, by its name or its sum; None for the method's own loss and for what no search tried."
     asked = found.objective_for(objective)
-    return next((tuned for name, tuned in found.tuned.items() if found.objective_for(name) == asked), None) if objective != "own" else None
+    return next((tuned for name, tuned in found.tuned.items() if found.objective_for(name) == asked), None)
 
 # %% ../../nbs/learners/recipes.ipynb #4613ebde
 def recipe(

@@ -154,7 +154,7 @@ def _paired(
     alone = runs.loc[runs.objective == baseline, [*pair, metric]]
     both = runs[runs.objective != baseline].merge(alone, on=pair, suffixes=("", "_alone"))
     both["difference"] = both[metric] - both[f"{metric}_alone"]
-    return both[[*by, "objective", "dataset", "unit", "difference"]]
+    return both[[*by, "objective", "dataset", "unit", "difference"]].dropna(subset="difference")
 
 # %% ../../nbs/study/comparison.ipynb #a467b343
 def _cell_table(rows: Mapping[tuple, Sequence], names: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -22,7 +22,8 @@ from ..data.datasets import find_dataset
 from .at_hand import _refuse_other_inputs
 from .folder import _find_run
 from .grid import Grid, Task, expand
-from .runs import _run_recipe, _source_hash
+from .inputs import _run_recipe
+from .runs import _source_hash
 from .settings import RunSettings, _bytes_agreed
 from .transfer import _results_file
 

@@ -32,12 +32,11 @@ from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
 from ..data.split import Part
 from ..learners.base import _check_usable, fill
 from ..learners.build import build_learner, learner_settings
-from ..learners.recipes import Recipe, recipe
 from ..learners.saving import load_prompts, save_prompts
 from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
 from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
-from .inputs import RunInputs, _run_inputs
+from .inputs import RunInputs, _run_inputs, _run_recipe
 from .machine import _choices_said, _multiplying, _on_this_machine, _recipe_said, _stored_in, _usual_threads
 from .settings import RunSettings, _bytes_agreed
 from ..training.checkpoint import _CHECKPOINT
@@ -105,12 +104,6 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
     data = load_dataset(settings.dataset, root=settings.data_root, **picks)
     _check_measurable(settings, data)
     return data
-
-# %% ../../nbs/study/runs.ipynb #67ccb37c
-def _run_recipe(settings: RunSettings) -> Recipe:
-    "How the prompts of a run are learned."
-    given = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
-    return recipe(settings.learner, settings.backbone, settings.objective, **given)
 
 # %% ../../nbs/study/runs.ipynb #ba48dda0
 def _build_run_learner(

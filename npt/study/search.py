@@ -195,7 +195,7 @@ def _choose(scored: pd.DataFrame, by: str) -> pd.DataFrame:  # by: "base" or "h"
     return best.sort_index().set_index(cell)
 
 # %% ../../nbs/study/search.ipynb #4d78b99a
-_APART_BY = 1.4  # points
+_APART_BY = 100 * (0.75 * 0.25 / 1000) ** 0.5  # points
 
 
 def _starts(scored: pd.DataFrame) -> pd.Series:  # by learner

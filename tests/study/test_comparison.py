@@ -129,3 +129,11 @@ def test_a_unit_without_a_number_is_not_counted():
     runs.loc[(runs.objective == "npt") & (runs.seed == 2), "h"] = float("nan")
     counted = cells(runs)["units", ""]
     assert set(counted.xs("npt", level="objective")) == {2} and set(counted.drop("npt", level="objective")) == {3}
+
+
+def test_a_pair_without_a_number_is_no_pair():
+    runs = table(seeds=[1, 2, 3])
+    whole = gains(runs)
+    runs.loc[(runs.objective == "npt") & (runs.seed == 2), "h"] = float("nan")
+    fewer = gains(runs).xs("npt", level="objective")
+    assert (fewer.pairs == whole.xs("npt", level="objective").pairs - 1).all() and fewer[["mean", "low", "high"]].notna().all(axis=None)
