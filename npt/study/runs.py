@@ -257,7 +257,7 @@ def fit_run(
         if run.clip.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.clip.device)
         history = fit(run.learner, run.trained.train, test=getattr(run.trained, settings.measured_on), run_dir=folder.path,
-                      progress=progress, **{name: getattr(settings, name) for name in _FIT_SETTINGS})
+                      all_classnames=run.data.all.classnames, progress=progress, **{name: getattr(settings, name) for name in _FIT_SETTINGS})
         write_text(history.to_csv(index=False), folder.history)
         save_prompts(run.learner, folder.prompts)
     return history
