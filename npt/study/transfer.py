@@ -9,8 +9,9 @@ __all__ = ['default_targets', 'TransferRow', 'Transfer', 'read_transfer', 'trans
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -24,9 +25,9 @@ from tqdm import tqdm
 from .._files import _refuse_no_file, write_text
 from ..data.contents import _split_contents
 from ..data.datasets import DATASETS, DatasetRecord, find_dataset
-from ..data.load import DATA_ROOT, load_dataset
-from ..data.split import Split
-from ..learners.base import Learner, _with_template
+from ..data.load import DATA_ROOT, FewShotData, load_dataset
+from ..data.split import Part, Split
+from ..learners.base import Learner, _as_tested, _with_template
 from ..learners.build import build_learner
 from .collect import _run_row
 from .folder import RunFolder, _check_sums, _read_json
@@ -35,8 +36,10 @@ from .machine import _usual_device
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
 from .settings import RunSettings
-from ..training.evaluation import _measures, _Outputs, outputs
+from ..training.detection import detection, known_span
+from ..training.evaluation import _images_follow_names, _logits_among, _measures, _Outputs, outputs
 from ..training.fit import _told_how_to_go_on
+from ..training.measure import learned_features
 
 # %% ../../nbs/study/transfer.ipynb #c26aed1a
 def _family(record: DatasetRecord) -> str:  # equal for two datasets that are domains of each other
@@ -87,11 +90,14 @@ class TransferRow(BaseModel):
     trained_zero_shot: float | None  # accuracy of zero-shot CLIP among the same
     collapse: dict[str, float] | None  # see `npt.geometry.collapse.collapse_metrics`; None where a class has no image
     zero_shot_collapse: dict[str, float] | None
+    detection: dict[str, float] | None = None  # percent; images of the target told from those of the trained classes, see `npt.training.detection.detection`;
+    zero_shot_detection: dict[str, float] | None = None  # None on the source, without the source's images, and in files of an older npt
 
 # %% ../../nbs/study/transfer.ipynb #72c41ae3
 _COUNTS = [name for name, field in TransferRow.model_fields.items() if field.annotation is int]
 _PERCENT = [name for name, field in TransferRow.model_fields.items() if field.annotation in (float, float | None)]
-_COLLAPSE = {"collapse", "zero_shot_collapse"}  # fields that are tables themselves
+_DETECTION = {"detection", "zero_shot_detection"}
+_TABLES = {"collapse", "zero_shot_collapse"} | _DETECTION  # fields that are tables themselves
 
 # %% ../../nbs/study/transfer.ipynb #f4778e1e
 def _bind(
@@ -138,6 +144,58 @@ def _measured_fields(
                 difference=after["accuracy"] - before["accuracy"],
                 collapse=after.get("collapse"), zero_shot_collapse=before.get("collapse"))
 
+# %% ../../nbs/study/transfer.ipynb #ae0b06f0
+@dataclass(frozen=True)
+class _Known:
+    "What a learner makes of the classes that it knows."
+
+    learner: Learner  # with these classes
+    text: Tensor  # (K, d), what `learner.text_features()` gave
+    made: _Outputs  # of images of these classes
+    span: tuple[Tensor, Tensor] | None  # of the training images, as `known_span` gives it; None where there are none
+
+
+@torch.no_grad()
+def _known_by(
+    learner: Learner,
+    part: Part,  # of the learner's classes
+    on: str,  # "test" or "val", the images that the run was measured on
+) -> _Known:
+    "Features and logits of images of known classes. Raises ValueError as `outputs` does."
+    with _as_tested(learner):
+        span = known_span(*learned_features(learner, part.train)) if len(part.train) else None
+        return _Known(learner, learner.text_features(), outputs(learner, getattr(part, on)), span)
+
+# %% ../../nbs/study/transfer.ipynb #b98e03b9
+@torch.no_grad()
+def _told_apart(
+    known: _Known,
+    split: Split,  # of unknown images
+    made: _Outputs,  # of the split, by the learner with the names of the split
+) -> dict[str, float]:  # percent, see `npt.training.detection.detection`
+    "How well a learner tells images of a split from those of its own classes, among its own names."
+    with _as_tested(known.learner):
+        image = learned_features(known.learner, split)[0] if _images_follow_names(known.learner, split, made) else made.image
+        logits = _logits_among(known.learner, split, replace(made, image=image), known.text)
+    return detection((known.made.image, known.made.logits), (image, logits), known.learner.logit_scale.detach(), known.span)
+
+# %% ../../nbs/study/transfer.ipynb #dbbf9646
+_KnownPair = tuple[_Known, _Known]  # by the prompts and by zero-shot CLIP
+
+
+def _detection_fields(
+    known: Callable[[], _KnownPair | None],
+    pair: Sequence[_Outputs],  # of the prompts and of zero-shot CLIP
+    split: Split,
+    kind: str,  # as in `_kind_of`
+) -> dict:
+    "The fields of a row that tell a target's images from those of the trained classes; none on the source, and where these are not at hand."
+    both = None if kind == "source" else known()
+    if both is None:
+        return {}
+    after, before = (_told_apart(one, split, made) for one, made in zip(both, pair))
+    return dict(detection=after, zero_shot_detection=before)
+
 # %% ../../nbs/study/transfer.ipynb #1fd756cf
 def _measure(
     learner: Learner,  # as it was trained
@@ -145,12 +203,14 @@ def _measure(
     zero_shot: Learner,
     split: Split,
     kind: str,  # as in `_kind_of`
+    known: Callable[[], _KnownPair | None],  # asked where the split is not of the source
 ) -> TransferRow:
     "Evaluate prompts and zero-shot CLIP on a split."
     pair = [outputs(one, split) for one in (bound, zero_shot)]
     after, before = (_measures(one, split, collapse=min(split.counts) > 0) for one in pair)
     return TransferRow(target=split.record.name, kind=kind, classes=len(split.classnames), images=len(split),
-                       **_trained_fields(learner, pair, split, kind), **_measured_fields(after, before))
+                       **_trained_fields(learner, pair, split, kind), **_measured_fields(after, before),
+                       **_detection_fields(known, pair, split, kind))
 
 # %% ../../nbs/study/transfer.ipynb #bdf99eac
 _MEANS = {"dataset": "other datasets", "domain": "domains"}  # a kind of targets to what a row calls them
@@ -169,13 +229,14 @@ def _mean_row(
 def _mean_rows(
     rows: Sequence[TransferRow],
     absent: Sequence[str],  # the kinds of the targets that could not be measured
+    mean: Callable[[Sequence[TransferRow], str], dict] = _mean_row,  # of some rows, called so
 ) -> list[dict]:
     "The mean over other datasets, and that over domains, where there are any."
     means = []
     for kind, called in _MEANS.items():
         part = [row for row in rows if row.kind == kind]
         of = f" of {len(part) + absent.count(kind)}" if kind in absent else ""
-        means += [_mean_row(part, f"{len(part)}{of} {called}")] if part else []
+        means += [mean(part, f"{len(part)}{of} {called}")] if part else []
     return means
 
 # %% ../../nbs/study/transfer.ipynb #12e39132
@@ -183,6 +244,28 @@ def _as_table(rows: Sequence[dict]) -> pd.DataFrame:  # by target
     "Rows as a table, with counts as integers that may be missing."
     table = pd.DataFrame(rows, columns=["target", "kind", *_COUNTS, *_PERCENT]).set_index("target")
     return table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_PERCENT, float))
+
+# %% ../../nbs/study/transfer.ipynb #26316678
+def _detection_columns(row: TransferRow) -> dict[str, float]:
+    "What a row says of detection, by names such as mcm_auroc and zero_shot_mcm_auroc."
+    found = {"": row.detection, "zero_shot_": row.zero_shot_detection}
+    return {f"{of}{key}": value for of, values in found.items() for key, value in (values or {}).items()}
+
+
+def _detection_mean(
+    rows: Sequence[TransferRow],  # one or more
+    over: str,  # what they are, for the reader
+) -> dict:
+    "The mean of some rows, measure by measure."
+    return {"target": f"mean of {over}", "kind": "mean", **pd.DataFrame([_detection_columns(row) for row in rows]).mean(skipna=False).to_dict()}
+
+
+def _detection_table(rows: Sequence[TransferRow], absent: Sequence[str]) -> pd.DataFrame:  # by target
+    "Rows that have detection, and their means, as a table."
+    there = [row for row in rows if row.detection is not None]
+    shown = [{"target": row.target, "kind": row.kind, **_detection_columns(row)} for row in there]
+    lacking = [*absent, *(row.kind for row in rows if row.detection is None)]
+    return pd.DataFrame(shown + _mean_rows(there, lacking, _detection_mean), columns=None if there else ["target", "kind"]).set_index("target")
 
 # %% ../../nbs/study/transfer.ipynb #cfc1eef4
 class Transfer(BaseModel):
@@ -204,10 +287,20 @@ class Transfer(BaseModel):
                                            missing={name: why for name, why in self.missing.items() if name in names},
                                            contents={name: one for name, one in self.contents.items() if name in names}))
 
+    def _absent(self) -> list[str]:
+        "The kinds of the targets that could not be measured."
+        return [_kind_of(find_dataset(name), find_dataset(self.source)) for name in self.missing]
+
     def table(self) -> pd.DataFrame:  # a row a target, and the mean over other datasets and over domains
-        "Everything but the collapse metrics, in one table. A mean over fewer targets than were asked for says so."
-        absent = [_kind_of(find_dataset(name), find_dataset(self.source)) for name in self.missing]
-        return _as_table([row.model_dump(exclude=_COLLAPSE) for row in self.rows] + _mean_rows(self.rows, absent))
+        "Everything but the collapse metrics and detection, in one table. A mean over fewer targets than were asked for says so."
+        return _as_table([row.model_dump(exclude=_TABLES) for row in self.rows] + _mean_rows(self.rows, self._absent()))
+
+    def detection_table(self) -> pd.DataFrame:  # a row a target that is not the source, and the same means; percent
+        """How well the images of each target are told from those of the classes that the prompts were trained on.
+
+        Columns such as `mcm_auroc` and, for zero-shot CLIP, `zero_shot_mcm_auroc`; on domains, whose classes are the same, shifted images are
+        told from the source's. A target that was measured without the source's images, or by an older npt, is left out, and a mean says so."""
+        return _detection_table(self.rows, self._absent())
 
 # %% ../../nbs/study/transfer.ipynb #1f2aa2be
 def _results_file(folder: RunFolder) -> Path:
@@ -217,7 +310,9 @@ def _results_file(folder: RunFolder) -> Path:
 # %% ../../nbs/study/transfer.ipynb #e18f0013
 def _checksum_of(results: Transfer) -> str:
     "What tells results from any others."
-    return hashlib.sha256(results.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
+    rows = {place: {name for name in _DETECTION if getattr(row, name) is None} for place, row in enumerate(results.rows)}
+    lacking = {place: names for place, names in rows.items() if names}
+    return hashlib.sha256(results.model_dump_json(exclude={"checksum": True, "rows": lacking}).encode()).hexdigest()
 
 
 def _write_transfer(results: Transfer, path: Path) -> None:
@@ -283,6 +378,13 @@ def _run_picks(folder: RunFolder) -> dict:  # as `load_dataset` takes it
     kept = json.loads(folder.config.read_bytes())
     return {name: kept.get(name, RunSettings.model_fields[name].default) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
 
+
+def _run_measured(folder: RunFolder) -> tuple[str, str]:  # such as ("base", "test")
+    "The classes that a run was trained on, and the images that it was measured on."
+    kept = json.loads(folder.config.read_bytes())
+    part, on = (kept.get(name, RunSettings.model_fields[name].default) for name in ("classes", "measured_on"))
+    return part, on
+
 # %% ../../nbs/study/transfer.ipynb #91687829
 @dataclass(frozen=True)
 class _Source:
@@ -294,6 +396,7 @@ class _Source:
     data_root: str | Path | None  # where it had its data
     picks: dict  # how it picked its images, as `load_dataset` takes it
     inputs: RunInputs  # what it was made from
+    measured: tuple[str, str] = ("base", "test")  # the classes that it was trained on, and the images that it was measured on
 
 # %% ../../nbs/study/transfer.ipynb #548a2881
 def _read_source(run_dir: str | Path) -> _Source:
@@ -305,7 +408,8 @@ def _read_source(run_dir: str | Path) -> _Source:
     _check_sums(folder)
     if origin.dataset is None:
         raise ValueError(f"{str(folder.config)!r} does not say on which dataset the prompts were learned")
-    return _Source(folder, origin, find_dataset(origin.dataset), root, _run_picks(folder), _read_inputs(folder.inputs))
+    return _Source(folder, origin, find_dataset(origin.dataset), root, _run_picks(folder), _read_inputs(folder.inputs),
+                   _run_measured(folder))
 
 # %% ../../nbs/study/transfer.ipynb #08170f10
 def _refuse_bound(learner: Learner) -> None:
@@ -362,14 +466,44 @@ class _OtherPictures(ValueError):
     "The source is not what the prompts were learned on."
 
 
-def _target_split(source: _Source, target: DatasetRecord, root: str | Path | None) -> Split:
-    "The test images of a target. Raises `_OtherPictures` for a source that has changed, and what `load_dataset` raises."
+def _target_data(source: _Source, target: DatasetRecord, root: str | Path | None) -> FewShotData:
+    "The images of a target. Raises `_OtherPictures` for a source that has changed, and what `load_dataset` raises."
     own = target.name == source.record.name
     data = load_dataset(target.name, root=root, **_target_picks(source, target))
     if own and (differ := _differing_data(source.inputs, data)):
         raise _OtherPictures(f"{target.name!r} is not what the prompts were learned and measured on ({_in_short(differ)}): bring back what was "
                              "there, or give its place by data_root")
-    return data.all.test
+    return data
+
+
+def _target_split(source: _Source, target: DatasetRecord, root: str | Path | None) -> Split:
+    "The test images of a target. Raises what `_target_data` raises."
+    return _target_data(source, target, root).all.test
+
+# %% ../../nbs/study/transfer.ipynb #f6421f37
+def _known_part(source: _Source, root: str | Path | None) -> Part:
+    "The images that the run was trained and measured on. Raises `_OtherPictures` where they are others, and what `load_dataset` raises."
+    name, _ = source.measured
+    part = getattr(_target_data(source, source.record, root), name)
+    there = source.inputs.images.get(f"{name} train")
+    if there is not None and there != {one: tuple(contents) for one, contents in _split_contents(part.train).items()}:
+        raise _OtherPictures(f"the training images of {source.record.name!r} are not those of the run")
+    return part
+
+
+def _known_pair(
+    source: _Source,
+    learner: Learner,  # as it was trained
+    root: str | Path | None,  # of the source
+) -> _KnownPair | None:  # None, with a warning, where the source's images are not at hand
+    "What the prompts, and zero-shot CLIP beside them, make of the classes that the prompts were trained on."
+    try:
+        part = _known_part(source, root)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"detection is left out, since the images that the prompts were learned and measured on are not at hand ({error})")
+        return None
+    zero_shot = build_learner("zero_shot", learner.clip, learner.classnames, template=source.origin.prompts)
+    return _known_by(learner, part, source.measured[1]), _known_by(zero_shot, part, source.measured[1])
 
 # %% ../../nbs/study/transfer.ipynb #d657ce90
 def _try_target(
@@ -377,6 +511,7 @@ def _try_target(
     source: _Source,
     target: DatasetRecord,
     root: str | Path | None,  # as in `load_dataset`
+    known: Callable[[], _KnownPair | None],  # as in `_measure`
 ) -> tuple[TransferRow | str, str | None]:  # or why there is none; a hash of what was measured
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
@@ -387,7 +522,7 @@ def _try_target(
         if isinstance(error, _OtherPictures):
             warnings.warn(str(error))
         return str(error), None
-    return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record)), _target_contents(split)
+    return _measure(learner, bound, zero_shot, split, _kind_of(target, source.record), known), _target_contents(split)
 
 # %% ../../nbs/study/transfer.ipynb #e35f2d49
 def _measure_targets(
@@ -401,8 +536,9 @@ def _measure_targets(
     "Measure targets, and write transfer.json after each. Raises ValueError for what cannot be transferred."
     learner = load_run(source.folder.path, pretrained=pretrained, device=device)
     _refuse_bound(learner)
+    known = cache(lambda: _known_pair(source, learner, _target_root(source, source.record, data_root)))
     for target in tqdm(targets, "transfer", unit="dataset", delay=2, leave=False):
-        result, contents = _try_target(learner, source, target, _target_root(source, target, data_root))
+        result, contents = _try_target(learner, source, target, _target_root(source, target, data_root), known)
         kept = _with_result(kept, target.name, result, contents)
         _write_transfer(kept, _results_file(source.folder))
     return kept
@@ -460,6 +596,9 @@ def transfer(
 ) -> Transfer:  # of these targets, the source first; the file holds those of earlier calls too
     """Evaluate the prompts of a run on its source and on other datasets, or find it done, and write transfer.json.
 
+    Images of each target are also told from those of the trained classes, see `Transfer.detection_table`. Where the source's images are not at hand,
+    a warning says that this is left out.
+
     Raises ValueError for an unknown target and for a learner that cannot be bound to other classes; what `load_run` raises;
     and, when all others are measured and kept, FileNotFoundError that lists targets which could not be, if targets were named. A source
     whose pictures are others than those of the run could not be.
@@ -488,11 +627,11 @@ def _collapse_columns(row: TransferRow) -> dict[str, float]:
 # %% ../../nbs/study/transfer.ipynb #e2a7276b
 def _transfer_rows(
     folder: RunFolder,  # of a run that was transferred
-) -> list[dict]:  # the fields of `TransferRow`, before_* and after_* collapse on the target, and the run's settings
+) -> list[dict]:  # the fields of `TransferRow`, before_* and after_* collapse on the target, detection such as mcm_auroc, and the run's settings
     "The targets of one run as rows of a table. Raises ValueError naming a damaged file."
     run = _run_row(folder)
     of_the_run = {key: run[key] for key in _OF_THE_RUN}
-    return [of_the_run | row.model_dump(exclude=_COLLAPSE) | _collapse_columns(row)
+    return [of_the_run | row.model_dump(exclude=_TABLES) | _collapse_columns(row) | _detection_columns(row)
             for row in read_transfer(_results_file(folder)).rows]
 
 # %% ../../nbs/study/transfer.ipynb #a8555c43

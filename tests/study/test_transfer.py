@@ -1,9 +1,12 @@
 "Prompts of one run on other datasets: measured once, kept whole, refused where senseless."
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import papermill
 import pytest
@@ -12,22 +15,28 @@ from conftest import ROOT
 from miniature import CLASSNAMES, make_tree
 from PIL import Image
 from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from tiny import tiny_backbones
 
 import npt.study.transfer
 from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
+from npt.data.features import split_features
 from npt.data.load import load_dataset
+from npt.learners.base import Learner
 from npt.learners.build import build_learner
 from npt.study.collect import collect_runs
 from npt.study.folder import RunFolder
 from npt.study.restore import load_run
+from npt.study.results import Results, read_results, write_results
 from npt.study.runs import do_run
 from npt.study.settings import RunSettings
 from npt.study.transfer import (
     _accuracy_among,
     _collect_transfers,
     _kind_of,
+    _known_by,
+    _told_apart,
     _write_transfer,
     default_targets,
     read_transfer,
@@ -138,10 +147,10 @@ def test_other_prompts_have_no_results_yet(trained, run_dir, tmp_path):
 
 
 def test_a_killed_transfer_keeps_what_is_done(run_dir, monkeypatch, capfd):
-    def killed_at_the_third(learner, bound, zero_shot, split, kind):
+    def killed_at_the_third(learner, bound, zero_shot, split, *more):
         if split.record.name == "world/shapes":
             raise KeyboardInterrupt
-        return MEASURE(learner, bound, zero_shot, split, kind)
+        return MEASURE(learner, bound, zero_shot, split, *more)
 
     monkeypatch.setattr(npt.study.transfer, "_measure", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -221,6 +230,142 @@ def test_learners_use_the_templates_of_the_target(run_dir, tmp_path, monkeypatch
     assert torch.equal(bound.text_features(), zero_shot.text_features()) and adapter.template == "a photo of a {}."
 
 
+def scores_by_hand(image, logits, scale, train, labels) -> dict:
+    "The four scores, in NumPy; the span is that of the class means by their pairwise differences."
+    logits, scale = logits.double().numpy(), float(scale)
+    softmax = np.exp(logits / scale - (logits / scale).max(1, keepdims=True))
+    means = np.stack([train.double().numpy()[labels == label].mean(0) for label in np.unique(labels)])
+    basis, apart = np.linalg.qr((means[1:] - means[0]).T)[0], image.double().numpy() - means.mean(0)
+    top = logits.max(1)
+    return dict(mcm=(softmax / softmax.sum(1, keepdims=True)).max(1), max_logit=top, energy=top + np.log(np.exp(logits - top[:, None]).sum(1)),
+                neco=np.linalg.norm(apart @ basis, axis=1) / np.linalg.norm(apart, axis=1))
+
+
+def detection_by_hand(learner, part, on, target) -> dict:
+    "Detection of a target's images by a learner of frozen image features, with scikit-learn."
+    train, labels = (tensor.cpu() for tensor in split_features(learner.clip, part.train))
+    with torch.no_grad():
+        text = learner.text_features()
+        made = [(image, learner.logit_scale * image @ text.T) for image in (split_features(learner.clip, split)[0] for split in (getattr(part, on), target))]
+    known, unknown = (scores_by_hand(image, logits, learner.logit_scale, train, labels.numpy()) for image, logits in made)
+    truth, found = np.r_[np.ones(len(made[0][0])), np.zeros(len(made[1][0]))], {}
+    for name in known:
+        values = np.r_[known[name], unknown[name]]
+        fpr, tpr, _ = roc_curve(truth, values, drop_intermediate=False)
+        for what, value in dict(auroc=roc_auc_score(truth, values), fpr95=fpr[np.argmax(tpr >= 0.95)], aupr=average_precision_score(truth, values)).items():
+            found[f"{name}_{what}"] = 100 * value
+    return found
+
+
+@pytest.mark.parametrize("classes, on", [("base", "val"), ("all", "test")])
+def test_detection_is_that_of_the_trained_names_by_hand(classes, on, tmp_path):
+    settings = RunSettings(runs_dir=str(tmp_path), **COMMON | dict(dataset="world/objects", shots=2, classes=classes, measured_on=on))
+    do_run(settings)
+    result = transfer(settings.folder, targets=["world/scenes", "world/objects-noisy"])
+    learner, part = load_run(settings.folder), getattr(load_dataset("world/objects", shots=2), classes)
+    zero_shot = build_learner("zero_shot", learner.clip, part.classnames, template=find_dataset("world/objects").template)
+    assert result.rows[0].detection is None and result.rows[0].zero_shot_detection is None and len(result.rows) == 3
+    for row in result.rows[1:]:
+        for one, measured in (learner, row.detection), (zero_shot, row.zero_shot_detection):
+            by_hand = detection_by_hand(one, part, on, load_dataset(row.target).all.test)
+            assert measured.keys() == by_hand.keys() and len(measured) == 12
+            assert all(measured[key] == pytest.approx(by_hand[key], abs=0.3 if "fpr" in key else 0.05) for key in by_hand), "ties in float32 may part"
+    noisy, scenes = (next(row for row in result.rows if row.kind == kind) for kind in ("domain", "dataset"))
+    table = result.detection_table()
+    assert table.index.tolist() == ["world/scenes", "world/objects-noisy", "mean of 1 other datasets", "mean of 1 domains"]
+    assert table.columns.tolist() == ["kind", *scenes.detection, *(f"zero_shot_{key}" for key in scenes.detection)]
+    assert table.loc["mean of 1 domains", "mcm_auroc"] == noisy.detection["mcm_auroc"]
+    assert table.loc["world/scenes", "zero_shot_neco_aupr"] == scenes.zero_shot_detection["neco_aupr"]
+
+
+def test_means_of_detection_say_what_they_are_taken_over(run_dir):
+    first = transfer(run_dir, targets=["world/scenes", "world/shapes"])
+    rows = [row.model_copy(update=dict(detection=dict(mcm_auroc=value, neco_auroc=nan))) for row, value, nan in zip(first.rows[1:], (60.0, 80.0), (50.0, np.nan))]
+    table = first.model_copy(update=dict(rows=(first.rows[0], *rows))).detection_table()
+    assert table.loc["mean of 2 other datasets", "mcm_auroc"] == 70 and np.isnan(table.loc["mean of 2 other datasets", "neco_auroc"])
+    lacking = rows[1].model_copy(update=dict(detection=None, zero_shot_detection=None))
+    table = first.model_copy(update=dict(rows=(first.rows[0], rows[0], lacking), missing={"world/objects": "why"})).detection_table()
+    assert table.index.tolist() == [rows[0].target, "mean of 1 of 3 other datasets"]
+    assert first.only(["world/textures"]).detection_table().empty
+
+
+def test_the_known_side_is_computed_once_and_only_for_other_datasets(run_dir, monkeypatch):
+    asked = []
+    known = npt.study.transfer._known_by
+    monkeypatch.setattr(npt.study.transfer, "_known_by", lambda *given: asked.append(given[0].name) or known(*given))
+    transfer(run_dir, targets=[])
+    assert not asked
+    transfer(run_dir, targets=["world/scenes", "world/shapes"])
+    assert asked == ["coop", "zero_shot"]
+    transfer(run_dir, targets=["world/scenes", "world/shapes"])
+    assert len(asked) == 2
+
+
+def test_results_from_before_detection_are_read_and_kept(run_dir, monkeypatch):
+    first, path = transfer(run_dir, targets=["world/scenes"]), run_dir / "transfer.json"
+    old = json.loads(path.read_text())
+    del old["checksum"]
+    old["rows"] = [{key: value for key, value in row.items() if "detection" not in key} for row in old["rows"]]
+    old["checksum"] = hashlib.sha256(json.dumps(old, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    path.write_text(json.dumps(old))
+    found = read_transfer(path)
+    assert found.rows == tuple(row.model_copy(update=dict(detection=None, zero_shot_detection=None)) for row in first.rows)
+    more = transfer(run_dir, targets=["world/scenes", "world/shapes"])
+    assert [(row.target, row.detection is not None) for row in more.rows] == [("world/textures", False), ("world/shapes", True), ("world/scenes", False)]
+    assert read_transfer(path).rows == more.rows
+    old["rows"][1]["accuracy"] += 1
+    path.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="its checksum is another"):
+        read_transfer(path)
+
+
+def test_detection_that_is_not_a_number_survives_and_an_edited_one_is_seen(run_dir):
+    first, path = transfer(run_dir, targets=["world/scenes"]), run_dir / "transfer.json"
+    row = first.rows[1].model_copy(update=dict(detection=first.rows[1].detection | dict(neco_auroc=float("nan"))))
+    _write_transfer(first.model_copy(update=dict(rows=(first.rows[0], row))), path)
+    found = read_transfer(path).rows[1].detection
+    assert np.isnan(found["neco_auroc"]) and found["mcm_auroc"] == row.detection["mcm_auroc"]
+    path.write_text(path.read_text().replace(f'"mcm_auroc": {row.detection["mcm_auroc"]}', '"mcm_auroc": 99.5'))
+    with pytest.raises(ValueError, match="its checksum is another"):
+        read_transfer(path)
+
+
+class Swaying(Learner):
+    "An image tower whose features turn with the number of names, or not, and that counts the images it sees."
+
+    name, learns_image = "swaying", True
+
+    def __init__(self, clip, classnames, turns):
+        super().__init__(clip, turns=turns)
+        self.seen = []
+        self.prepare(classnames)
+
+    def text_features(self):
+        return build_learner("zero_shot", self.clip, self.classnames).text_features()
+
+    def image_features(self, pixels):
+        self.seen.append(len(pixels))
+        return self.clip.encode_image(pixels).roll(len(self.classnames) if self.turns else 0, 1)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_features_that_follow_the_names_are_those_of_the_trained_ones(turns):
+    part, target = load_dataset("world/textures", shots=2).base, load_dataset("world/scenes").all.test
+    learner = Swaying(load_clip("world"), part.classnames, turns)
+    made = outputs(learner.for_classes(target.classnames), target)
+    known = _known_by(learner, part, "test")
+    learner.seen.clear()
+    found = _told_apart(known, target, made)
+    assert (sum(learner.seen) >= len(target)) == turns and sum(learner.seen) < 2 * len(target)
+    plain = build_learner("zero_shot", learner.clip, part.classnames)
+    if not turns:
+        assert found == pytest.approx(_told_apart(_known_by(plain, part, "test"), target, outputs(plain.for_classes(target.classnames), target)), abs=0.3)
+    frozen = split_features(learner.clip, target)[0]
+    given = _told_apart(known, target, replace(made, image=frozen.roll(len(part.classnames) if turns else 0, 1)))
+    assert found == pytest.approx(given, abs=0.3), "whatever names the outputs were made with"
+    assert not turns or (made.image - frozen.roll(len(part.classnames), 1)).abs().max() > 0.1
+
+
 PLACES = ["dtd", "eurosat", "imagenet_v2", "imagenet_a", "imagenet_r"]
 
 
@@ -248,6 +393,28 @@ def test_imagenet_to_what_is_there_and_the_rest_is_listed(published):
     shown = _collect_transfers(run.parents[2])
     assert shown.target.tolist() == [row.target for row in result.rows] and (shown.dataset == "imagenet").all()
     assert {"seed", "backbone", "pretrained", "class_split"} <= set(shown), "what tells units apart"
+    assert all(row.detection.keys() == row.zero_shot_detection.keys() for row in result.rows[1:]) and result.rows[0].detection is None
+    assert shown.mcm_auroc.tolist()[1:] == [row.detection["mcm_auroc"] for row in result.rows[1:]] and shown.zero_shot_mcm_fpr95.isna().sum() == 1
+    assert result.detection_table().index.tolist()[-2:] == names[-2:]
+
+
+def test_files_of_a_grid_keep_detection(run_dir, tmp_path):
+    result = transfer(run_dir, targets=["world/scenes"])
+    runs = collect_runs(run_dir)
+    write_results(Results(runs.assign(finished=True), runs, _collect_transfers(run_dir), runs[:0]), tmp_path / "tables")
+    again = read_results(tmp_path / "tables").transfers
+    assert again.energy_auroc[1] == pytest.approx(result.rows[1].detection["energy_auroc"], rel=1e-6) and np.isnan(again.energy_auroc[0])
+    assert "detection" not in again
+
+
+def test_without_the_sources_images_there_is_no_detection_and_targets_are_measured(published, tmp_path):
+    run, root = Path(shutil.copytree(published[0], tmp_path / "run")), tmp_path / "elsewhere"
+    (run / "transfer.json").unlink(missing_ok=True)
+    make_tree("dtd", root)
+    with pytest.warns(UserWarning, match="detection is left out, .*not at hand .*imagenet"), pytest.raises(FileNotFoundError, match="1 of 2"):
+        transfer(run, targets=["dtd"], data_root=root)
+    row, = read_transfer(run / "transfer.json").rows
+    assert (row.target, row.detection, row.zero_shot_detection) == ("dtd", None, None)
 
 
 def test_a_named_target_that_is_missing_is_an_error_and_others_are_kept(published, tmp_path):
@@ -342,6 +509,26 @@ def test_a_source_of_other_pictures_is_refused_with_what_differs(measured_before
     for path, content in kept.items():
         path.write_bytes(content)
     assert not before or transfer(run, targets=[]).rows == before
+
+
+def test_no_detection_against_other_pictures_of_the_source(own):
+    root, run = own
+    turn(root)
+    with pytest.warns(UserWarning, match="detection is left out"), pytest.raises(FileNotFoundError, match="1 of 2"):
+        transfer(run, targets=["world/textures"])
+    row, = read_transfer(run / "transfer.json").rows
+    assert row.target == "world/textures" and row.detection is None
+
+
+def test_no_detection_with_other_training_images(run_dir):
+    inputs = json.loads((run_dir / "inputs.json").read_text())
+    name = next(iter(inputs["images"]["base train"]))
+    inputs["images"]["base train"][name] = [1, "0" * 16]
+    (run_dir / "inputs.json").write_text(json.dumps(inputs))
+    (run_dir / "SHA256SUMS").unlink()
+    with pytest.warns(UserWarning, match="training images of 'world/textures' are not those of the run"):
+        result = transfer(run_dir, targets=["world/scenes"])
+    assert [row.detection for row in result.rows] == [None, None]
 
 
 def test_the_place_of_ones_own_photographs_may_be_given(own, run_dir, tmp_path):
