@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..geometry.etf import align_etf
+from ..geometry.align import align_etf
 
 # %% ../../nbs/objectives/anchors.ipynb #d5db73da
 _CLUSTER_SIZE = 16  # classes, at most, in a cluster of mean size (CPT's best ablation)
