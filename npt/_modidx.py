@@ -1010,8 +1010,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'npt/geometry/streaming.py')},
             'npt.geometry.uniformity': { 'npt.geometry.uniformity._energy_bounds': ( 'geometry/uniformity.html#_energy_bounds',
                                                                                      'npt/geometry/uniformity.py'),
-                                         'npt.geometry.uniformity._largest_covered': ( 'geometry/uniformity.html#_largest_covered',
-                                                                                       'npt/geometry/uniformity.py'),
                                          'npt.geometry.uniformity._pair_energies': ( 'geometry/uniformity.html#_pair_energies',
                                                                                      'npt/geometry/uniformity.py'),
                                          'npt.geometry.uniformity._quadrature': ( 'geometry/uniformity.html#_quadrature',

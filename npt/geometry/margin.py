@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from .etf import _in_double
-from .uniformity import _largest_covered, _quadrature
 
 # %% ../../nbs/geometry/margin.ipynb #9c868eb9
 def _onto_simplex(values: np.ndarray) -> np.ndarray:  # (R, K), minus infinity where a weight must stay zero -> (R, K)
@@ -105,7 +104,7 @@ def one_vs_rest_margin(vectors: torch.Tensor) -> float:  # (K, d), rows of any l
     centered = unit - unit.mean(0)
     low, high = _margin_ends((centered @ centered.T).cpu().numpy())
     if high - low > 0.01:
-        warnings.warn(f"The one-vs-rest margin is only known to lie from {low:.4f} to {high:.4f}.", stacklevel=2)
+        warnings.warn(f"The one-vs-rest margin is only known to lie from {low:.4f} to {high:.4f}.", stacklevel=3)
     return float(high)
 
 # %% ../../nbs/geometry/margin.ipynb #df92d10a
@@ -113,11 +112,4 @@ def _margin_bound(num_classes: int, dim: int) -> float:  # K, d -> what the marg
     "The largest `one_vs_rest_margin` for K <= 2d and for d <= 2; an upper bound beyond (Jiang et al., ICML 2024)."
     if num_classes <= dim + 1:
         return num_classes / (num_classes - 1)
-    if dim == 1:
-        return 0.0
-    if dim == 2:
-        return 1 - math.cos(2 * math.pi / num_classes)
-    if num_classes <= 2 * dim:
-        return 1.0
-    largest_cosine = _quadrature(_largest_covered(num_classes, dim), dim)[0][-1]
-    return min(1.0, math.sqrt(2 - 2 * largest_cosine))
+    return {1: 0.0, 2: 1 - math.cos(2 * math.pi / num_classes)}.get(dim, 1.0)

@@ -29,7 +29,7 @@ def _pair_energies(cosines: torch.Tensor) -> dict[str, torch.Tensor]:  # of all 
 # %% ../../nbs/geometry/uniformity.ipynb #6f798f3c
 def _quadrature(
     num_classes: int,  # K
-    dim: int,  # d; K is at most max(d + 1, d(d + 3)/2)
+    dim: int,  # d, at least 2 where K is more than 2
 ) -> tuple[list[float], list[float]]:  # the nodes in order, and the weight of each
     "Nodes beside 1, whose weight is 1/K, exact for degree 1, 2 or 3 (Boyvalenkov et al., 2016)."
     zeroth, first, second, third = 1 - 1 / num_classes, -1 / num_classes, 1 / dim - 1 / num_classes, -1 / num_classes
@@ -45,10 +45,6 @@ def _quadrature(
     weight = (first - low * zeroth) / (high - low)
     return [low, high], [zeroth - weight, weight]
 
-# %% ../../nbs/geometry/uniformity.ipynb #43bb7c33
-def _largest_covered(num_classes: int, dim: int) -> int:  # K, d -> the largest number up to K for which `_quadrature` holds
-    return min(num_classes, max(dim + 1, dim * (dim + 3) // 2))
-
 # %% ../../nbs/geometry/uniformity.ipynb #e11a2bab
 def _energy_bounds(
     num_classes: int,  # K
@@ -56,7 +52,9 @@ def _energy_bounds(
 ) -> dict[str, float]:  # by the name of the kernel
     """What the mean energy of K unit vectors in d dimensions cannot go below (Boyvalenkov et al., 2016).
 
-    Attained by the simplex ETF for K <= d + 1, by the cross-polytope at K = 2d, and by some sets else; not by all."""
-    covered = _largest_covered(num_classes, dim)
-    nodes, weights = (torch.tensor(values, dtype=torch.float64) for values in _quadrature(covered, dim))
-    return {name: (covered / (covered - 1) * weights @ kernel(2 - 2 * nodes)).item() for name, kernel in _KERNELS.items()}
+    Attained by the simplex ETF for K <= d + 1, by the cross-polytope at K = 2d, and by some sets else; not by all. Infinite for three
+    or more vectors in one dimension, of which two are the same."""
+    if num_classes > 2 and dim == 1:
+        return dict.fromkeys(_KERNELS, math.inf)
+    nodes, weights = (torch.tensor(values, dtype=torch.float64) for values in _quadrature(num_classes, dim))
+    return {name: (num_classes / (num_classes - 1) * weights @ kernel(2 - 2 * nodes)).item() for name, kernel in _KERNELS.items()}

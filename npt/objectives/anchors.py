@@ -86,7 +86,7 @@ class Anchors:
 
     @cached_property
     def etf(self) -> torch.Tensor:  # (K, d), rows of unit length
-        "The simplex ETF nearest to `text`, as in `npt.geometry.etf.align_etf`; `ValueError` for fewer than 2 classes."
+        "The simplex ETF, or the softmax code, nearest to `text`, by `npt.geometry.align.align_etf`; `ValueError` for fewer than 2 classes."
         return align_etf(self.text)
 
     @cached_property
