@@ -18,7 +18,8 @@ from .geometry import _centred
 from .mistakes import _confusion
 from .run import _calibration_error, _check_history, _compared
 from .style import COLLAPSE_TITLES, _check_named, _signed
-from ..geometry.etf import align_etf, pairwise_cosines
+from ..geometry.align import align_etf
+from ..geometry.etf import pairwise_cosines
 
 # %% ../../nbs/figures/captions.ipynb #0a1de15c
 def _listed(parts: list[str]) -> str:

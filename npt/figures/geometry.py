@@ -35,7 +35,7 @@ from npt.figures.style import (
     _signed,
     _value_axis,
 )
-from ..geometry.etf import align_etf
+from ..geometry.align import align_etf
 
 # %% ../../nbs/figures/geometry.ipynb #c65d5038
 _PART_COLORS = dict(base=COLORS["base"], novel=COLORS["novel"], all="#444444")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..geometry.etf import align_etf
+from ..geometry.align import align_etf
 
 # %% ../../nbs/objectives/anchors.ipynb #d5db73da
 _CLUSTER_SIZE = 16  # classes, at most, in a cluster of mean size (CPT's best ablation)
@@ -88,7 +88,7 @@ class Anchors:
 
     @cached_property
     def etf(self) -> torch.Tensor:  # (K, d), rows of unit length
-        "The simplex ETF nearest to `text`, as in `npt.geometry.etf.align_etf`; `ValueError` for fewer than 2 classes."
+        "The simplex ETF, or the softmax code, nearest to `text`, by `npt.geometry.align.align_etf`; `ValueError` for fewer than 2 classes."
         return align_etf(self.text)
 
     @cached_property

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..geometry.collapse import COLLAPSE_METRICS
+from ..geometry.collapse import NC_METRICS
 from .comparison import _on_world, units
 
 # %% ../../nbs/study/correlations.ipynb #2141d4dd
@@ -155,7 +155,7 @@ def distances(
     part: str = "base",  # the classes on which collapse was measured, in `_PARTS`
 ) -> pd.DataFrame:  # the same rows, a column a metric, 0 at collapse
     "How far each run is from collapse. Raises ValueError where its collapse was not measured."
-    present = [name for name in COLLAPSE_METRICS if f"{_PARTS[part]}{name}" in runs]
+    present = [name for name in NC_METRICS if f"{_PARTS[part]}{name}" in runs]
     if not present:
         raise ValueError(f"the runs have no column such as {_PARTS[part]}nc1: their collapse on {part} classes was not measured")
     table = runs[[f"{_PARTS[part]}{name}" for name in present]].set_axis(present, axis=1).astype(float)
@@ -164,7 +164,7 @@ def distances(
 # %% ../../nbs/study/correlations.ipynb #0f6a6367
 def _parts_measured(runs: pd.DataFrame) -> list[str]:  # of `_PARTS`
     "On which classes collapse was measured."
-    return [part for part, prefix in _PARTS.items() if any(f"{prefix}{name}" in runs for name in COLLAPSE_METRICS)]
+    return [part for part, prefix in _PARTS.items() if any(f"{prefix}{name}" in runs for name in NC_METRICS)]
 
 # %% ../../nbs/study/correlations.ipynb #aea19e3b
 def _pools(

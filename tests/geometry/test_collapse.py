@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 
-from npt.geometry.collapse import COLLAPSE_METRICS, collapse_metrics, head_tail_angles
+from npt.geometry.collapse import COLLAPSE_METRICS, NC_METRICS, collapse_metrics, head_tail_angles, orthogonality_to_others
 from npt.geometry.etf import simplex_etf
 
 
@@ -33,7 +34,22 @@ def metrics_by_loops(text, image, labels):
         cosines = [c[j] @ c[k] / np.linalg.norm(c[j]) / np.linalg.norm(c[k]) for j, k in pairs]
         return np.mean([abs(cosine + 1 / (len(vectors) - 1)) for cosine in cosines])
 
+    def energies(vectors):
+        c = vectors - vectors.mean(axis=0)
+        u = [v / np.linalg.norm(v) for v in c]
+        gaps = np.array([np.linalg.norm(u[j] - u[k]) for j, k in pairs])
+        return np.mean(-np.log(gaps)), np.mean(1 / gaps)
+
+    def margin(vectors):  # by least squares, see test_margin.py
+        u, found = vectors / np.linalg.norm(vectors, axis=1, keepdims=True), []
+        for k in classes:
+            toward = np.delete(u, k, axis=0) - u[k]
+            weights, _ = nnls(np.vstack([toward.T, np.ones(len(toward))]), np.append(np.zeros(dim), 1.0))
+            found.append(np.linalg.norm(weights @ toward / weights.sum()))
+        return min(found)
+
     w, h = text - text.mean(axis=0), means - centre
+    duality = [w[k] @ h[k] / np.linalg.norm(w[k]) / np.linalg.norm(h[k]) for k in classes]
     unit = text / np.linalg.norm(text, axis=1, keepdims=True)
     agree = [np.argmax(unit @ x) == np.argmin([np.linalg.norm(x - mean) for mean in means]) for x in image]
     return {
@@ -45,6 +61,15 @@ def metrics_by_loops(text, image, labels):
         "nc2_image_equiangularity": equiangularity(means),
         "nc3": np.linalg.norm(w / np.linalg.norm(w) - h / np.linalg.norm(h)),
         "nc4": np.mean(agree),
+        "nc1_quotient": np.trace(within) / np.trace(between),
+        "gnc2_text_log": energies(text)[0],
+        "gnc2_text_riesz": energies(text)[1],
+        "gnc2_text_margin": margin(text),
+        "gnc2_image_log": energies(means)[0],
+        "gnc2_image_riesz": energies(means)[1],
+        "gnc2_image_margin": margin(means),
+        "nc3_cosine": np.mean(duality),
+        "unc3": np.std(duality) / abs(np.mean(duality)),
     }
 
 
@@ -77,6 +102,8 @@ CASES = {
 def test_metrics_agree_with_the_definitions(name):
     ours, theirs = collapse_metrics(*CASES[name]), metrics_by_loops(*CASES[name])
     assert list(ours) == list(theirs) == list(COLLAPSE_METRICS)
+    for modality in "text", "image":  # the margin is found by steps, and known to a millionth
+        assert ours.pop(f"gnc2_{modality}_margin") == pytest.approx(theirs.pop(f"gnc2_{modality}_margin"), abs=2e-6)
     assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
@@ -84,8 +111,14 @@ def test_metrics_agree_with_the_definitions(name):
 def test_a_perfect_etf_is_collapsed_in_every_sense(counts):
     etf, labels = simplex_etf(6, 9).double(), torch.arange(6).repeat_interleave(torch.tensor(counts))
     metrics = collapse_metrics(5 * etf, 3 * etf[labels] + 1, labels)
-    assert metrics.pop("nc4") == 1
+    assert metrics.pop("nc4") == 1 and metrics.pop("nc3_cosine") == pytest.approx(1)
+    for modality in "text", "image":
+        assert metrics.pop(f"gnc2_{modality}_log") == pytest.approx(-math.log(2.4) / 2)
+        assert metrics.pop(f"gnc2_{modality}_riesz") == pytest.approx(2.4**-0.5)
+    assert metrics.pop("gnc2_text_margin") == pytest.approx(6 / 5, abs=2e-6)
+    assert metrics.pop("gnc2_image_margin") < 1.19, "the images have moved off the origin, from which the margin looks"
     assert metrics == pytest.approx(dict.fromkeys(metrics, 0), abs=1e-6)
+    assert set(metrics) < {*NC_METRICS, "nc1_quotient", "unc3"}
 
 
 def test_rounding_in_float32_does_not_become_a_direction():
@@ -152,3 +185,20 @@ def test_angles_of_head_and_tail_are_those_of_pairs():
     assert head_tail_angles(text, counts) == pytest.approx(wanted)
     with pytest.raises(ValueError, match="5 classes need as many counts, not 4"):
         head_tail_angles(text, counts[1:])
+
+
+def test_others_are_at_the_angles_that_loops_find():
+    draw = torch.Generator().manual_seed(0)
+    means, others = torch.randn(5, 7, generator=draw) + 1, torch.randn(20, 7, generator=draw) - 0.3
+    centre = others.double().numpy().mean(axis=0)
+    angles = [abs(m @ centre) / np.linalg.norm(m) / np.linalg.norm(centre) for m in means.double().numpy()]
+    assert orthogonality_to_others(means, others) == pytest.approx(np.mean(angles), rel=1e-9)
+    assert orthogonality_to_others(torch.eye(4)[:3], torch.tensor([[1.0, 1, 1, 5], [-1, -1, -1, 5]])) == 0
+
+
+@pytest.mark.parametrize("means, others, message", [
+    (torch.ones(3, 4), torch.ones(2, 5), r"got \(3, 4\) and \(2, 5\)"), (torch.ones(3, 4), torch.ones(0, 4), "at least one other"),
+    (torch.ones(3, 4), torch.full((2, 4), math.inf), "not finite")])
+def test_others_that_do_not_fit_are_refused(means, others, message):
+    with pytest.raises(ValueError, match=message):
+        orthogonality_to_others(means, others)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from npt.geometry.etf import align_etf, etf_bound, etf_distance, simplex_etf
+from npt.geometry.etf import etf_bound, etf_distance, simplex_etf
 
 
 @pytest.mark.parametrize("num_classes, dim", [(2, 1), (3, 2), (4, 3), (9, 8), (10, 9), (5, 30)])
@@ -26,10 +26,9 @@ def test_frames_of_every_parity_meet_the_bound(num_classes, dim):
     assert frame.sum(0).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("make", [lambda: simplex_etf(5, 2), lambda: align_etf(torch.eye(5, 2))])
-def test_who_asks_for_the_impossible_is_warned_once(make):
+def test_who_asks_for_the_impossible_is_warned_once():
     with pytest.warns(UserWarning, match="No simplex ETF of 5 vectors exists in 2 dimensions") as caught:
-        make()
+        simplex_etf(5, 2)
     assert len(caught) == 1
 
 
@@ -50,9 +49,3 @@ def test_what_exists_is_not_warned_of():
 def test_what_does_not_exist_is_refused(num_classes, dim):
     with pytest.raises(ValueError):
         simplex_etf(num_classes, dim)
-
-
-def test_an_aligned_etf_keeps_dtype_and_gives_back_what_is_one():
-    turned = simplex_etf(6, 9, seed=3).double()
-    assert torch.allclose(align_etf(turned), turned, atol=1e-6)
-    assert align_etf(turned.half()).dtype == torch.half
