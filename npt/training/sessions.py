@@ -70,6 +70,17 @@ def _images_of(
     "The images of some classes, in the label space of the first classes."
     return replace(split, items=tuple(item for item in split.items if item.label in labels), classnames=split.classnames[:seen])
 
+# %% ../../nbs/training/sessions.ipynb #40494fe8
+def _splits_met(
+    data: FewShotData,
+    on: str,  # as in `fit_sessions`
+    ways: int = 5,  # novel classes in a session
+) -> list[Split]:
+    "All splits that sessions measure on, and then those that they train on, the first session's last."
+    part, arrivals = _in_order_of_arrival(data), _arrivals(data, ways)
+    measured = [_images_of(getattr(part, on), labels, group.stop) for group in arrivals for labels in (group, range(group.stop))]
+    return measured + [_images_of(part.train, group, group.stop) for group in reversed(arrivals)]
+
 # %% ../../nbs/training/sessions.ipynb #09f73bca
 def _why_no_sessions(
     learner: nn.Module,
@@ -111,9 +122,12 @@ class _Session(NamedTuple):
     history: pd.DataFrame  # of its fit
 
 
+_SESSION = "session_"
+
+
 def _session_folder(run_dir: str | Path | None, number: int) -> Path | None:
     "Where the checkpoint of a session goes."
-    return None if run_dir is None else Path(run_dir).expanduser() / (f"session_{number}" if number else "")
+    return None if run_dir is None else Path(run_dir).expanduser() / (f"{_SESSION}{number}" if number else "")
 
 # %% ../../nbs/training/sessions.ipynb #b104bedd
 def _sessions(
@@ -195,7 +209,7 @@ class Sessions:
 
     def table(self) -> pd.DataFrame:  # a row a session: classes, accuracy, and group_0, group_1, ... in percent
         "The accuracies as a table."
-        groups = pd.DataFrame(self.groups, columns=[f"group_{number}" for number in range(len(self.groups))])
+        groups = pd.DataFrame([{f"group_{number}": accuracy for number, accuracy in enumerate(row)} for row in self.groups])
         return pd.DataFrame(dict(classes=self.classes, accuracy=self.accuracy)).join(groups).rename_axis("session")
 
 # %% ../../nbs/training/sessions.ipynb #0212cac9
