@@ -73,6 +73,8 @@ class Anchors:
     encode_ensemble: Callable[[], torch.Tensor]  # gives (K, d) L2-normalised means over many templates
     _: KW_ONLY
     num_clusters: int | None = None  # M, from 1 to K; None: as few as give a mean size of at most 16 classes
+    encode_all: Callable[[], torch.Tensor] | None = None  # gives (L, d), as `encode`, of all names that will be asked about
+    places: tuple[int, ...] | None = None  # (K,) where the K classes stand among the L
 
     @cached_property
     def text(self) -> torch.Tensor:  # (K, d)
@@ -88,6 +90,13 @@ class Anchors:
     def etf(self) -> torch.Tensor:  # (K, d), rows of unit length
         "The simplex ETF nearest to `text`, as in `npt.geometry.etf.align_etf`; `ValueError` for fewer than 2 classes."
         return align_etf(self.text)
+
+    @cached_property
+    def etf_open(self) -> torch.Tensor:  # (K, d), rows of unit length
+        "The rows of the K classes in one `etf` for all L names; `ValueError` where nobody said which names these are."
+        if self.encode_all is None:
+            raise ValueError("The term etf_open needs all class names that will be asked about: fit(..., all_classnames=names).")
+        return align_etf(self.encode_all().detach())[list(self.places)]
 
     @cached_property
     def clusters(self) -> torch.Tensor:  # (K,) integers from 0 to M - 1

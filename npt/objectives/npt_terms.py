@@ -51,9 +51,19 @@ def _isomorphism_dot(step: StepFeatures) -> torch.Tensor:
     return _class_balanced_mean(0.5 * (cosines - 1).square(), step.labels)
 
 # %% ../../nbs/objectives/npt_terms.ipynb #0fa1d3fd
+def _held_to(step: StepFeatures, anchor: torch.Tensor) -> torch.Tensor:  # anchor: (K, d)
+    "Squared distance of text and image features from a class's anchor, classes alike."
+    texts = (step.text - anchor).square().sum(1).mean()
+    return texts + _class_balanced_mean((step.image - anchor[step.labels]).square().sum(1), step.labels)
+
+
 @term("etf")
 def _anchored_etf(step: StepFeatures) -> torch.Tensor:
     "Squared distance of text and image features from one ETF near the frozen text features, classes alike (ours)."
-    anchor = step.anchored("etf")
-    texts = (step.text - anchor).square().sum(1).mean()
-    return texts + _class_balanced_mean((step.image - anchor[step.labels]).square().sum(1), step.labels)
+    return _held_to(step, step.anchored("etf"))
+
+# %% ../../nbs/objectives/npt_terms.ipynb #07fe3a81
+@term("etf_open")
+def _anchored_open(step: StepFeatures) -> torch.Tensor:
+    "As `etf`, with one ETF for all names that will be asked about, of which the trained classes have their rows (ours)."
+    return _held_to(step, step.anchored("etf_open"))

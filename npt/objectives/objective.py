@@ -82,6 +82,7 @@ class Objective:
 NAMED_OBJECTIVES.update(
     npt="ce + lc + mi",
     npt_anchored="ce + etf",
+    npt_open="ce + etf_open",
     cpt="ce + 0.25*tetf + 0.15*cc + 0.1*rs",  # Guo et al., arXiv 2605.11939
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
     prograd="ce | kl",  # Zhu et al., ICCV 2023
@@ -89,7 +90,7 @@ NAMED_OBJECTIVES.update(
 )
 
 # %% ../../nbs/objectives/objective.ipynb #84ba5060
-REGULARISERS = "npt", "npt_anchored", "cpt"  # named objectives whose terms may join a method's own loss
+REGULARISERS = "npt", "npt_anchored", "npt_open", "cpt"  # named objectives whose terms may join a method's own loss
 
 # %% ../../nbs/objectives/objective.ipynb #448647d0
 def _joined(

@@ -59,7 +59,7 @@ class StepFeatures:
 
     def anchored(
         self,
-        part: str,  # "text", "ensemble", "etf" or "clusters", as in `Anchors`
+        part: str,  # "text", "ensemble", "etf", "etf_open" or "clusters", as in `Anchors`
     ) -> torch.Tensor:  # (K, d), or (K,) for clusters
         "What the text features may be held to. Raises `ValueError` where there is none, or none for these classes."
         return _anchor_for(self.text, self.anchors, part)

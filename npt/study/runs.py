@@ -257,7 +257,7 @@ _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.mode
 def _fit_all_classes(run: Run, progress: bool) -> pd.DataFrame:  # the history
     "Fit the learner on the classes that it has."
     return fit(run.learner, run.trained.train, test=getattr(run.trained, run.settings.measured_on), run_dir=run.folder.path,
-               progress=progress, **{name: getattr(run.settings, name) for name in _FIT_SETTINGS})
+               all_classnames=run.data.all.classnames, progress=progress, **{name: getattr(run.settings, name) for name in _FIT_SETTINGS})
 
 # %% ../../nbs/study/runs.ipynb #25b29118
 def _sessions_of(

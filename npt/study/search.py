@@ -42,6 +42,7 @@ _EPOCHS = {  # in full, for the offline world
 _SUMS = {
     "npt": ("ce + 0.3*lc + 0.3*mi", "ce + lc + mi", "ce + 3*lc + mi"),
     "npt_anchored": ("ce + 0.1*etf", "ce + 0.3*etf", "ce + etf"),
+    "npt_open": ("ce + 0.1*etf_open", "ce + 0.3*etf_open", "ce + etf_open"),
     "cpt": ("ce + 0.025*tetf + 0.015*cc + 0.01*rs", "ce + 0.075*tetf + 0.045*cc + 0.03*rs", "ce + 0.25*tetf + 0.15*cc + 0.1*rs"),
 }
 _FINER = (0.69, 1.0, 1.44)  # times a rate
@@ -120,7 +121,7 @@ def _trials(learner: str, objective: str) -> list[_Trial]:
     return trials
 
 # %% ../../nbs/study/search.ipynb #7155408a
-_SEARCHED = tuple(_RANDOM)  # the others wait for their turn
+_SEARCHED = tuple(_EPOCHS)
 _TAUS = 1.0, 0.0625
 _APART = dict(class_split=101, seed=101)  # the claims use other ones
 

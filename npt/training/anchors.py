@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/training/anchors.ipynb #e174e702
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -21,9 +22,12 @@ from ..objectives.anchors import Anchors
 _CONSISTENCY_TEMPLATES = TEMPLATE_ENSEMBLE[:60]  # PromptSRC, trainers/imagenet_templates.py (there in another order)
 
 # %% ../../nbs/training/anchors.ipynb #03d25c90
-def _template_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
-    "Frozen text features of a learner's classes in its own template; the zero-shot mean where it has several."
-    return build_learner("zero_shot", learner.clip, learner.classnames, learner.template).text_features()
+def _template_features(
+    learner: nn.Module,
+    classnames: Sequence[str] | None = None,  # None: the learner's
+) -> Tensor:  # (K, d), L2-normalised
+    "Frozen text features of classes in a learner's own template; the zero-shot mean where it has several."
+    return build_learner("zero_shot", learner.clip, classnames or learner.classnames, learner.template).text_features()
 
 # %% ../../nbs/training/anchors.ipynb #3bc12c45
 @torch.no_grad()
@@ -32,10 +36,23 @@ def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     prompts = (fill(template, learner.classnames) for template in _CONSISTENCY_TEMPLATES)
     return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
 
+# %% ../../nbs/training/anchors.ipynb #7ba53999
+def _check_among(classnames: Sequence[str], all_classnames: Sequence[str]) -> None:
+    "Raise ValueError where a class is not among all names."
+    if isinstance(all_classnames, str):
+        raise ValueError(f"all_classnames must be a list of names, not the one text {all_classnames!r}")
+    if missing := [name for name in classnames if name not in all_classnames]:
+        raise ValueError(f"all_classnames leaves out {missing[0]!r}, a class that is trained on: give the names of trained and later classes")
+
 # %% ../../nbs/training/anchors.ipynb #363f4e1e
 def _frozen_anchors(
     learner: nn.Module,
     num_clusters: int | None = None,  # as in `npt.objectives.anchors._cluster_classes`
+    all_classnames: Sequence[str] | None = None,  # names that will be asked about, the learner's among them
 ) -> Anchors:
-    "What a fit of this learner may be held to; nothing is computed yet."
-    return Anchors(partial(_template_features, learner), partial(_ensemble_features, learner), num_clusters=num_clusters)
+    "What a fit of this learner may be held to; nothing is computed yet. Raises ValueError where a class is not among all names."
+    further = {}
+    if all_classnames is not None:
+        _check_among(learner.classnames, all_classnames)
+        further = dict(encode_all=partial(_template_features, learner, all_classnames), places=tuple(map([*all_classnames].index, learner.classnames)))
+    return Anchors(partial(_template_features, learner), partial(_ensemble_features, learner), num_clusters=num_clusters, **further)

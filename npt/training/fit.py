@@ -38,7 +38,7 @@ from ..learners.recipes import Average, recipe
 from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
 from ..objectives.terms import StepFeatures
-from .anchors import _frozen_anchors
+from .anchors import _check_among, _frozen_anchors
 from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
 from .evaluation import _check_classes
@@ -175,19 +175,25 @@ class _Plan:
     num_clusters: int | None
     measure_every: int | None
     views: int | None
+    all_classnames: tuple[str, ...] | None = None
 
     def __post_init__(self):
         known("optimizer", self.kind, _OPTIMIZERS)
         _check_numbers(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 # %% ../../nbs/training/fit.ipynb #bdd4eb55
-_NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objective", "kind", "average")]
+_NUMBERS = [field.name for field in fields(_Plan) if field.name not in ("objective", "kind", "average", "all_classnames")]
 
 # %% ../../nbs/training/fit.ipynb #8ef42b62
-def _made_from(learner: nn.Module, train: Split) -> str:  # 12 hexadecimal digits
+def _made_from(
+    learner: nn.Module,
+    train: Split,
+    all_classnames: Sequence[str] | None = None,  # that will be asked about
+) -> str:  # 12 hexadecimal digits
     "What tells images, class names, template, weights and the learner's settings from any others."
     clip = learner.clip
     parts = [_split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
+    parts += [all_classnames] if all_classnames is not None else []
     return hashlib.sha256(json.dumps(parts, default=lambda other: type(other).__name__).encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/fit.ipynb #ba680dda
@@ -195,7 +201,7 @@ def _in_a_line(plan: _Plan, learner: nn.Module, train: Split) -> str:
     "The plan, with what it is for."
     numbers = " ".join(f"{name}={getattr(plan, name)!r}" for name in _NUMBERS)
     return (f"{learner.name} by {plan.objective} with {plan.kind} on {len(train)} images of {len(train.classnames)} classes "
-            f"({_made_from(learner, train)}), {numbers}")
+            f"({_made_from(learner, train, plan.all_classnames)}), {numbers}")
 
 # %% ../../nbs/training/fit.ipynb #8854847e
 @dataclass
@@ -455,9 +461,10 @@ def _remaining_batches(
     return _image_batches(learner, train, _remaining_draws(plan, train.labels, remaining), workers, views)
 
 # %% ../../nbs/training/fit.ipynb #3ca11206
-def _standing(learner: nn.Module, train: Split, num_clusters: int | None) -> dict:
+def _standing(learner: nn.Module, train: Split, plan: _Plan) -> dict:
     "How many images each class has, and what the prompts may be held to."
-    return dict(counts=torch.tensor(train.counts, device=learner.clip.device), anchors=_frozen_anchors(learner, num_clusters))
+    anchors = _frozen_anchors(learner, plan.num_clusters, plan.all_classnames)
+    return dict(counts=torch.tensor(train.counts, device=learner.clip.device), anchors=anchors)
 
 # %% ../../nbs/training/fit.ipynb #4831440c
 def _bar(learner: nn.Module, plan: _Plan, images: int, done: int, progress: bool) -> tqdm:  # images of an epoch, epochs that are done
@@ -492,7 +499,7 @@ def _epoch_rows(
 ) -> Iterator[dict]:
     "Train for the epochs that remain; gives a row of the history after each."
     remaining, steps = range(len(state.history), plan.epochs), math.ceil(len(train) / plan.batch_size)
-    clock, measured, standing = learner.clip.clock, _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan.num_clusters)
+    clock, measured, standing = learner.clip.clock, _measured_epochs(learner, plan.epochs, plan.measure_every), _standing(learner, train, plan)
     bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
@@ -564,6 +571,7 @@ def fit(
     sampler: str = "plain",  # how often each class is met, see `npt.training.samplers.SAMPLERS`
     workers: int | None = None,  # processes that prepare training images; the result never depends on it
     num_clusters: int | None = None,  # of classes, for the term tetf; None: so that 16 share one, in the mean
+    all_classnames: Sequence[str] | None = None,  # that will be asked about, the learner's among them, for the term etf_open
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
     optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
@@ -579,7 +587,7 @@ def fit(
     fit gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
     Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA
     graph gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
-    splits whose classes are not the learner's in order, a class without test images, a learner without a recipe where epochs, batch_size
+    splits whose classes are not the learner's in order, a class of the learner's that `all_classnames` leaves out, a class without test images, a learner without a recipe where epochs, batch_size
     or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a parameter that the loss
     does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
     """
@@ -592,6 +600,8 @@ def fit(
     _check_views(views, train.record)
     _check_usable(learner)
     _check_graphs(graphs, learner)
+    if all_classnames is not None:
+        _check_among(learner.classnames, all_classnames)
     with _whole_or_not_at_all(learner):
         if learner.remembers:
             with _drawing(learner, seed, -1), _memory_told(learner.clip):
@@ -601,7 +611,7 @@ def fit(
         _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
         own = recipe(learner.name, learner.clip.name, objective, **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
-                     seed, sampler, num_clusters, measure_every, views)
+                     seed, sampler, num_clusters, measure_every, views, None if all_classnames is None else tuple(all_classnames))
         path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():

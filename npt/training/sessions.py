@@ -146,7 +146,7 @@ def _sessions(
         seen = labels.stop
         now = learner.for_classes(part.classnames[:seen])
         history = fit(now, _images_of(train, labels, seen), test=_images_of(measured, range(seen), seen),
-                      run_dir=_session_folder(run_dir, number), **settings)
+                      run_dir=_session_folder(run_dir, number), all_classnames=part.classnames, **settings)
         yield _Session(now, [_images_of(measured, group, seen) for group in arrivals[:number + 1]], history)
 
 # %% ../../nbs/training/sessions.ipynb #6230c9bb

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from steps import Case, unit
 
-from npt.objectives.anchors import _cluster_classes
+from npt.objectives.anchors import Anchors, _cluster_classes
 
 
 def test_the_anchor_is_an_etf_and_no_rotation_of_it_is_nearer_to_the_frozen_features():
@@ -40,3 +41,16 @@ def test_each_part_is_computed_when_asked_for_and_once():
     for _ in range(2):
         assert case.anchors.etf.shape == case.anchors.text.shape and len(case.anchors.clusters) == 7
     assert case.asked == ["template"]
+
+
+def test_room_for_all_names_gives_the_trained_classes_their_rows_of_one_etf():
+    draw = torch.Generator().manual_seed(3)
+    everything = F.normalize(torch.randn(9, 12, generator=draw, dtype=torch.float64), dim=1)
+    anchors = Anchors(lambda: everything[[5, 2]], None, encode_all=lambda: everything, places=(5, 2))
+    cosines = anchors.etf_open @ anchors.etf_open.T
+    assert torch.allclose(cosines, torch.tensor([[1, -1 / 8], [-1 / 8, 1]], dtype=torch.float64))
+    left, _, right = np.linalg.svd((np.eye(9) - 1 / 9) @ everything.numpy(), full_matrices=False)  # nearest frame, by hand
+    nearest = np.sqrt(9 / 8) * left[:, :8] @ right[:8]
+    assert np.abs(anchors.etf_open.numpy() - nearest[[5, 2]]).max() < 1e-7
+    with pytest.raises(ValueError, match="etf_open needs all class names.*all_classnames"):
+        Anchors(lambda: everything, None).etf_open

@@ -52,3 +52,26 @@ def test_an_anchored_fit_comes_nearer_to_its_anchor(base):
     before = (learner.text_features() - anchor).square().sum(1).mean()
     fit(learner, base.train, objective="ce + 10*etf", epochs=6, lr=0.02, measure_every=0)
     assert (learner.text_features() - anchor).square().sum(1).mean() < before - 0.05
+
+
+def test_room_for_other_names_is_found_by_name_and_told_where_a_class_is_missing(base):
+    names = base.classnames[:3]
+    learner = coop(names)
+    anchors = _frozen_anchors(learner, all_classnames=[*base.classnames[::-1]])
+    assert torch.allclose(anchors.encode_all()[list(anchors.places)], anchors.text, atol=1e-6)
+    whole = coop(base.classnames)
+    assert torch.allclose(anchors.etf_open, _frozen_anchors(whole).etf[:3], atol=1e-5)  # an order of names is no matter where an ETF exists
+    with pytest.raises(ValueError, match=f"leaves out {names[0]!r}"):
+        _frozen_anchors(learner, all_classnames=base.classnames[1:])
+    with pytest.raises(ValueError, match="a list of names, not the one text"):
+        fit(coop(base.classnames), base.train, all_classnames="cat")
+
+
+def test_a_fit_with_room_for_other_names_needs_them_and_follows_them(base):
+    other = load_dataset("world/shapes", shots=1).all.classnames
+    with pytest.raises(ValueError, match="fit.*all_classnames=names"):
+        fit(coop(base.classnames), base.train, objective="npt_open", epochs=1, lr=0.02, measure_every=0)
+    lost = [fit(coop(base.classnames), base.train, objective="ce + 10*etf_open", epochs=3, lr=0.02, measure_every=0, all_classnames=names).loss.iloc[-1]
+            for names in (base.classnames, other, other)]
+    closed = fit(coop(base.classnames), base.train, objective="ce + 10*etf", epochs=3, lr=0.02, measure_every=0).loss.iloc[-1]
+    assert lost[0] == pytest.approx(closed, rel=1e-5) and lost[1] == lost[2] != lost[0]

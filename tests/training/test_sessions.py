@@ -65,7 +65,7 @@ def test_a_session_sees_its_own_images_among_all_classes_so_far(data, monkeypatc
         assert tuple(now.classnames) == train.classnames == given["test"].classnames == names[:len(train.classnames)]
         assert images(train) == {name: picks[name] if place >= start else [] for place, name in enumerate(train.classnames)}
         assert images(given["test"]) == {name: shown for name, shown in images(data.all.test).items() if name in train.classnames}
-        assert given["seed"] == 7 and given["run_dir"] is None and now.context is learner.context, "the prompts are shared"
+        assert given["seed"] == 7 and given["run_dir"] is None and given["all_classnames"] == names and now.context is learner.context, "the prompts are shared"
     assert seen[0][1] == data.base.train
 
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_other_sessions_is_refused(data, tmp_path):
         fit_sessions(learner, data, objective="ce", run_dir=tmp_path, ways=4, **SHORT)
 
 
-@pytest.mark.parametrize("name, objective", [("coop", "npt_anchored"), ("kgcoop", "own"), ("coop", "cpt"), ("coop", "prograd")])
+@pytest.mark.parametrize("name, objective", [("coop", "npt_anchored"), ("coop", "npt_open"), ("kgcoop", "own"), ("coop", "cpt"), ("coop", "prograd")])
 def test_what_is_anchored_is_so_to_the_classes_so_far(data, name, objective):
     history = fit_sessions(in_world(name, LOADED, data.base.classnames), data, objective=objective, sampler="class_balanced", **SHORT).history
     assert len(history) == 6 and np.isfinite(history.drop(columns="session").to_numpy(float)).all()
