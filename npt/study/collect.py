@@ -33,10 +33,10 @@ def _made_from(
 # %% ../../nbs/study/collect.ipynb #f14a0cb1
 def _of_sessions(
     metrics: dict,  # of a run
-) -> dict[str, float]:  # last, mean, drop, forgetting, last_base, ..., session_0, session_1, ..., and zero_shot_*
+) -> dict[str, float]:  # last, mean, drop, forgetting, last_base, ..., session_0, session_1, ..., stopped_* and zero_shot_*
     "What stands in a table for classes that came in sessions; nothing for other runs."
     row = {}
-    for name, prefix in dict(learned="", zero_shot="zero_shot_").items():
+    for name, prefix in dict(learned="", stopped="stopped_", zero_shot="zero_shot_").items():
         one = metrics.get("sessions", {}).get(name, {})
         row |= {f"{prefix}{key}": value for key, value in one.items() if isinstance(value, float)}
         row |= {f"{prefix}session_{number}": value for number, value in enumerate(one.get("accuracy", ()))}

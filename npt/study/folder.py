@@ -164,7 +164,7 @@ _Points = Annotated[float, Field(ge=-100.001, le=100.001)]
 
 
 class _OfSessions(BaseModel):
-    "What metrics.json holds of classes that came in sessions, of the learner or of zero-shot CLIP."
+    "What metrics.json holds of classes that came in sessions, of the learner, of its first session's prompts or of zero-shot CLIP."
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -205,7 +205,7 @@ class _Metrics(BaseModel):
     times: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # by the run's clock, where it had one
     peak_gigabytes: float = Field(0, ge=0, allow_inf_nan=False)  # of a GPU, where the run had one
     versions: dict[str, str]
-    sessions: dict[Literal["learned", "zero_shot"], _OfSessions] = {}  # where classes came in sessions
+    sessions: dict[Literal["learned", "stopped", "zero_shot"], _OfSessions] = {}  # where classes came in sessions
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "_Metrics":

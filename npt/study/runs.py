@@ -52,7 +52,7 @@ from .settings import RunSettings, _bytes_agreed
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
 from ..training.graphs import _check_graphs
-from ..training.sessions import _check_sessions, _joined_history, _measured_sessions, _Session, _sessions, load_sessions
+from ..training.sessions import _check_sessions, _joined_history, _measured_sessions, _measured_still, _Session, _sessions, load_sessions
 
 # %% ../../nbs/study/runs.ipynb #d4b29c1b
 def _trained_part(settings: RunSettings, data: FewShotData) -> Part:
@@ -260,19 +260,15 @@ def _fit_all_classes(run: Run, progress: bool) -> pd.DataFrame:  # the history
                all_classnames=run.data.all.classnames, progress=progress, **{name: getattr(run.settings, name) for name in _FIT_SETTINGS})
 
 # %% ../../nbs/study/runs.ipynb #25b29118
-def _sessions_of(
-    run: Run,
-    learner: nn.Module,  # the run's own, or zero-shot CLIP
-    progress: bool = False,
-) -> Iterator[_Session]:
-    "Fit a learner session after session, or read what it learned."
+def _sessions_of(run: Run, progress: bool = False) -> Iterator[_Session]:
+    "Fit the learner session after session, or read what it learned."
     settings = {name: getattr(run.settings, name) for name in _FIT_SETTINGS}
-    return _sessions(learner, run.data, on=run.settings.measured_on, run_dir=run.folder.path, progress=progress, **settings)
+    return _sessions(run.learner, run.data, on=run.settings.measured_on, run_dir=run.folder.path, progress=progress, **settings)
 
 
 def _fit_in_sessions(run: Run, progress: bool) -> pd.DataFrame:  # the history of all
     "Fit the learner in sessions."
-    return _joined_history([session.history for session in _sessions_of(run, run.learner, progress)])
+    return _joined_history([session.history for session in _sessions_of(run, progress)])
 
 # %% ../../nbs/study/runs.ipynb #e86c06eb
 def _learned_before(run: Run) -> pd.DataFrame:  # the history
@@ -339,11 +335,14 @@ def _without_collapse(measured: dict, when: str) -> tuple[dict, dict[str, dict]]
     return {key: value for key, value in measured.items() if key not in _COLLAPSE_KEYS}, collapse
 
 # %% ../../nbs/study/runs.ipynb #e7c0eb15
-def _measured_in_sessions(run: Run) -> dict[str, dict[str, dict]]:  # learned and zero_shot, as in `Sessions`
+def _measured_in_sessions(run: Run) -> dict[str, dict[str, dict]]:  # zero_shot, stopped and learned, as in `Sessions`
     "What was measured after each session."
-    both = {name: _measured_sessions(_sessions_of(run, learner)) for name, learner in (("zero_shot", run.zero_shot), ("learned", run.learner))}
+    on = run.settings.measured_on
+    next(_sessions_of(run))  # puts the prompts of the first session in
+    measured = dict(zero_shot=_measured_still(run.zero_shot, run.data, on=on), stopped=_measured_still(run.learner, run.data, on=on),
+                    learned=_measured_sessions(_sessions_of(run)))
     return {"sessions": {name: dict(classes=one.classes, images=one.images, accuracy=one.accuracy, groups=one.groups, **one.metrics)
-                         for name, one in both.items()}}
+                         for name, one in measured.items()}}
 
 # %% ../../nbs/study/runs.ipynb #572ca037
 def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where there is no CUDA GPU

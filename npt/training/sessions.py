@@ -125,6 +125,14 @@ class _Session(NamedTuple):
 _SESSION = "session_"
 
 
+def _tests_after(
+    split: Split,  # of all classes, in the order of arrival
+    arrivals: Sequence[range],  # the labels of each session so far
+) -> list[Split]:
+    "The images of each session's classes, in the label space of all classes so far."
+    return [_images_of(split, group, arrivals[-1].stop) for group in arrivals]
+
+
 def _session_folder(run_dir: str | Path | None, number: int) -> Path | None:
     "Where the checkpoint of a session goes."
     return None if run_dir is None else Path(run_dir).expanduser() / (f"{_SESSION}{number}" if number else "")
@@ -147,7 +155,7 @@ def _sessions(
         now = learner.for_classes(part.classnames[:seen])
         history = fit(now, _images_of(train, labels, seen), test=_images_of(measured, range(seen), seen),
                       run_dir=_session_folder(run_dir, number), all_classnames=part.classnames, **settings)
-        yield _Session(now, [_images_of(measured, group, seen) for group in arrivals[:number + 1]], history)
+        yield _Session(now, _tests_after(measured, arrivals[:number + 1]), history)
 
 # %% ../../nbs/training/sessions.ipynb #6230c9bb
 def _joined_history(histories: Sequence[pd.DataFrame]) -> pd.DataFrame:  # empty where nothing was trained
@@ -222,6 +230,20 @@ def _measured_sessions(sessions: Iterator[_Session]) -> Sessions:
         groups.append([evaluate(session.learner, test)["accuracy"] for test in session.tests])
         histories.append(session.history)
     return Sessions(classes, images, groups, _joined_history(histories))
+
+# %% ../../nbs/training/sessions.ipynb #961ef42d
+def _measured_still(
+    learner: nn.Module,
+    data: FewShotData,
+    *,
+    ways: int = 5,  # novel classes in a session
+    on: str = "test",  # the images that are measured on
+) -> Sessions:
+    "Measure a learner as it is in the label space of each session."
+    part, arrivals = _in_order_of_arrival(data), _arrivals(data, ways)
+    so_far = [arrivals[:number + 1] for number in range(len(arrivals))]
+    return _measured_sessions(_Session(learner.for_classes(part.classnames[:some[-1].stop]), _tests_after(getattr(part, on), some), pd.DataFrame())
+                              for some in so_far)
 
 # %% ../../nbs/training/sessions.ipynb #4f882ed7
 def fit_sessions(

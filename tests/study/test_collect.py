@@ -64,6 +64,7 @@ def test_a_run_in_sessions_has_columns_of_its_own_beside_others(finished, few_pi
     row, learned, before = collect_runs(tmp_path).iloc[0], metrics["sessions"]["learned"], metrics["sessions"]["zero_shot"]
     for name in "last", "mean", "drop", "forgetting", "last_base", "last_new", "last_h":
         assert row[name] == learned[name] and row[f"zero_shot_{name}"] == before[name]
+        assert row[f"stopped_{name}"] == metrics["sessions"]["stopped"][name]
     assert [row[f"session_{number}"] for number in range(3)] == learned["accuracy"] and row.accuracy == metrics["accuracy"]
     both = pd.concat([collect_runs(tmp_path), collect_runs(finished[0].runs_dir)])
     assert both["last"].notna().tolist() == [True, False] and both.h.notna().tolist() == [False, True]

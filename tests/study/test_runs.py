@@ -683,6 +683,8 @@ def test_a_run_in_sessions_tells_each_session_and_ends_with_all_classes(in_sessi
     assert learned["groups"][0][0] == finished[1]["base"] and before["groups"][0][0] == finished[1]["zero_shot"]["base"]
     assert learned["last"] == pytest.approx(metrics["accuracy"]) and before["last"] == pytest.approx(metrics["zero_shot"]["accuracy"])
     assert learned.items() >= incremental_metrics(learned["groups"], learned["images"]).items()
+    stopped = metrics["sessions"]["stopped"]
+    assert stopped["groups"][0] == learned["groups"][0] and stopped["groups"][1:] != learned["groups"][1:]
     assert list(metrics["train_counts"].values()) == [2] * 8 + [5] * 8 and "base" not in metrics and set(metrics["collapse"]) == {"before", "after"}
     assert [line.split(",")[0] for line in settings.folder.joinpath("history.csv").read_text().split()[1:]] == [str(epoch) for epoch in range(9)]
 
@@ -765,4 +767,4 @@ def test_the_baseline_of_a_run_in_sessions_has_sessions_too(few_pictures, tmp_pa
 
 def test_zero_shot_clip_has_sessions_without_learning(in_sessions, tmp_path):
     zero_shot = do_run(in_sessions[0].model_copy(update=dict(learner="zero_shot", runs_dir=str(tmp_path))), progress=False)
-    assert zero_shot["sessions"]["learned"] == zero_shot["sessions"]["zero_shot"] == in_sessions[1]["sessions"]["zero_shot"]
+    assert zero_shot["sessions"]["learned"] == zero_shot["sessions"]["stopped"] == zero_shot["sessions"]["zero_shot"] == in_sessions[1]["sessions"]["zero_shot"]

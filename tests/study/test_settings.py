@@ -117,9 +117,9 @@ def test_a_default_run_keeps_the_folder_that_it_had():
     assert RunSettings(dataset="dtd", learner="coop", tau=0.0625).folder.as_posix() == "runs/dtd/coop+npt/tau0.0625-shots16/seed1"
     own = RunSettings(learner="coop", learner_settings=dict(n_ctx=8, ctx_init=None, class_specific=True), profile="step", seed=2)
     assert own.folder.as_posix() == "runs/world/objects/coop,class_specific=True,ctx_init=None,n_ctx=8+npt/tau1-shots16-step/seed2"
-    for name, mark in {"world": "", "few_shot": "", "ablation": "-[0-9a-f]{8}"}.items():  # the last gives lr and epochs
+    for name, mark in {"world": "", "few_shot": "", "incremental": "", "ablation": "-[0-9a-f]{8}"}.items():  # the last gives lr and epochs
         folders = [task.settings.folder.as_posix() for task in expand(read_grid(ROOT / "workflow" / "grids" / f"{name}.yaml"))]
-        assert all(re.search(rf"/tau[\d.]+-shots\d+(-all|-val|-half\d+|-clusters\d)*{mark}/seed\d+$", folder) for folder in folders)
+        assert all(re.search(rf"/tau[\d.]+-shots\d+(-all|-sessions|-val|-half\d+|-clusters\d)*{mark}/seed\d+$", folder) for folder in folders)
 
 
 def test_classes_in_sessions_are_told_by_the_folder():

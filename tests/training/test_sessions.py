@@ -16,9 +16,9 @@ from npt.data.features import split_features
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner
 from npt.training.checkpoint import _CHECKPOINT
-from npt.training.evaluation import evaluate
+from npt.training.evaluation import evaluate, outputs
 from npt.training.fit import fit
-from npt.training.sessions import _splits_met, fit_sessions, incremental_metrics, load_sessions
+from npt.training.sessions import _measured_still, _splits_met, fit_sessions, incremental_metrics, load_sessions
 
 SHORT = dict(epochs=2, lr=0.02, measure_every=0, progress=False)
 
@@ -224,3 +224,13 @@ def test_what_is_looked_up_beforehand_is_all_that_sessions_meet(data, monkeypatc
     fit_sessions(in_world("coop", LOADED, data.base.classnames), data, objective="ce", on="val", **SHORT | dict(measure_every=1))
     assert met == {tuple(item.image for item in split.items) for split in _splits_met(data, "val")}
     assert _splits_met(data, "val")[-1] == data.base.train
+
+
+def test_prompts_of_the_first_session_are_measured_among_all_classes_that_come(data):
+    learner = in_world("coop", LOADED, data.base.classnames)
+    fit(learner, data.base.train, objective="npt", **SHORT)
+    stopped, bound = _measured_still(learner, data), learner.for_classes(data.all.classnames)
+    made = outputs(bound, data.all.test)
+    right = (made.logits.argmax(1) == made.labels).numpy()
+    assert stopped.groups[-1] == pytest.approx([100 * right[start:end].mean() for start, end in ((0, 800), (800, 1300), (1300, 1600))])
+    assert stopped.classes == [8, 13, 16] and stopped.groups[0] == [evaluate(learner, data.base.test)["accuracy"]]
