@@ -158,7 +158,7 @@ def _with_nan(value: Any) -> Any:
         return [_with_nan(each) for each in value]
     return math.nan if value is None else value
 
-# %% ../../nbs/study/folder.ipynb #691a3e47
+# %% ../../nbs/study/folder.ipynb #53512ff9
 _Percent = Annotated[float, Field(ge=-1e-3, le=100.001)]
 _Points = Annotated[float, Field(ge=-100.001, le=100.001)]
 
@@ -181,14 +181,30 @@ class _OfSessions(BaseModel):
     last_h: _Percent
 
 # %% ../../nbs/study/folder.ipynb #9de24224
-_Measured = dict[str, _Percent | None | str | list[_Percent | None]]  # accuracies and the like; the name of the worst class
+_Entry = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]  # of a confusion matrix: true label, guess, images
+_Numbers = list[Annotated[float, Field(allow_inf_nan=False)]]
 
 
-def _check_texts(measured: _Measured) -> None:
-    "Raise ValueError for a text in the place of a number."
+class _Curve(BaseModel):
+    "Accuracies at some biases between base and novel names, see `npt.training.open_world.bias_curve`."
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    bias: _Numbers
+    base: list[_Percent]
+    novel: list[_Percent]
+
+
+_Measured = dict[str, _Percent | None | str | list[_Percent | None] | list[_Entry] | _Curve]  # accuracies and the like; the name of the worst class
+
+
+def _check_kinds(measured: _Measured) -> None:
+    "Raise ValueError for a text, a confusion matrix or a curve in the place of a number."
     for name, value in measured.items():
         if isinstance(value, str) and not name.endswith("worst_class"):
             raise ValueError(f"{name} is the text {value[:40]!r}")
+        if isinstance(value, _Curve) != (name == "joint_curve") or isinstance(value, list) and not name.endswith(("per_class", "confusion")):
+            raise ValueError(f"{name} is {str(value)[:40]}")
 
 
 class _Metrics(BaseModel):
@@ -209,8 +225,8 @@ class _Metrics(BaseModel):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "_Metrics":
-        _check_texts(self.zero_shot)
-        _check_texts(self.__pydantic_extra__)
+        _check_kinds(self.zero_shot)
+        _check_kinds(self.__pydantic_extra__)
         if "npt" not in self.versions:
             raise ValueError("versions does not name npt")
         return self
@@ -295,7 +311,7 @@ def _refuse_nameless(folder: RunFolder) -> None:
         raise ValueError(f"{str(folder.path)!r} holds {made[0]} and no config.json, so nobody knows of which run it is: delete the folder, "
                          "or run again with overwrite=True")
 
-# %% ../../nbs/study/folder.ipynb #2498bac4
+# %% ../../nbs/study/folder.ipynb #10cfcd86
 def _remove_checkpoints(folder: RunFolder) -> None:
     "Remove what an interrupted fit would go on from; the last session's first, since it goes on from those before."
     for later in sorted(folder.path.glob(f"{_SESSION}*"), key=lambda path: (len(path.name), path.name), reverse=True):

@@ -52,7 +52,15 @@ from .settings import RunSettings, _bytes_agreed
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
 from ..training.graphs import _check_graphs
-from ..training.sessions import _check_sessions, _joined_history, _measured_sessions, _measured_still, _Session, _sessions, load_sessions
+from npt.training.sessions import (
+    _check_sessions,
+    _joined_history,
+    _measured_sessions,
+    _measured_still,
+    _Session,
+    _sessions,
+    load_sessions,
+)
 
 # %% ../../nbs/study/runs.ipynb #d4b29c1b
 def _trained_part(settings: RunSettings, data: FewShotData) -> Part:

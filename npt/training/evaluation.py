@@ -20,9 +20,11 @@ from ..data.split import Part, Split
 from ..geometry.collapse import collapse_metrics, head_tail_angles
 from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_own_logits, _measured_vectors
 from .calibration import calibration_error, reliability_bins
+from .detection import detection, known_span
 from .groups import _group_accuracy
 from .measure import learned_features
 from .memory import _memory_told
+from .open_world import confusion_entries, joint_measures, macro_f1
 from ..world.label_sets import _find_label_set
 
 # %% ../../nbs/training/evaluation.ipynb #2f962372
@@ -138,11 +140,11 @@ def _measures(
     guesses = made.logits.argmax(1)
     each = _class_accuracy(guesses, made.labels, len(split.classnames)).cpu()
     result = {"accuracy": float((guesses == made.labels).cpu().double().mean() * 100), **_over_classes(each, split.classnames),
-              "ece": calibration_error(reliability_bins(made.logits, made.labels)),
+              "macro_f1": macro_f1(guesses, made.labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:
         result["collapse"] = _collapse(made, counts)
-    return result | {"per_class": each.tolist()}
+    return result | {"per_class": each.tolist(), "confusion": confusion_entries(guesses, made.labels)}
 
 # %% ../../nbs/training/evaluation.ipynb #e456c265
 def evaluate(
@@ -155,7 +157,8 @@ def evaluate(
     """Measure accuracy over a split.
 
     Gives `accuracy` (over images), `macro_accuracy` (mean over classes), `worst_accuracy` and `worst_class` (its name),
-    `ece` (expected calibration error), `per_class` (a list in label order, not a number for a class without images), with
+    `macro_f1`, `ece` (expected calibration error), `per_class` (a list in label order, not a number for a class without images),
+    `confusion` (a list of true label, guess and images), with
     `counts` the groups of classes that there are, `many`, `medium` and `few`, and in the offline world `seen` and `unseen`
     (macro accuracy of the classes pretraining did and did not show); all in percent. With `collapse` there is a dict of that
     name beside them, what `npt.geometry.collapse.collapse_metrics` gives for the same features, and with `counts` also the angles, in
@@ -181,6 +184,54 @@ def _named(name: str, measured: dict) -> dict:
     "An evaluation with a name before each measure, and alone for the accuracy."
     return {name if key == "accuracy" else f"{name}_{key}": value for key, value in measured.items()}
 
+# %% ../../nbs/training/evaluation.ipynb #3495823e
+_FIRST_AND_LAST = 0, -1
+
+
+def _images_follow_names(
+    joint: nn.Module,  # a learner with other names
+    split: Split,
+    made: _Outputs,  # of the split, by the learner with the names of the split
+) -> bool:
+    "Whether a learner's image features are others for other class names."
+    if not joint.learns_image:
+        return True  # they come from the cache anyway
+    again, _ = learned_features(joint, split.take(_FIRST_AND_LAST))
+    return not torch.allclose(again, made.image[list(_FIRST_AND_LAST)], rtol=0, atol=1e-2)
+
+# %% ../../nbs/training/evaluation.ipynb #b4cf34d0
+@torch.no_grad()
+def _logits_among(
+    joint: nn.Module,  # a learner with the names of both halves
+    split: Split,
+    made: _Outputs,  # of the split, by the learner with its own names
+    text: Tensor,  # (K, d), what `joint.text_features()` gave
+) -> Tensor:  # (N, K)
+    "Logits of a split's images among the names of both halves."
+    if _has_own_logits(joint):
+        return _own_logits(joint, split, text)[1]
+    image = learned_features(joint, split)[0] if _images_follow_names(joint, split, made) else made.image
+    return torch.cat([_class_logits(joint, some, text)[1] for some in image.split(_LOGITS_BATCH)])
+
+# %% ../../nbs/training/evaluation.ipynb #45e9c894
+@torch.no_grad()
+def _open_world(
+    learner: nn.Module,
+    data: FewShotData,
+    splits: tuple[Split, Split],  # base and novel
+    made: tuple[_Outputs, _Outputs],  # of them
+) -> dict:  # percent
+    "Base and novel images among all names, and novel images as unknown ones."
+    bound, joint = _bound(learner, data.base), learner.for_classes([*data.base.classnames, *data.novel.classnames])
+    with _as_tested(joint), _as_tested(bound):
+        text = joint.text_features()
+        logits = [_logits_among(joint, split, each, text) for split, each in zip(splits, made)]
+        span = known_span(*learned_features(bound, data.base.train)) if len(data.base.train) else None
+    num_base = len(data.base.classnames)
+    labels = torch.cat([made[0].labels, num_base + made[1].labels])
+    known, unknown = ((each.image, some[:, :num_base]) for each, some in zip(made, logits))
+    return joint_measures(torch.cat(logits), labels, num_base) | detection(known, unknown, joint.logit_scale.detach(), span)
+
 # %% ../../nbs/training/evaluation.ipynb #5082c05e
 def base_to_novel(
     learner: nn.Module,  # with the base classes
@@ -194,12 +245,17 @@ def base_to_novel(
     Where what was learned means nothing for other classes, as CoOp's class-specific contexts, `novel` and `h` are not a
     number. Gives `base`, `novel` and `h`, and everything else that `evaluate` measures under its name after `base_` or `novel_`,
     such as `base_per_class`, `novel_worst_class` and, by the images that were trained on, `base_few`; all in percent. With
-    `collapse` there are `base_collapse` and, where each novel class has an image, `novel_collapse`, dicts.
+    `collapse` there are `base_collapse` and, where each novel class has an image, `novel_collapse`, dicts. Where prompts transfer, there is also
+    what `npt.training.open_world.joint_measures` says of all names together, and, with novel images as unknown ones, what
+    `npt.training.detection.detection` says.
     """
     trained = data.base.train.counts if len(data.base.train) else None
-    base = _named("base", evaluate(_bound(learner, data.base), getattr(data.base, on), counts=trained, collapse=collapse))
-    if not learner.transfers:
-        return base | {"novel": math.nan, "h": math.nan}
-    split = getattr(data.novel, on)
-    novel = _named("novel", evaluate(_bound(learner, data.novel), split, collapse=collapse and min(split.counts) > 0))
-    return base | novel | {"h": harmonic_mean(base["base"], novel["novel"])}
+    splits = getattr(data.base, on), getattr(data.novel, on)
+    with _memory_told(learner.clip):
+        known = outputs(_bound(learner, data.base), splits[0])
+        base = _named("base", _measures(known, splits[0], trained, collapse))
+        if not learner.transfers:
+            return base | {"novel": math.nan, "h": math.nan}
+        unknown = outputs(_bound(learner, data.novel), splits[1])
+        novel = _named("novel", _measures(unknown, splits[1], collapse=collapse and min(splits[1].counts) > 0))
+        return base | novel | {"h": harmonic_mean(base["base"], novel["novel"])} | _open_world(learner, data, splits, (known, unknown))

@@ -192,7 +192,8 @@ def test_an_older_run_is_refused_where_what_is_there_makes_no_sense(name, damage
 @pytest.mark.parametrize("text", [
     "{", "[]", "null", "3", '"base"', "", "\0", "[" * 100_000, '{"a":' * 100_000, '{"seconds": ' + "1" * 5000 + "}",
     *(json.dumps(METRICS | change).replace("NaN", "null") for change in (
-        dict(base="81"), dict(base=810.0), dict(base=-3), dict(base=True), dict(base={}), dict(base_per_class=[1e9]), dict(seconds=-1), dict(seconds="1"),
+        dict(base="81"), dict(base=810.0), dict(base=-3), dict(base=True), dict(base={}), dict(base=[[0, 1, 2]]), dict(joint_confusion=[[0, 1]]), dict(joint_confusion=[[0, 1, -2]]), dict(joint_curve=[1]),
+        dict(joint_curve=dict(bias=[0], base=[1])), dict(base=dict(bias=[0], base=[1], novel=[2])), dict(zero_shot=dict(base_confusion="x")), dict(base_per_class=[1e9]), dict(seconds=-1), dict(seconds="1"),
         dict(times=1.0), dict(times=dict(text_seconds=-1.0)),
         dict(collapse=[]), dict(collapse=dict(after=dict(nc1="x"))), dict(versions={}), dict(versions=dict(npt=1)), dict(train_counts=dict(cat=-1)),
         dict(objective=None), dict(zero_shot=3), dict(zero_shot=dict(base=1e9)), dict(extra=dict(a=[1])))),

@@ -1,5 +1,6 @@
 "Results of a grid as files, those of this repository, and what its README says of them."
 
+import json
 import re
 
 import nbformat
@@ -182,3 +183,17 @@ def test_correlations_in_the_readme_are_those_of_the_file():
 def test_how_the_world_was_judged_stands_in_the_readme_as_in_its_notebook():
     (verdict,) = re.findall(r"\d+ met, \d+ open, \d+ missed of \d+", (ROOT / "nbs" / "experiments" / "judge_world.ipynb").read_text())
     assert f"{verdict} comparisons" in readme_sentences()
+
+
+def test_the_readme_tells_what_a_gpu_measured():
+    gpu, readme = json.loads((ROOT / "workflow/results/gpu.json").read_text()), readme_sentences()
+    curve = {row["K"]: row for row in gpu["curve"] if row["rival"] == "public code"}
+    path = {row["path"]: 1e3 * row["seconds"] for row in gpu["paths"] if row["K"] == 100}
+    step = next(row for row in gpu["steps"] if row["step"] == "MaPLe, step")
+    side = next(row for row in gpu["steps"] if row["step"] == "CoOp, text side" and row["rival"] == "public code")
+    assert f"on an {gpu['machine']} in {gpu['precision']}, with torch {gpu['torch'][:4]}" in readme
+    assert (f"is {side['time_ratio']:.1f} times as fast as the public code with 100 classes and {curve[1000]['time_ratio']:.1f} times with 1000, at "
+            f"{side['memory_ratio']:.1f} and {curve[1000]['memory_ratio']:.1f} times less memory") in readme
+    assert f"takes {path['graphed']:.1f} ms in the place of {path['rows']:.1f} ms with 100 classes" in readme
+    assert f"{step['time_ratio']:.1f} times as fast, at {step['memory_ratio']:.1f} times less memory" in readme and step["time_ratio"] < 1
+    assert gpu["speeds"][0]["measured"] < 7e-6

@@ -321,8 +321,8 @@ def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypat
     by_name = {name for name, one in inspect.signature(fit).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = RunSettings.model_fields.keys() & by_name
     assert len(known) == 12 and all(given[name] == getattr(settings, name) for name in known)
-    assert given.keys() - known == {"test", "run_dir", "progress", "all_classnames"}
-    assert given["all_classnames"] == run.data.all.classnames and given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
+    assert given.keys() - known == {"test", "run_dir", "progress", "all_classnames"} and given["all_classnames"] == run.data.all.classnames
+    assert given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
 
 
 def test_graphs_are_refused_on_a_processor_before_anything_is_written(tmp_path):
@@ -492,11 +492,12 @@ def test_a_run_evaluates_each_image_once_and_measures_the_same_collapse(learner,
                         lambda self, pixels: learned.append(len(pixels)) or through(pixels))
     metrics = measure_run(run, 0.0)
     assert metrics["seconds"] > 0, "the evaluation is a part of the call"
-    images = [len(run.data.base.test), len(run.data.novel.test)]
+    images, known = [len(run.data.base.test), len(run.data.novel.test)], len(run.data.base.train)
     if run.learner.learns_image:
-        assert learned == images
+        two = 2  # of each split, to see that they do not follow from the class names
+        assert learned == [*images, two, two, known]
     else:
-        assert frozen == images and not learned, "zero-shot CLIP and the learner share the frozen tower's features"
+        assert frozen == [*images, known] and not learned, "zero-shot CLIP and the learner share the frozen tower's features"
     for when, one in ("before", run.zero_shot), ("after", run.learner):
         assert metrics["collapse"][when].items() >= measure_collapse(one, run.data.base.test).items(), "and angles"
     assert "base_collapse" not in metrics and "base_collapse" not in metrics["zero_shot"]
