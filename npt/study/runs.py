@@ -343,7 +343,7 @@ def _without_collapse(measured: dict, when: str) -> tuple[dict, dict[str, dict]]
     return {key: value for key, value in measured.items() if key not in _COLLAPSE_KEYS}, collapse
 
 # %% ../../nbs/study/runs.ipynb #e7c0eb15
-def _measured_in_sessions(run: Run) -> dict[str, dict[str, dict]]:  # zero_shot, stopped and learned, as in `Sessions`
+def _measured_in_sessions(run: Run) -> dict[str, dict[str, dict]]:  # zero_shot, stopped and learned, as in `_Sessions`
     "What was measured after each session."
     on = run.settings.measured_on
     next(_sessions_of(run))  # puts the prompts of the first session in

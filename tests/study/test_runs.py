@@ -51,7 +51,7 @@ from npt.study.transfer import transfer
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
 from npt.training.measure import measure_collapse
-from npt.training.sessions import incremental_metrics, load_sessions
+from npt.training.sessions import _incremental_metrics, load_sessions
 
 FILES = {"config.json", "inputs.json", "metrics.json", "history.csv", "prompts.safetensors", "SHA256SUMS"}
 
@@ -683,7 +683,7 @@ def test_a_run_in_sessions_tells_each_session_and_ends_with_all_classes(in_sessi
     assert [len(row) for row in learned["groups"]] == [1, 2, 3] and learned["images"] == [800, 500, 300]
     assert learned["groups"][0][0] == finished[1]["base"] and before["groups"][0][0] == finished[1]["zero_shot"]["base"]
     assert learned["last"] == pytest.approx(metrics["accuracy"]) and before["last"] == pytest.approx(metrics["zero_shot"]["accuracy"])
-    assert learned.items() >= incremental_metrics(learned["groups"], learned["images"]).items()
+    assert learned.items() >= _incremental_metrics(learned["groups"], learned["images"]).items()
     stopped = metrics["sessions"]["stopped"]
     assert stopped["groups"][0] == learned["groups"][0] and stopped["groups"][1:] != learned["groups"][1:]
     assert list(metrics["train_counts"].values()) == [2] * 8 + [5] * 8 and "base" not in metrics and set(metrics["collapse"]) == {"before", "after"}

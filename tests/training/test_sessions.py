@@ -18,7 +18,7 @@ from npt.learners.build import build_learner
 from npt.training.checkpoint import _CHECKPOINT
 from npt.training.evaluation import evaluate, outputs
 from npt.training.fit import fit
-from npt.training.sessions import _measured_still, _splits_met, fit_sessions, incremental_metrics, load_sessions
+from npt.training.sessions import _incremental_metrics, _measured_still, _splits_met, fit_sessions, load_sessions
 
 SHORT = dict(epochs=2, lr=0.02, measure_every=0, progress=False)
 
@@ -102,23 +102,23 @@ def test_the_measures_are_those_of_their_definitions():
     for sessions in 2, 3, 9:
         groups = [draw.uniform(20, 90, number + 1).tolist() for number in range(sessions)]
         images = draw.integers(1, 300, sessions).tolist()
-        told = incremental_metrics(groups, images)
+        told = _incremental_metrics(groups, images)
         assert told == pytest.approx(by_definition(groups, images)) and told.keys() == by_definition(groups, images).keys()
 
 
 def test_forgetting_by_hand_and_what_has_none():
     groups = [[90.0], [80.0, 60.0], [85.0, 70.0, 40.0], [70.0, 50.0, 45.0, 30.0]]
-    told = incremental_metrics(groups, [10, 5, 5, 5])
+    told = _incremental_metrics(groups, [10, 5, 5, 5])
     assert told["forgetting"] == (20 + 20 - 5) / 3, "the best of the second group is 70, and the third has won"
     assert told["last"] == (2 * 70 + 50 + 45 + 30) / 5 and told["drop"] == 90 - 53 and told["last_new"] == pytest.approx(125 / 3)
-    alone = incremental_metrics([[80.0]], [10])
+    alone = _incremental_metrics([[80.0]], [10])
     assert alone["last"] == alone["mean"] == 80 and np.isnan(alone["forgetting"]) and np.isnan(alone["last_new"])
 
 
 @pytest.mark.parametrize("groups, images", [([], []), ([[1.0], [1.0]], [1, 1]), ([[1.0, 2.0]], [1]), ([[1.0], [1.0, 2.0]], [1])])
 def test_a_table_of_another_shape_is_refused(groups, images):
     with pytest.raises(ValueError, match="after session s there must be s \\+ 1 accuracies"):
-        incremental_metrics(groups, images)
+        _incremental_metrics(groups, images)
 
 
 def test_the_first_session_is_a_fit_on_the_base_classes(data, whole):
