@@ -110,3 +110,6 @@ def _focal(
     "Focal loss (Lin et al., ICCV 2017, eq. 4): cross-entropy times (1 - p)^2, p the probability of the right class."
     log_p = -F.cross_entropy(step.logits, step.labels, reduction="none")
     return ((1 - log_p.exp()) ** gamma * -log_p).mean()
+
+# %% ../../nbs/objectives/cross_entropy.ipynb #5474679a
+_OF_EVERY_CLASS = "logit_adjusted", "balanced_softmax", "class_balanced", "ldam", "ldam_drw"  # terms that no class without images can have

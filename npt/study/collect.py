@@ -30,6 +30,18 @@ def _made_from(
         return {}
     return dict(weights=_read_json(folder.inputs)["weights"][:12], inputs=hashlib.sha256(folder.inputs.read_bytes()).hexdigest()[:12])
 
+# %% ../../nbs/study/collect.ipynb #f14a0cb1
+def _of_sessions(
+    metrics: dict,  # of a run
+) -> dict[str, float]:  # last, mean, drop, forgetting, last_base, ..., session_0, session_1, ..., stopped_* and zero_shot_*
+    "What stands in a table for classes that came in sessions; nothing for other runs."
+    row = {}
+    for name, prefix in dict(learned="", stopped="stopped_", zero_shot="zero_shot_").items():
+        one = metrics.get("sessions", {}).get(name, {})
+        row |= {f"{prefix}{key}": value for key, value in one.items() if isinstance(value, float)}
+        row |= {f"{prefix}session_{number}": value for number, value in enumerate(one.get("accuracy", ()))}
+    return row
+
 # %% ../../nbs/study/collect.ipynb #6a1c19d9
 def _run_row(
     folder: RunFolder,  # of a finished run
@@ -39,7 +51,7 @@ def _run_row(
     row = {**_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
            "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"]), **_made_from(folder), **metrics.get("times", {})}
-    row |= {key: value for key, value in metrics.items() if isinstance(value, float)}
+    row |= {key: value for key, value in metrics.items() if isinstance(value, float)} | _of_sessions(metrics)
     row |= {f"zero_shot_{key}": value for key, value in metrics["zero_shot"].items() if isinstance(value, float)}
     return row | {f"{when}_{key}": value for when, values in metrics["collapse"].items() for key, value in values.items()}
 

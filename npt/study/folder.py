@@ -15,7 +15,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,7 @@ from .._lock import Hold
 from .inputs import RunInputs, _check_inputs
 from .settings import _NOT_COMPARED, RunSettings, _from_file
 from ..training.checkpoint import _CHECKPOINT
+from ..training.sessions import _SESSION
 
 # %% ../../nbs/study/folder.ipynb #94dacb2e
 @dataclass(frozen=True)
@@ -157,8 +158,29 @@ def _with_nan(value: Any) -> Any:
         return [_with_nan(each) for each in value]
     return math.nan if value is None else value
 
-# %% ../../nbs/study/folder.ipynb #9de24224
+# %% ../../nbs/study/folder.ipynb #53512ff9
 _Percent = Annotated[float, Field(ge=-1e-3, le=100.001)]
+_Points = Annotated[float, Field(ge=-100.001, le=100.001)]
+
+
+class _OfSessions(BaseModel):
+    "What metrics.json holds of classes that came in sessions, of the learner, of its first session's prompts or of zero-shot CLIP."
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    classes: list[Annotated[int, Field(ge=1)]]  # so far, after each session
+    images: list[Annotated[int, Field(ge=1)]]  # test images of each session's classes
+    accuracy: list[_Percent]  # after each session
+    groups: list[list[_Percent]]  # row s: after session s, of the classes of sessions 0 to s
+    last: _Percent
+    mean: _Percent
+    drop: _Points  # from the first to the last
+    forgetting: _Points
+    last_base: _Percent
+    last_new: _Percent
+    last_h: _Percent
+
+# %% ../../nbs/study/folder.ipynb #9de24224
 _Entry = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]  # of a confusion matrix: true label, guess, images
 _Numbers = list[Annotated[float, Field(allow_inf_nan=False)]]
 
@@ -199,6 +221,7 @@ class _Metrics(BaseModel):
     times: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}  # by the run's clock, where it had one
     peak_gigabytes: float = Field(0, ge=0, allow_inf_nan=False)  # of a GPU, where the run had one
     versions: dict[str, str]
+    sessions: dict[Literal["learned", "stopped", "zero_shot"], _OfSessions] = {}  # where classes came in sessions
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "_Metrics":
@@ -288,10 +311,20 @@ def _refuse_nameless(folder: RunFolder) -> None:
         raise ValueError(f"{str(folder.path)!r} holds {made[0]} and no config.json, so nobody knows of which run it is: delete the folder, "
                          "or run again with overwrite=True")
 
+# %% ../../nbs/study/folder.ipynb #10cfcd86
+def _remove_checkpoints(folder: RunFolder) -> None:
+    "Remove what an interrupted fit would go on from; the last session's first, since it goes on from those before."
+    for later in sorted(folder.path.glob(f"{_SESSION}*"), key=lambda path: (len(path.name), path.name), reverse=True):
+        if later.is_dir() and not later.is_symlink():
+            shutil.rmtree(later)
+    (folder.path / _CHECKPOINT).unlink(missing_ok=True)
+
 # %% ../../nbs/study/folder.ipynb #8e40dbc6
 def _throw_away(folder: RunFolder) -> None:
     "Remove the files of a run."
-    for name in ("metrics.json", "SHA256SUMS", "transfer.json", _CHECKPOINT, "prompts.safetensors", "history.csv", "inputs.json", "config.json"):
+    folder.metrics.unlink(missing_ok=True)
+    _remove_checkpoints(folder)
+    for name in ("SHA256SUMS", "transfer.json", "prompts.safetensors", "history.csv", "inputs.json", "config.json"):
         (folder.path / name).unlink(missing_ok=True)
     if folder.figures.is_dir() and not folder.figures.is_symlink():
         shutil.rmtree(folder.figures)
@@ -302,7 +335,7 @@ def _tidy(folder: RunFolder) -> None:
     for place in folder.path, folder.figures:
         sweep(place)
     if folder.finished:
-        (folder.path / _CHECKPOINT).unlink(missing_ok=True)
+        _remove_checkpoints(folder)
 
 # %% ../../nbs/study/folder.ipynb #4b512cc2
 def _open_run(

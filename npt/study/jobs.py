@@ -34,6 +34,7 @@ from .plan import _Look, _short_hash
 from .runs import _load_run_data, do_run
 from .settings import RunSettings
 from .transfer import transfer
+from ..training.sessions import _splits_met
 
 # %% ../../nbs/study/jobs.ipynb #de707b20
 def _prepare_dataset(name: str, data_root: str | None, most: float) -> None:  # most: bytes that may be fetched, 0 for none
@@ -89,6 +90,8 @@ def _train_weights(
 # %% ../../nbs/study/jobs.ipynb #cfc44ab3
 def _splits_of(settings: RunSettings, data: FewShotData) -> list[Split]:
     "The splits of a run; the one that it is trained on comes last."
+    if settings.classes == "sessions":
+        return _splits_met(data, settings.measured_on)
     parts = (data.base, data.novel) if settings.classes == "base" else (data.all,)
     return [*(getattr(part, settings.measured_on) for part in parts), parts[0].train]
 

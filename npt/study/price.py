@@ -406,7 +406,7 @@ _OTHER_WORK = {"class_specific", "class_token_position", "towers"}  # settings o
 def _has_price(task: Task) -> bool:
     "Whether learner, backbone and datasets of a run are known here."
     settings, names = task.settings, (task.settings.dataset, *task.targets)
-    return (settings.learner in _KINDS and not _OTHER_WORK & settings.learner_settings.keys()
+    return (settings.learner in _KINDS and settings.classes != "sessions" and not _OTHER_WORK & settings.learner_settings.keys()
             and _tower_settings(settings.backbone) is not None and all(_test_images(DATASETS[name]) for name in names))
 
 # %% ../../nbs/study/price.ipynb #e975cbbb

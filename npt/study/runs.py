@@ -35,14 +35,37 @@ from ..learners.build import build_learner, learner_settings
 from ..learners.saving import load_prompts, save_prompts
 from ..learners.zero_shot import _listed
 from ..objectives.anchors import _cluster_count
-from .folder import RunFolder, _check_sums, _has_begun, _open_run, _read_history, _read_json, _write_metrics, read_metrics
+from npt.study.folder import (
+    RunFolder,
+    _check_sums,
+    _has_begun,
+    _open_run,
+    _read_history,
+    _read_json,
+    _remove_checkpoints,
+    _write_metrics,
+    read_metrics,
+)
 from .inputs import RunInputs, _run_inputs, _run_recipe
 from .machine import _choices_said, _multiplying, _on_this_machine, _recipe_said, _stored_in, _usual_threads
 from .settings import RunSettings, _bytes_agreed
-from ..training.checkpoint import _CHECKPOINT
 from ..training.evaluation import base_to_novel, evaluate
 from ..training.fit import _check_fits, _told_how_to_go_on, fit
 from ..training.graphs import _check_graphs
+from npt.training.sessions import (
+    _check_sessions,
+    _joined_history,
+    _measured_sessions,
+    _measured_still,
+    _Session,
+    _sessions,
+    load_sessions,
+)
+
+# %% ../../nbs/study/runs.ipynb #d4b29c1b
+def _trained_part(settings: RunSettings, data: FewShotData) -> Part:
+    "The classes that a run is trained on."
+    return data.base if settings.classes == "base" else data.all
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -56,15 +79,15 @@ class Run:
     folder: RunFolder
     data: FewShotData
     clip: FrozenCLIP
-    zero_shot: nn.Module  # zero-shot CLIP on the classes that are trained on
+    zero_shot: nn.Module  # zero-shot CLIP on the classes that are trained on, as in `trained`
     learner: nn.Module  # the prompts to be learned, on the same
     clock: _Clock = field(repr=False)  # of what is done with it
     lock: Hold = field(repr=False)  # of the folder
 
     @property
     def trained(self) -> Part:
-        "The classes that are trained on."
-        return getattr(self.data, self.settings.classes)
+        "The classes that are trained on; where they come in sessions, all of them, in the order in which they arrive."
+        return _trained_part(self.settings, self.data)
 
     def close(self) -> None:
         "Let other processes write to the folder."
@@ -84,7 +107,7 @@ def _fetch_missing(settings: RunSettings) -> None:
 # %% ../../nbs/study/runs.ipynb #fold0001c
 def _check_measurable(settings: RunSettings, data: FewShotData) -> None:
     "Raise ValueError for a part with one class, or a class without an image to be measured on."
-    for name in ("base", "novel") if settings.classes == "base" else ("all",):
+    for name in ("all",) if settings.classes == "all" else ("base", "novel"):
         split, on = getattr(getattr(data, name), settings.measured_on), settings.measured_on
         if len(split.classnames) < 2:
             raise ValueError(f"{settings.dataset!r} has {len(data.all.classnames)} classes, too few for two base and two novel ones: "
@@ -101,7 +124,8 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
                          "imagenet")
     _fetch_missing(settings)
     picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
-    data = load_dataset(settings.dataset, root=settings.data_root, **picks)
+    load = load_sessions if settings.classes == "sessions" else load_dataset
+    data = load(settings.dataset, root=settings.data_root, **picks)
     _check_measurable(settings, data)
     return data
 
@@ -156,11 +180,12 @@ def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> 
 # %% ../../nbs/study/runs.ipynb #bb2f2d3a
 def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
     "Raise ValueError where nothing could be learned."
-    trained = getattr(data, settings.classes)
+    trained, objective = _trained_part(settings, data), _run_recipe(settings).objective_for(settings.objective)
     _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
     _check_usable(learner)
     _check_graphs(settings.graphs, learner)
-    _run_recipe(settings).objective_for(settings.objective)
+    if settings.classes == "sessions":
+        _check_sessions(learner, data, objective)
 
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def _hold_run(
@@ -202,8 +227,8 @@ def set_up(
         data = _load_run_data(settings)
         clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=_stored_in(chosen.precision),
                          memory_budget=settings.memory_budget)
-        template, names = _run_template(settings, data), getattr(data, settings.classes).classnames
-        _cluster_count(len(names), settings.num_clusters)
+        template, names = _run_template(settings, data), _trained_part(settings, data).classnames
+        _cluster_count(len(names if settings.classes == "all" else data.base.classnames), settings.num_clusters)
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
         _check_trainable(settings, learner, data)
@@ -236,6 +261,23 @@ def set_up_baseline(
 # %% ../../nbs/study/runs.ipynb #d1be0aa2
 _FIT_SETTINGS = [name for name in fit.__kwdefaults__ if name in RunSettings.model_fields]
 
+# %% ../../nbs/study/runs.ipynb #bc7c9af8
+def _fit_all_classes(run: Run, progress: bool) -> pd.DataFrame:  # the history
+    "Fit the learner on the classes that it has."
+    return fit(run.learner, run.trained.train, test=getattr(run.trained, run.settings.measured_on), run_dir=run.folder.path,
+               all_classnames=run.data.all.classnames, progress=progress, **{name: getattr(run.settings, name) for name in _FIT_SETTINGS})
+
+# %% ../../nbs/study/runs.ipynb #25b29118
+def _sessions_of(run: Run, progress: bool = False) -> Iterator[_Session]:
+    "Fit the learner session after session, or read what it learned."
+    settings = {name: getattr(run.settings, name) for name in _FIT_SETTINGS}
+    return _sessions(run.learner, run.data, on=run.settings.measured_on, run_dir=run.folder.path, progress=progress, **settings)
+
+
+def _fit_in_sessions(run: Run, progress: bool) -> pd.DataFrame:  # the history of all
+    "Fit the learner in sessions."
+    return _joined_history([session.history for session in _sessions_of(run, progress)])
+
 # %% ../../nbs/study/runs.ipynb #e86c06eb
 def _learned_before(run: Run) -> pd.DataFrame:  # the history
     "Load what a finished run learned. Raises ValueError naming a damaged file."
@@ -256,8 +298,7 @@ def fit_run(
             return _learned_before(run)
         if run.clip.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.clip.device)
-        history = fit(run.learner, run.trained.train, test=getattr(run.trained, settings.measured_on), run_dir=folder.path,
-                      all_classnames=run.data.all.classnames, progress=progress, **{name: getattr(settings, name) for name in _FIT_SETTINGS})
+        history = _fit_all_classes(run, progress) if settings.classes != "sessions" else _fit_in_sessions(run, progress)
         write_text(history.to_csv(index=False), folder.history)
         save_prompts(run.learner, folder.prompts)
     return history
@@ -301,6 +342,16 @@ def _without_collapse(measured: dict, when: str) -> tuple[dict, dict[str, dict]]
     collapse = {f"{when}{place}": measured[key] for key, place in _COLLAPSE_KEYS.items() if key in measured}
     return {key: value for key, value in measured.items() if key not in _COLLAPSE_KEYS}, collapse
 
+# %% ../../nbs/study/runs.ipynb #e7c0eb15
+def _measured_in_sessions(run: Run) -> dict[str, dict[str, dict]]:  # zero_shot, stopped and learned, as in `_Sessions`
+    "What was measured after each session."
+    on = run.settings.measured_on
+    next(_sessions_of(run))  # puts the prompts of the first session in
+    measured = dict(zero_shot=_measured_still(run.zero_shot, run.data, on=on), stopped=_measured_still(run.learner, run.data, on=on),
+                    learned=_measured_sessions(_sessions_of(run)))
+    return {"sessions": {name: dict(classes=one.classes, images=one.images, accuracy=one.accuracy, groups=one.groups, **one.metrics)
+                         for name, one in measured.items()}}
+
 # %% ../../nbs/study/runs.ipynb #572ca037
 def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where there is no CUDA GPU
     "The most memory that tensors took on a GPU since the fit began."
@@ -326,6 +377,7 @@ def _measured(
         "times": _times(run.clock),
         **_peak_memory(run.clip.device),
         "versions": _versions() | _made_on(run),
+        **(_measured_in_sessions(run) if run.settings.classes == "sessions" else {}),
     }
 
 # %% ../../nbs/study/runs.ipynb #058f23fb
@@ -341,7 +393,7 @@ def measure_run(
         if not folder.prompts.exists() or not folder.history.exists():
             raise ValueError(f"nothing was fitted in {str(folder.path)!r} yet: call fit_run first")
         _write_metrics(_measured(run, seconds), folder)
-        (folder.path / _CHECKPOINT).unlink(missing_ok=True)
+        _remove_checkpoints(folder)
         return read_metrics(folder)
 
 # %% ../../nbs/study/runs.ipynb #a9fba8db

@@ -303,7 +303,7 @@ class RunSettings(BaseModel):
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: "label", the first, or "random", as the seed says
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: _Number = 16  # training images of the largest class
-    classes: Literal["base", "all"] = "base"  # trained on: "base", one half, to be tried on the others too, or "all"
+    classes: Literal["base", "all", "sessions"] = "base"  # trained on: "base", one half, to be tried on the others too; "all"; or "sessions": base, then 5 by 5
     class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or a seed: a random one, or new words in world/objects
     seed: _Seed = 1  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu

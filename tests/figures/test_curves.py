@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from ruled import runs_of_rule, weighed
 
-from npt.figures.curves import effects_chart, setting_curves, weight_map
+from npt.figures.curves import effects_chart, session_curves, setting_curves, weight_map
 from npt.study.comparison import comparisons, gains
 from npt.study.weights import weight_table
 
@@ -84,3 +84,19 @@ def test_effects_are_filled_where_the_interval_is_off_zero():
     with pytest.raises(ValueError, match=r"ce \+ kl"):
         effects_chart(effects, {"ce + kl": "not there"})
     assert comparisons(effects).startswith("6 comparisons: 2 intervals lie above zero, 2 below")
+
+
+def test_curve_over_sessions_has_the_means_of_each_and_zero_shot_falls_too():
+    runs = runs_of_rule(["own", "npt"], lambda row: 10.0 * (row["objective"] == "npt") + row["seed"], learner=["coop", "maple"])
+    runs = runs.assign(**{f"{name}session_{number}": runs[f"{name}h"] - 7 * number for name in ("", "zero_shot_") for number in range(11)})
+    runs.loc[runs.learner == "maple", "session_10"] = np.nan
+    figure = session_curves(runs)
+    own, npt = lines(figure)["own", "x"], lines(figure)["npt", "x"]
+    assert list(own.x) == list(range(11)) and np.allclose(np.diff(own.y), -7) and np.allclose(np.subtract(npt.y, own.y), 10)
+    assert np.allclose(own.y[0], 2) and np.allclose(own.customdata, 1)
+    falls = {trace.xaxis: trace for trace in figure.data if trace.name == "zero-shot"}
+    assert np.allclose(falls["x"].y, 50 - 7 * np.arange(11)) and len(falls["x2"].y) == len(lines(figure)["own", "x2"].y) == 10
+    with pytest.raises(ValueError, match="no run has sessions: make some with classes='sessions'"):
+        session_curves(runs_of_rule(["own"], lambda row: 1.0))
+    with pytest.raises(ValueError, match="shots: 1, 2"):
+        session_curves(pd.concat([runs.assign(shots=shots) for shots in (1, 2)]))

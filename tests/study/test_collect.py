@@ -3,10 +3,12 @@
 import importlib
 import sys
 
+import pandas as pd
 import pytest
 
 from npt.learners.base import LEARNERS
 from npt.study.collect import collect_runs, do_runs
+from npt.study.folder import RunFolder, read_metrics
 from npt.study.settings import RunSettings
 
 MODULE = """
@@ -53,3 +55,16 @@ def test_runs_are_collected(finished):
     table = collect_runs(settings.runs_dir)
     assert len(table) == 1 and table.h[0] == metrics["h"] and table.objective[0] == "npt"
     assert table.zero_shot_base[0] == metrics["zero_shot"]["base"] and table.after_nc3[0] == metrics["collapse"]["after"]["nc3"]
+
+
+def test_a_run_in_sessions_has_columns_of_its_own_beside_others(finished, few_pictures, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", classes="sessions", shots=1, epochs=1, measured_on="val", runs_dir=str(tmp_path))
+    do_runs([settings])
+    metrics = read_metrics(RunFolder(settings.folder))
+    row, learned, before = collect_runs(tmp_path).iloc[0], metrics["sessions"]["learned"], metrics["sessions"]["zero_shot"]
+    for name in "last", "mean", "drop", "forgetting", "last_base", "last_new", "last_h":
+        assert row[name] == learned[name] and row[f"zero_shot_{name}"] == before[name]
+        assert row[f"stopped_{name}"] == metrics["sessions"]["stopped"][name]
+    assert [row[f"session_{number}"] for number in range(3)] == learned["accuracy"] and row.accuracy == metrics["accuracy"]
+    both = pd.concat([collect_runs(tmp_path), collect_runs(finished[0].runs_dir)])
+    assert both["last"].notna().tolist() == [True, False] and both.h.notna().tolist() == [False, True]

@@ -296,3 +296,20 @@ def test_a_report_is_asked_for_where_metrics_are_a_folder(copied):
     copied.metrics.unlink()
     copied.metrics.mkdir()
     assert "" in _content_of(task) != before
+
+
+IN_SESSIONS = dict(classes=[2, 3], images=[4, 2], accuracy=[75.0, 50.0], groups=[[75.0], [50.0, 50.0]], last=50.0, mean=62.5, drop=25.0,
+                   forgetting=-25.0, last_base=50.0, last_new=50.0, last_h=50.0)
+
+
+def test_what_was_won_in_sessions_comes_back_and_what_makes_no_sense_is_refused(tmp_path):
+    folder = _open_run(RunSettings(runs_dir=str(tmp_path), classes="sessions"), INPUTS)
+    folder.history.write_text("epoch,loss\n0,1.5\n")
+    folder.prompts.write_bytes(b"")
+    told = METRICS | dict(sessions=dict(learned=IN_SESSIONS, zero_shot=IN_SESSIONS))
+    _write_metrics(told, folder)
+    assert repr(read_metrics(folder)) == repr(told)
+    for bad in dict(last=101.0), dict(forgetting=-101.0), dict(groups=[["a"]]), dict(classes=[0]), dict(more=1.0):
+        _write_metrics(METRICS | dict(sessions=dict(learned=IN_SESSIONS | bad)), folder)
+        with pytest.raises(ValueError, match="metrics.json' is damaged \\(sessions.learned"):
+            read_metrics(folder)

@@ -1,6 +1,7 @@
 "What a run was made from is told class by class, and a run on anything else is refused with what differs."
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _ru
 from npt.study.runs import do_run, set_up
 from npt.study.settings import RunSettings
 from npt.training.checkpoint import _CHECKPOINT
+from npt.training.sessions import load_sessions
 
 
 @pytest.fixture
@@ -101,3 +103,14 @@ def test_another_folder_of_photographs_never_gets_the_first_ones_numbers(one, tm
     with pytest.raises(ValueError, match="'cat' has"):
         set_up(settings[0])
     assert set_up(settings[1], overwrite=True).folder.path == settings[0].folder
+
+
+def test_a_run_in_sessions_is_made_from_the_images_of_the_novel_classes_too(one, clip):
+    "One photograph more in a novel class changes which ones are picked, of the training images that a run on the base classes never meets."
+    settings = [RunSettings(dataset="folder", data_root=str(one), backbone="world", learner="coop", shots=2, classes=classes) for classes in ("base", "sessions")]
+    data = load_sessions("folder", root=one, shots=2)
+    fewer = replace(data, novel=replace(data.novel, train=data.novel.train.take(range(1, len(data.novel.train)))))
+    before, after = ([_run_inputs(each, some, clip, "a {}.") for each in settings] for some in (data, fewer))
+    assert list(before[1].images) == ["base train", "novel train", "base test", "novel test"]
+    assert not _differing_inputs(before[0], after[0])
+    assert [phrase.split(":")[0] for phrase in _differing_inputs(before[1], after[1])] == ["novel train"]

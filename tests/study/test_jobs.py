@@ -13,9 +13,11 @@ from workflows import notebook_that_trains, small_grid
 
 from npt.study.cli import grid_command
 from npt.study.grid import Task, expand, read_grid
-from npt.study.jobs import _do_in_notebook, _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.jobs import _cache_run, _do_in_notebook, _one_line, _run_lock, _said_at_the_end, _say_begun, do_task
+from npt.study.runs import _load_run_data
 from npt.study.settings import RunSettings
 from npt.study.watch import _do_group, _Work
+from npt.training.sessions import _splits_met
 
 
 def test_a_run_that_fails_stops_no_other_and_says_why(tmp_path, monkeypatch, capfd):
@@ -122,3 +124,13 @@ def test_of_two_grids_that_want_the_same_clip_one_waits_and_finds_it(tmp_path, c
     other.join(30)
     assert not other.is_alive() and not trained, "it found what the first had trained"
     assert train("world-3", tmp_path, "pretrain_world.ipynb") == 0 and [given[2] for given in trained] == [dict(world=3)]
+
+
+@pytest.mark.parametrize("classes, parts", [("base", ["base", "novel", "base"]), ("all", ["all", "all"]), ("sessions", None)])
+def test_what_a_run_looks_up_is_put_into_the_cache_before(classes, parts, clip, monkeypatch):
+    settings, looked = RunSettings(dataset="world/textures", learner="coop", classes=classes, shots=1), []
+    monkeypatch.setattr("npt.study.jobs.split_features", lambda clip, split: looked.append(split))
+    _cache_run(clip, settings)
+    data = _load_run_data(settings)
+    wanted = _splits_met(data, "test") if parts is None else [*(getattr(data, part).test for part in parts[:-1]), getattr(data, parts[-1]).train]
+    assert looked == wanted

@@ -198,3 +198,7 @@ def test_the_price_of_all_is_that_of_the_parts():
     assert price._shared_bill(two, _H100) == shared and price._shared_photographs(two) == price._Bill()
     alone = _H100.speed.seconds(shared.work)
     assert _price_of(two).most - alone == pytest.approx(2 * (_price_of(one).most - alone))
+
+
+def test_classes_in_sessions_have_no_price_rather_than_a_wrong_one():
+    assert [_has_price(Task(RunSettings(learner="coop", classes=classes))) for classes in ("base", "all", "sessions")] == [True, True, False]

@@ -44,11 +44,14 @@ from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
+from npt.study.restore import load_run
 from npt.study.runs import _peak_memory, _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
+from npt.study.transfer import transfer
 from npt.training.evaluation import evaluate
 from npt.training.fit import fit
 from npt.training.measure import measure_collapse
+from npt.training.sessions import _incremental_metrics, load_sessions
 
 FILES = {"config.json", "inputs.json", "metrics.json", "history.csv", "prompts.safetensors", "SHA256SUMS"}
 
@@ -661,3 +664,108 @@ def test_a_finished_run_is_not_taken_for_one_of_another_recipe(monkeypatch, few_
         do_run(settings)
     written = json.loads(RunFolder(settings.folder).inputs.read_text())
     assert written["recipe"]["objective"] == "ce" and written["recipe"]["lr"] == 0.03
+
+
+# ---- classes that come in sessions
+
+@pytest.fixture(scope="module")
+def in_sessions(tmp_path_factory):
+    "A whole run whose classes came in sessions: its settings and its metrics."
+    settings = RunSettings(dataset="world/textures", learner="coop", classes="sessions", runs_dir=str(tmp_path_factory.mktemp("runs")),
+                           measure_every=0, **SMALL)
+    return settings, do_run(settings, progress=False)
+
+
+def test_a_run_in_sessions_tells_each_session_and_ends_with_all_classes(in_sessions, finished):
+    settings, metrics = in_sessions
+    learned, before = metrics["sessions"]["learned"], metrics["sessions"]["zero_shot"]
+    assert files_in(settings.folder) == FILES and learned["classes"] == before["classes"] == [8, 13, 16]
+    assert [len(row) for row in learned["groups"]] == [1, 2, 3] and learned["images"] == [800, 500, 300]
+    assert learned["groups"][0][0] == finished[1]["base"] and before["groups"][0][0] == finished[1]["zero_shot"]["base"]
+    assert learned["last"] == pytest.approx(metrics["accuracy"]) and before["last"] == pytest.approx(metrics["zero_shot"]["accuracy"])
+    assert learned.items() >= _incremental_metrics(learned["groups"], learned["images"]).items()
+    stopped = metrics["sessions"]["stopped"]
+    assert stopped["groups"][0] == learned["groups"][0] and stopped["groups"][1:] != learned["groups"][1:]
+    assert list(metrics["train_counts"].values()) == [2] * 8 + [5] * 8 and "base" not in metrics and set(metrics["collapse"]) == {"before", "after"}
+    assert [line.split(",")[0] for line in settings.folder.joinpath("history.csv").read_text().split()[1:]] == [str(epoch) for epoch in range(9)]
+
+
+def test_a_run_in_sessions_is_found_and_gives_its_prompts_for_all_classes(in_sessions):
+    settings, metrics = in_sessions
+    written = (settings.folder / "prompts.safetensors").stat().st_mtime_ns
+    assert do_run(settings) == metrics and (settings.folder / "prompts.safetensors").stat().st_mtime_ns == written
+    learner, data = load_run(settings.folder), load_sessions("world/textures", shots=2)
+    assert learner.classnames == list(data.all.classnames) and evaluate(learner, data.all.test)["accuracy"] == metrics["accuracy"]
+    rows = transfer(settings.folder, targets=["world/textures"]).rows
+    assert rows[0].accuracy == pytest.approx(metrics["accuracy"]) and rows[0].trained_classes == 16
+    (settings.folder / "transfer.json").unlink()
+
+
+@pytest.mark.parametrize("saves", [2, 4, 9])
+def test_a_run_in_sessions_goes_on_in_the_session_where_it_stopped(in_sessions, tmp_path, monkeypatch, saves):
+    settings, save, left = in_sessions[0].model_copy(update=dict(runs_dir=str(tmp_path))), npt.training.fit._save_checkpoint, iter(range(saves - 1, -1, -1))
+
+    def kill(*args):
+        save(*args)
+        if not next(left):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(npt.training.fit, "_save_checkpoint", kill)
+        do_run(settings, progress=False)
+    there = {path.relative_to(settings.folder).as_posix() for path in settings.folder.rglob("checkpoint.safetensors")}
+    assert there == {"checkpoint.safetensors", "session_1/checkpoint.safetensors", "session_2/checkpoint.safetensors"} - {
+        f"session_{number}/checkpoint.safetensors" for number in (1, 2) if saves <= 3 * number}
+    with pytest.raises(ValueError, match="measure_every: 0 there, None asked for"):
+        set_up(settings.model_copy(update=dict(measure_every=None)))
+    steps = []
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    resumed = do_run(settings, progress=False)
+    hook.remove()
+    assert without_time(resumed) == without_time(in_sessions[1]) and len(steps) == 9 - saves, "one step an epoch"
+    assert_same_files(settings.folder, in_sessions[0].folder)
+    assert files_in(settings.folder) == FILES
+
+
+def test_sessions_that_were_fitted_and_not_measured_are_measured_by_the_next_call(in_sessions, tmp_path, monkeypatch):
+    settings = in_sessions[0].model_copy(update=dict(runs_dir=str(tmp_path)))
+    with closing(set_up(settings)) as run:
+        fit_run(run, progress=False)
+    assert (settings.folder / "session_2").is_dir() and not (settings.folder / "metrics.json").exists()
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *_: 1 / 0)
+    assert without_time(do_run(settings, progress=False)) == without_time(in_sessions[1])
+
+
+def test_overwriting_begins_with_the_first_session(in_sessions, tmp_path):
+    settings = in_sessions[0].model_copy(update=dict(runs_dir=str(tmp_path)))
+    with closing(set_up(settings)) as run:
+        fit_run(run, progress=False)
+    with closing(set_up(settings, overwrite=True)):
+        assert files_in(settings.folder) == {"config.json", "inputs.json"}
+
+
+@pytest.mark.parametrize("own, said", [
+    (dict(learner="coop", learner_settings=dict(class_specific=True)), "choose one that transfers"),
+    (dict(learner="tip_adapter_f"), "remembers its training images"),
+    (dict(learner="coop", objective="ldam"), "the term 'ldam' weighs classes by their training images"),
+    (dict(learner="coop", objective="cpt", num_clusters=9), "8 classes can form 1 to 8 clusters, not num_clusters=9"),
+])
+def test_what_cannot_learn_in_sessions_is_refused_before_anything_is_written(own, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        set_up(RunSettings(dataset="world/textures", classes="sessions", runs_dir=str(tmp_path), **own))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_baseline_of_a_run_in_sessions_has_sessions_too(few_pictures, tmp_path):
+    settings = RunSettings(dataset="world/textures", learner="coop", classes="sessions", epochs=1, shots=1, measured_on="val", runs_dir=str(tmp_path))
+    run = set_up(settings)
+    own = set_up_baseline(run)
+    histories = [fit_run(one, progress=False) for one in (own, run)]
+    metrics = [measure_run(one, 0.0) for one in (own, run)]
+    assert [history.session.tolist() for history in histories] == [[0, 1, 2]] * 2 and metrics[0]["objective"] == "ce"
+    assert metrics[0]["sessions"]["zero_shot"] == metrics[1]["sessions"]["zero_shot"]
+
+
+def test_zero_shot_clip_has_sessions_without_learning(in_sessions, tmp_path):
+    zero_shot = do_run(in_sessions[0].model_copy(update=dict(learner="zero_shot", runs_dir=str(tmp_path))), progress=False)
+    assert zero_shot["sessions"]["learned"] == zero_shot["sessions"]["stopped"] == zero_shot["sessions"]["zero_shot"] == in_sessions[1]["sessions"]["zero_shot"]

@@ -92,7 +92,7 @@ def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="coop"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
-              dict(classes="all"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
+              dict(classes="all"), dict(classes="sessions"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
               dict(backbone="RN50", pretrained="none"), dict(backbone="RN50", pretrained="w.pt"), dict(pretrained="w.pt"), dict(pretrained="none"),
               dict(tau=0.1234567), dict(tau=0.12345671), dict(learner="coop", learner_settings=dict(ctx_init="a b", n_ctx=2)),
               dict(learner="coop", learner_settings=dict(ctx_init="a_b", n_ctx=2)), dict(learner="coop", learner_settings=dict(ctx_init="a/b", n_ctx=2)),
@@ -117,9 +117,15 @@ def test_a_default_run_keeps_the_folder_that_it_had():
     assert RunSettings(dataset="dtd", learner="coop", tau=0.0625).folder.as_posix() == "runs/dtd/coop+npt/tau0.0625-shots16/seed1"
     own = RunSettings(learner="coop", learner_settings=dict(n_ctx=8, ctx_init=None, class_specific=True), profile="step", seed=2)
     assert own.folder.as_posix() == "runs/world/objects/coop,class_specific=True,ctx_init=None,n_ctx=8+npt/tau1-shots16-step/seed2"
-    for name, mark in {"world": "", "few_shot": "", "ablation": "-[0-9a-f]{8}"}.items():  # the last gives lr and epochs
+    for name, mark in {"world": "", "few_shot": "", "incremental": "", "ablation": "-[0-9a-f]{8}"}.items():  # the last gives lr and epochs
         folders = [task.settings.folder.as_posix() for task in expand(read_grid(ROOT / "workflow" / "grids" / f"{name}.yaml"))]
-        assert all(re.search(rf"/tau[\d.]+-shots\d+(-all|-val|-half\d+|-clusters\d)*{mark}/seed\d+$", folder) for folder in folders)
+        assert all(re.search(rf"/tau[\d.]+-shots\d+(-all|-sessions|-val|-half\d+|-clusters\d)*{mark}/seed\d+$", folder) for folder in folders)
+
+
+def test_classes_in_sessions_are_told_by_the_folder():
+    assert RunSettings(learner="coop", classes="sessions", class_split=2).folder.as_posix() == "runs/world/objects/coop+npt/tau1-shots16-sessions-half2/seed1"
+    with pytest.raises(ValueError, match="classes='session'"):
+        RunSettings(classes="session")
 
 
 def test_another_clip_of_the_world_is_told_by_its_name_in_the_folder():
