@@ -75,6 +75,32 @@ def _mistakes_bar(counts: list[torch.Tensor]) -> dict:  # settings of Plotly's c
     bar = dict(title=dict(text="% of the<br>class", side="top"), thickness=14, len=1, y=0.5, x=1.015, outlinewidth=0)
     return dict(colorscale=_MISTAKES, cmin=0, cmax=max(largest, 5), colorbar=bar)
 
+# %% ../../nbs/figures/mistakes.ipynb #eea62843
+def _matrices(
+    counts: dict[str, torch.Tensor],  # name to (K, K), pictures of the row's class that are taken for the column's
+    classnames: list[str],  # K names
+    shown: list[int],  # of the K classes, those that are drawn
+    kind: str = "",  # what the classes are, where the title is to say so
+) -> go.Figure:
+    "A matrix a name."
+    names, panels = [classnames[i] for i in shown], len(counts)
+    room = _room_for(names, _panel_side(panels, 250, 420))
+    side = _panel_side(panels, room + 100, 420)
+    across = panels * side + _BETWEEN * (panels - 1)
+    titles = [f"{name}<br>{int(each.sum() - each.trace())} of {int(each.sum())} pictures wrong" for name, each in counts.items()]
+    fig = make_subplots(1, panels, subplot_titles=titles, horizontal_spacing=_BETWEEN / across)
+    for column, each in enumerate(counts.values(), start=1):
+        fig.add_traces(_confusion_traces(each, shown, side), 1, column)
+    _matrix_axes(fig, names, panels, side)
+    fig.update_annotations(font_size=12)
+    which = f"{len(classnames)}{kind} classes" if len(shown) == len(classnames) else f"the {len(shown)} worst of {len(classnames)}{kind}"
+    return fig.update_layout(
+        template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
+        title_text=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",
+        title_y=0.95,
+        coloraxis=_mistakes_bar(list(counts.values())),
+    )  # fmt: skip
+
 # %% ../../nbs/figures/mistakes.ipynb #608286d9
 @torch.no_grad()
 def confusion_matrix(
@@ -87,27 +113,10 @@ def confusion_matrix(
     Of more than 50 classes, the 50 with the most mistakes are drawn. Raises `ValueError` on other shapes, for logits that are not
     numbers, and where there are not from 1 to 4 names."""
     _check_named(logits, "logits")
-    counts = [_confusion(each, labels) for each in logits.values()]
-    if {len(each) for each in counts} != {len(classnames)}:
-        raise ValueError(f"Logits of {[len(each) for each in counts]} classes do not go with {len(classnames)} class names.")
-    shown, panels = _most_confused(counts), len(counts)
-    names = [classnames[i] for i in shown]
-    room = _room_for(names, _panel_side(panels, 250, 420))
-    side = _panel_side(panels, room + 100, 420)
-    across = panels * side + _BETWEEN * (panels - 1)
-    titles = [f"{name}<br>{int(each.sum() - each.trace())} of {len(labels)} pictures wrong" for name, each in zip(logits, counts)]
-    fig = make_subplots(1, panels, subplot_titles=titles, horizontal_spacing=_BETWEEN / across)
-    for column, each in enumerate(counts, start=1):
-        fig.add_traces(_confusion_traces(each, shown, side), 1, column)
-    _matrix_axes(fig, names, panels, side)
-    fig.update_annotations(font_size=12)
-    which = f"{len(classnames)} classes" if len(shown) == len(classnames) else f"the {len(shown)} worst of {len(classnames)}"
-    return fig.update_layout(
-        template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
-        title_text=f"Mistakes among {which}<br><sup>rows: the true class; columns: what it is taken for; grey: right</sup>",
-        title_y=0.95,
-        coloraxis=_mistakes_bar(counts),
-    )  # fmt: skip
+    counts = {name: _confusion(each, labels) for name, each in logits.items()}
+    if {len(each) for each in counts.values()} != {len(classnames)}:
+        raise ValueError(f"Logits of {[len(each) for each in counts.values()]} classes do not go with {len(classnames)} class names.")
+    return _matrices(counts, classnames, _most_confused(list(counts.values())))
 
 # %% ../../nbs/figures/mistakes.ipynb #6eb258ea
 def _wrong_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # (N, K), (N,) -> (N,)

@@ -16,6 +16,7 @@ from npt.figures.captions import (
     confusion_in_words,
     cosines_in_words,
     features_in_words,
+    open_world_in_words,
     reliability_in_words,
     results_in_words,
     training_in_words,
@@ -159,6 +160,28 @@ def test_confusion_names_the_pair_in_both_directions():
     assert confusion_in_words({"NPT": torch.eye(3)[labels]}, labels, list("abc")).endswith("NPT makes no mistake.")
 
 
+def opened(**more) -> dict:
+    return dict(h=60.0, joint_h=50.0, base_as_novel=10.0, novel_as_base=20.0, ausuc=50.0, energy_auroc=70.0) | more
+
+
+def test_the_open_world_is_told_with_its_costs_leaks_areas_and_unknown_images():
+    said = open_world_in_words({"zero-shot": opened(), "own loss": opened(joint_h=60.0, ausuc=52.0, energy_auroc=75.0),
+                                "NPT": opened(h=66.0, joint_h=67.0, base_as_novel=30.0, ausuc=51.0, energy_auroc=69.0)})
+    assert said.startswith("With one label space in place of two, H falls from 60.0 to 50.0 % (zero-shot), stays at 60.0 % (own loss) and rises from 66.0 to 67.0 % (NPT). ")
+    assert "With NPT 30.0 % of base images get a novel name and 20.0 % of novel images a base name, so more leak towards the novel names." in said
+    assert "AUSUC is 50.0 % (zero-shot), 52.0 % (own loss) and 51.0 % (NPT): own loss has the highest." in said
+    assert said.endswith("Against zero-shot, own loss raises the AUROC of energy by 5.0 points to 75.0 % and NPT lowers it by 1.0 points to 69.0 %.")
+
+
+def test_the_open_world_of_equals_of_one_and_of_none():
+    same = open_world_in_words({"zero-shot": opened(), "NPT": opened(base_as_novel=20.04, ausuc=50.04, energy_auroc=69.96)})
+    assert "so neither way is wider." in same and "(NPT): the same for all." in same and "NPT leaves the AUROC of energy at 70.0 %." in same
+    alone = open_world_in_words({"NPT": opened(base_as_novel=0.0, novel_as_base=0.01)})
+    assert "so none leak." in alone and alone.endswith("The AUROC of energy is 70.0 % (NPT).") and "highest" not in alone
+    with pytest.raises(ValueError, match="metrics of NPT have no joint_h"):
+        open_world_in_words({"zero-shot": opened(), "NPT": dict(h=60.0)})
+
+
 # ---- whatever the numbers are: what a sentence claims is computed again, from the numbers as they are printed
 
 NUMBERS = [0.0, 3.1, 3.6, 25.36, 25.38, 25.44, 26.1]  # ties, and numbers that differ in a digit that is not printed
@@ -199,6 +222,17 @@ def test_a_result_is_judged_by_what_is_printed(change, spread):
     assert ("makes no difference" in said) == (size == 0) and ("ends below" in said) == (shown(change) < 0) and "−0.0" not in said
     assert ("not more than the spread" in said) == (size <= known)
     assert ("more than twice the spread" in said) == (size > known and round(10 * size) > 2 * round(10 * known))
+
+
+@on_all(*[[20.0, 20.04, 20.06, 25.36, 25.44]] * 2)
+def test_the_open_world_is_compared_as_it_is_printed(one, other):
+    said = open_world_in_words({"zero-shot": opened(ausuc=one, energy_auroc=one, h=one), "NPT": opened(
+        ausuc=other, energy_auroc=other, joint_h=one, h=other, base_as_novel=one, novel_as_base=other)})
+    before, after = shown(one), shown(other)
+    assert ("(NPT): the same for all" in said, ": NPT has the highest" in said) == (before == after, after > before)
+    assert ("NPT raises" in said, "NPT lowers" in said, "NPT leaves" in said) == (after > before, after < before, after == before)
+    assert ("towards the novel" in said, "towards the base" in said) == (before > after, before < after)
+    assert (f"stays at {before:.1f} % (NPT)" in said) == (before == after)
 
 
 @on_all(*[[0.0, 2e-8, 0.3, 0.3001, 0.6, math.nan]] * 4)
