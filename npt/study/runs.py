@@ -30,6 +30,7 @@ from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
 from ..data.split import Part
+from ..geometry.floors import collapse_floors
 from ..learners.base import _check_usable, fill
 from ..learners.build import build_learner, learner_settings
 from ..learners.saving import load_prompts, save_prompts
@@ -357,6 +358,11 @@ def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where the
     "The most memory that tensors took on a GPU since the fit began."
     return {"peak_gigabytes": round(torch.cuda.max_memory_allocated(device) / 1e9, 3)} if device.type == "cuda" else {}
 
+# %% ../../nbs/study/runs.ipynb #4c302549
+def _floors(run: Run) -> dict[str, float]:
+    "The best that any features of so many classes could have, see `npt.geometry.floors.collapse_floors`."
+    return collapse_floors(len(run.trained.classnames), run.clip.embed_dim)
+
 # %% ../../nbs/study/runs.ipynb #2059748e
 def _measured(
     run: Run,
@@ -370,7 +376,7 @@ def _measured(
     return {
         "zero_shot": before,
         **after,
-        "collapse": collapse_before | collapse_after,
+        "collapse": collapse_before | collapse_after | {"floor": _floors(run)},
         "objective": str(_run_recipe(run.settings).objective_for(run.settings.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds + time.perf_counter() - started, 2),  # the evaluation included

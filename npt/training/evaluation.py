@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.images import _on_device, make_loader
 from ..data.load import FewShotData
 from ..data.split import Part, Split
-from ..geometry.collapse import collapse_metrics, head_tail_angles
+from ..geometry.collapse import class_means, collapse_metrics, head_tail_angles, orthogonality_to_others
 from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_own_logits, _measured_vectors
 from .calibration import calibration_error, reliability_bins
 from .detection import detection, known_span
@@ -128,6 +128,11 @@ def _collapse(made: _Outputs, counts: Sequence[int] | None) -> dict[str, float]:
     "The metrics of neural collapse and, where the classes' training images are known, the angles of head and tail."
     angles = head_tail_angles(made.text, counts) if counts is not None else {}
     return collapse_metrics(made.text, made.image, made.labels) | angles
+
+# %% ../../nbs/training/evaluation.ipynb #b01602a7
+def _orthogonality(known: _Outputs, unknown: _Outputs) -> float:  # from 0 to 1
+    "NC5: the mean absolute cosine of the known classes' means with the mean of unknown images."
+    return orthogonality_to_others(class_means(known.image, known.labels, len(known.text)), unknown.image)
 
 # %% ../../nbs/training/evaluation.ipynb #97704589
 def _measures(
@@ -245,7 +250,8 @@ def base_to_novel(
     Where what was learned means nothing for other classes, as CoOp's class-specific contexts, `novel` and `h` are not a
     number. Gives `base`, `novel` and `h`, and everything else that `evaluate` measures under its name after `base_` or `novel_`,
     such as `base_per_class`, `novel_worst_class` and, by the images that were trained on, `base_few`; all in percent. With
-    `collapse` there are `base_collapse` and, where each novel class has an image, `novel_collapse`, dicts. Where prompts transfer, there is also
+    `collapse` there are `base_collapse` (with `nc5`, for which novel images are the others) and, where each novel class has an image,
+    `novel_collapse`, dicts. Where prompts transfer, there is also
     what `npt.training.open_world.joint_measures` says of all names together, and, with novel images as unknown ones, what
     `npt.training.detection.detection` says.
     """
@@ -258,4 +264,6 @@ def base_to_novel(
             return base | {"novel": math.nan, "h": math.nan}
         unknown = outputs(_bound(learner, data.novel), splits[1])
         novel = _named("novel", _measures(unknown, splits[1], collapse=collapse and min(splits[1].counts) > 0))
+        if collapse:
+            base["base_collapse"]["nc5"] = _orthogonality(known, unknown)
         return base | novel | {"h": harmonic_mean(base["base"], novel["novel"])} | _open_world(learner, data, splits, (known, unknown))
