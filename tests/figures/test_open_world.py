@@ -1,9 +1,14 @@
 "What base and novel classes cost each other: the numbers drawn are the numbers given, and what was not measured is refused."
 
+from types import SimpleNamespace
+
+import nbformat
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
+from npt.figures.captions import open_world_in_words
 from npt.figures.open_world import bias_curves, detection_bars, joint_confusion, open_world_table
 from npt.training.open_world import bias_curve, joint_measures
 
@@ -124,3 +129,24 @@ def test_what_was_not_measured_is_refused_by_name(draw):
 def test_names_that_do_not_go_with_the_confusion_are_refused(names, num_base, fault):
     with pytest.raises(ValueError, match=fault):
         joint_confusion(THREE, names, num_base)
+
+
+def among_all_names(accuracies: dict, classes: str) -> dict:
+    "The figures that train.ipynb makes of some metrics in its section of that name."
+    (cell,) = [cell for cell in nbformat.read(ROOT / "nbs" / "train.ipynb", as_version=4).cells if cell.source.startswith("among = {")]
+    data = SimpleNamespace(base=SimpleNamespace(classnames=NAMES[:2]), novel=SimpleNamespace(classnames=NAMES[2:]))
+    namespace = dict(accuracies=accuracies, classes=classes, figures={}, run=SimpleNamespace(data=data), open_world_in_words=open_world_in_words)
+    draw = dict(open_world_table=open_world_table, bias_curves=bias_curves, joint_confusion=joint_confusion, detection_bars=detection_bars)
+    exec(cell.source, namespace | draw)
+    return namespace["figures"]
+
+
+def test_train_shows_those_that_were_measured_and_says_why_others_were_not(monkeypatch, capsys):
+    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda figure: None)
+    assert set(among_all_names(THREE, "base")) == {"open_world", "bias", "detection", "joint_confusion"}
+    assert capsys.readouterr().out == open_world_in_words(THREE) + "\n"
+    own = {"zero-shot": THREE["zero-shot"], "own loss": dict(base=80.0, novel=None, h=None)}
+    assert among_all_names(own, "base")["bias"].data[0].name.startswith("zero-shot")
+    assert "Not measured here: own loss. What was learned means nothing for novel names." in capsys.readouterr().out
+    assert among_all_names({"zero-shot": dict(accuracy=50.0), "NPT": dict(accuracy=60.0)}, "all") == {}
+    assert "Not measured here: zero-shot, NPT. All classes are trained on" in capsys.readouterr().out

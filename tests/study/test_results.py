@@ -15,7 +15,7 @@ from papermill.parameterize import parameterize_notebook
 from workflows import grid_file, leave_run, small_grid
 
 from npt._files import write_text
-from npt.study.comparison import change_table, gains, units
+from npt.study.comparison import change_table, gains, kinds, units
 from npt.study.grid import expand, read_grid
 from npt.study.jobs import do_task
 from npt.study.published import published
@@ -96,6 +96,53 @@ def test_a_grid_without_own_or_training_gets_its_report_with_what_there_is(few_p
     tasks[0].folder.metrics.write_text("{")
     rows = report_on(alone, tmp_path)
     assert rows.learner.tolist() == ["zero_shot"] * 2 and rows.h.notna().sum() == 1
+
+
+def open_world_of(runs: pd.DataFrame, results: str = "runs/some") -> dict[str, pd.DataFrame]:
+    "The tables of the report's sections about the open world, by title."
+    cells, tables = load_notebook_node(str(ROOT / "nbs" / "report.ipynb")).cells, {}
+    first, last = (next(place for place, cell in enumerate(cells) if cell.source.startswith(text)) for text in
+                   ("## One label space", "The figures are kept beside"))
+    namespace = dict(results=results, to_novel=kinds(runs), show=lambda table, title: tables.update({title.strip(): table}))
+    for cell in [next(cell for cell in cells if "import pandas as pd" in cell.source), *cells[first:last]]:
+        exec(cell.source if cell.cell_type == "code" else "", namespace)
+    return tables
+
+
+def in_the_open_world() -> pd.DataFrame:
+    "Invented runs with numbers among all names and of unknown images; NECO was measured for none."
+    runs, draw = table(), np.random.default_rng(0)
+    joint = "joint_h", "base_as_novel", "novel_as_base", "ausuc", "openworld_auc"
+    detected = [f"{score}_{name}" for score in ("mcm", "max_logit", "energy") for name in ("auroc", "fpr95")]
+    for name in (*joint, *detected):
+        runs[name], runs[f"zero_shot_{name}"] = draw.uniform(20, 80, len(runs)), 30 + runs.seed
+    return runs.assign(neco_auroc=np.nan, zero_shot_neco_auroc=np.nan)
+
+
+def test_the_report_has_tables_of_the_open_world(capsys):
+    runs = in_the_open_world()
+    tables = open_world_of(runs)
+    joint, unknown = tables["Among all names, world/shapes"], tables["Novel images as unknown, world/shapes"]
+    assert list(joint) == ["joint H", "base as novel", "novel as base", "AUSUC", "OpenworldAUC"] and len(joint) == len(unknown) == 1 + 8
+    assert not [name for name in unknown if "NECO" in name] and {"energy AUROC", "energy FPR95"} < set(unknown)
+    assert (joint.loc[("zero_shot", "", "")] == "32.0").all(), "seeds 1 to 3"
+    some = runs[(runs.learner == "maple") & (runs.objective == "npt") & (runs.tau == 0.25)]
+    assert joint.loc[("maple", "npt", "0.25"), "novel as base"] == f"{some.novel_as_base.mean():.1f}"
+    assert unknown.loc[("maple", "npt", "0.25"), "MCM FPR95"] == f"{some.mcm_fpr95.mean():.1f}"
+    for metric, title in dict(joint_h="joint H", ausuc="AUSUC", energy_auroc="the AUROC of energy").items():
+        assert tables[f"Change in {title}"].equals(change_table(gains(runs, metric=metric)))
+    assert capsys.readouterr().out.count("comparisons: ") == 3
+
+
+def test_the_report_says_where_the_open_world_was_not_measured(capsys):
+    assert open_world_of(table(), results="../workflow/results/world") == {}
+    told = capsys.readouterr().out
+    assert "snakemake --cores 2 --configfile workflow/grids/world.yaml" in told and "Nor was it measured" in told
+    runs = in_the_open_world()
+    alone = open_world_of(runs[runs.objective == "own"])
+    assert len(alone) == 2 and len(alone["Among all names, world/shapes"]) == 1 + 4, "with nothing to compare there are no changes"
+    runs.loc[runs.learner == "coop", "joint_h"] = np.nan
+    assert set(open_world_of(runs)["Among all names, world/shapes"].index.get_level_values("learner")) == {"zero_shot", "maple"}
 
 
 @pytest.mark.parametrize("name", KEPT)
