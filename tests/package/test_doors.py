@@ -83,7 +83,7 @@ def test_a_wing_gives_its_rooms_after_a_bare_import():
 
 
 def test_an_unknown_name_of_a_wing_says_which_rooms_there_are():
-    with pytest.raises(AttributeError, match="module 'npt.geometry' has no attribute 'eft'; it gives collapse, etf"):
+    with pytest.raises(AttributeError, match="module 'npt.geometry' has no attribute 'eft'; it gives align, collapse, etf"):
         importlib.import_module("npt.geometry").eft
 
 
