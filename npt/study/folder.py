@@ -186,7 +186,7 @@ _Numbers = list[Annotated[float, Field(allow_inf_nan=False)]]
 
 
 class _Curve(BaseModel):
-    "Accuracies at some biases between base and novel names, see `npt.training.open_world.bias_curve`."
+    "Accuracies at some biases between base and novel names, see `npt.training.open_world._bias_curve`."
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -36,7 +36,7 @@ from .machine import _usual_device
 from .restore import _Origin, _problems_of, _read_origin, load_run
 from .runs import _versions
 from .settings import RunSettings
-from ..training.detection import detection, known_span
+from ..training.detection import _known_span, detection
 from ..training.evaluation import _images_follow_names, _logits_among, _measures, _Outputs, outputs
 from ..training.fit import _told_how_to_go_on
 from ..training.measure import learned_features
@@ -152,7 +152,7 @@ class _Known:
     learner: Learner  # with these classes
     text: Tensor  # (K, d), what `learner.text_features()` gave
     made: _Outputs  # of images of these classes
-    span: tuple[Tensor, Tensor] | None  # of the training images, as `known_span` gives it; None where there are none
+    span: tuple[Tensor, Tensor] | None  # of the training images, as `_known_span` gives it; None where there are none
 
 
 @torch.no_grad()
@@ -163,7 +163,7 @@ def _known_by(
 ) -> _Known:
     "Features and logits of images of known classes. Raises ValueError as `outputs` does."
     with _as_tested(learner):
-        span = known_span(*learned_features(learner, part.train)) if len(part.train) else None
+        span = _known_span(*learned_features(learner, part.train)) if len(part.train) else None
         return _Known(learner, learner.text_features(), outputs(learner, getattr(part, on)), span)
 
 # %% ../../nbs/study/transfer.ipynb #b98e03b9

@@ -37,8 +37,10 @@ def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
 
 # %% ../../nbs/training/anchors.ipynb #7ba53999
-def _check_among(classnames: Sequence[str], all_classnames: Sequence[str]) -> None:
-    "Raise ValueError where a class is not among all names."
+def _check_among(classnames: Sequence[str], all_classnames: Sequence[str] | None) -> None:
+    "Raise ValueError where a class is not among all names, if these are given."
+    if all_classnames is None:
+        return
     if isinstance(all_classnames, str):
         raise ValueError(f"all_classnames must be a list of names, not the one text {all_classnames!r}")
     if missing := [name for name in classnames if name not in all_classnames]:

@@ -20,11 +20,11 @@ from ..data.split import Part, Split
 from ..geometry.collapse import class_means, collapse_metrics, head_tail_angles, orthogonality_to_others
 from ..learners.base import Seen, _as_tested, _check_seen, _class_logits, _has_own_logits, _measured_vectors
 from .calibration import calibration_error, reliability_bins
-from .detection import detection, known_span
+from .detection import _known_span, detection
 from .groups import _group_accuracy
 from .measure import learned_features
 from .memory import _memory_told
-from .open_world import confusion_entries, joint_measures, macro_f1
+from .open_world import _confusion_entries, _macro_f1, joint_measures
 from ..world.label_sets import _find_label_set
 
 # %% ../../nbs/training/evaluation.ipynb #2f962372
@@ -145,11 +145,11 @@ def _measures(
     guesses = made.logits.argmax(1)
     each = _class_accuracy(guesses, made.labels, len(split.classnames)).cpu()
     result = {"accuracy": float((guesses == made.labels).cpu().double().mean() * 100), **_over_classes(each, split.classnames),
-              "macro_f1": macro_f1(guesses, made.labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
+              "macro_f1": _macro_f1(guesses, made.labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:
         result["collapse"] = _collapse(made, counts)
-    return result | {"per_class": each.tolist(), "confusion": confusion_entries(guesses, made.labels)}
+    return result | {"per_class": each.tolist(), "confusion": _confusion_entries(guesses, made.labels)}
 
 # %% ../../nbs/training/evaluation.ipynb #e456c265
 def evaluate(
@@ -231,7 +231,7 @@ def _open_world(
     with _as_tested(joint), _as_tested(bound):
         text = joint.text_features()
         logits = [_logits_among(joint, split, each, text) for split, each in zip(splits, made)]
-        span = known_span(*learned_features(bound, data.base.train)) if len(data.base.train) else None
+        span = _known_span(*learned_features(bound, data.base.train)) if len(data.base.train) else None
     num_base = len(data.base.classnames)
     labels = torch.cat([made[0].labels, num_base + made[1].labels])
     known, unknown = ((each.image, some[:, :num_base]) for each, some in zip(made, logits))

@@ -587,9 +587,8 @@ def fit(
     fit gives the same numbers, to the last bit and also where it was interrupted; a GPU's numbers differ by its rounding from fit to fit.
     Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA
     graph gives nothing, or something else than the learner; ValueError for settings that are unknown, out of range or not for this device,
-    splits whose classes are not the learner's in order, a class of the learner's that `all_classnames` leaves out, a class without test images, a learner without a recipe where epochs, batch_size
-    or lr is left out, a learner that holds what no optimiser would find, features of a wrong shape or length, a parameter that the loss
-    does not reach, an objective that the learner cannot change, and a foreign or damaged checkpoint in `run_dir`.
+    classes of a split or of `all_classnames` that do not fit the learner's, a class without test images, a learner that has no recipe or cannot
+    learn by this objective, features of a wrong shape or length, and a foreign or damaged checkpoint in `run_dir`.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
@@ -600,8 +599,7 @@ def fit(
     _check_views(views, train.record)
     _check_usable(learner)
     _check_graphs(graphs, learner)
-    if all_classnames is not None:
-        _check_among(learner.classnames, all_classnames)
+    _check_among(learner.classnames, all_classnames)
     with _whole_or_not_at_all(learner):
         if learner.remembers:
             with _drawing(learner, seed, -1), _memory_told(learner.clip):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from invented import METRICS, noise, on_the_world
 
-from npt.figures.lens import _ANGLES, angle_curves, angle_table, scatter_grid, training_lens
+from npt.figures.lens import _ANGLES, _angle_curves, _angle_table, _training_lens, scatter_grid
 
 
 @pytest.mark.parametrize("learners", [3, 5, 14])
@@ -48,12 +48,12 @@ def test_an_axis_is_logarithmic_over_decades_only():
 def test_a_line_along_training_is_a_mean_over_seeds():
     rows = [dict(epoch=epoch, learner="coop", objective=objective, tau=tau, seed=seed, test_nc1=seed * (1 + epoch))
             for epoch in (0, 5) for objective in ("own", "npt") for tau in (1.0, 0.25) for seed in (1, 2, 3)]
-    fig = training_lens(pd.DataFrame(rows), "coop")
+    fig = _training_lens(pd.DataFrame(rows), "coop")
     assert len(fig.data) == 4 and all(np.allclose(trace.y, [2, 12]) for trace in fig.data)
     assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == 4
     for histories in pd.DataFrame(rows), pd.DataFrame():
         with pytest.raises(ValueError, match="maple.*measure_every"):
-            training_lens(histories, "maple")
+            _training_lens(histories, "maple")
 
 
 def with_angles(before: bool) -> pd.DataFrame:
@@ -67,10 +67,10 @@ def with_angles(before: bool) -> pd.DataFrame:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_angles_beside_those_before_training_and_of_the_etf(before):
-    angles = angle_table(with_angles(before))
+    angles = _angle_table(with_angles(before))
     assert angles.loc["coop", "npt", 0.25].tolist() == [81.5, 82.5, 83.5]
     assert ("zero_shot" in angles.index.unique("learner")) == before and angles.index.is_unique
-    fig = angle_curves(angles, 21)
+    fig = _angle_curves(angles, 21)
     assert len(fig.data) == 3 * 2 * len(_ANGLES) * (2 if before else 1)
     keys = [trace.name for trace in fig.data if trace.showlegend]
     assert keys == list(_ANGLES.values())
@@ -79,4 +79,4 @@ def test_angles_beside_those_before_training_and_of_the_etf(before):
 
 def test_a_run_of_the_learner_zero_shot_is_clip_before_training():
     runs = with_angles(True)
-    assert angle_table(pd.concat([runs, runs[runs.learner == "coop"].assign(learner="zero_shot")])).index.is_unique
+    assert _angle_table(pd.concat([runs, runs[runs.learner == "coop"].assign(learner="zero_shot")])).index.is_unique

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from npt.figures.captions import open_world_in_words
 from npt.figures.open_world import bias_curves, detection_bars, joint_confusion, open_world_table
-from npt.training.open_world import bias_curve, joint_measures
+from npt.training.open_world import _bias_curve, joint_measures
 
 NAMES = ["disc", "square", "cross", "star", "ring"]
 SIZES = torch.tensor([8, 3, 5, 9, 2])  # pictures of each class, so that a mean over classes is not one over pictures
@@ -44,7 +44,7 @@ def test_curves_are_the_points_that_were_given():
 def test_the_dot_is_where_the_whole_curve_has_no_bias(seed):
     "By classes of different sizes, where accuracy over pictures would be another point."
     line, dot = bias_curves({"NPT": measured(seed)}).data
-    whole = bias_curve(logits_of(seed), LABELS, 2)
+    whole = _bias_curve(logits_of(seed), LABELS, 2)
     place = max(number for number, bias in enumerate(whole["bias"]) if bias < 0)
     assert dot.x[0] == pytest.approx(whole["novel"][place]) and dot.y[0] == pytest.approx(whole["base"][place])
     guesses = logits_of(seed).argmax(1).numpy()

@@ -14,10 +14,10 @@ from npt.study.correlations import (
     _POOLED,
     _cell_weights,
     _correlation,
+    _correlations_said,
     _weighted_correlation,
     _weighted_ranks,
     correlations,
-    correlations_said,
     distances,
 )
 
@@ -238,13 +238,13 @@ def test_a_run_without_a_number_is_left_out_of_both(bad):
     pd.testing.assert_frame_equal(told, without)
     nothing = correlations(runs.assign(novel=bad, h=bad))
     assert nothing.spearman.isna().all() and (nothing.runs == 0).all()
-    assert correlations_said(nothing).startswith("0 correlations")
+    assert _correlations_said(nothing).startswith("0 correlations")
 
 
 def test_only_correlations_that_there_are_are_counted():
     told = correlations(noise().assign(after_nc1=np.inf))
-    assert correlations_said(told).startswith(f"{len(told) * 2 // 3} correlations: ")
-    said = correlations_said(correlations(simpson(), targets=["novel"]))
+    assert _correlations_said(told).startswith(f"{len(told) * 2 // 3} correlations: ")
+    said = _correlations_said(correlations(simpson(), targets=["novel"]))
     assert "2 correlations: 1 intervals lie below zero, as was published, 1 above it" in said and "over all runs more" in said
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from npt.study.comparison import average_datasets
-from npt.study.published import published, published_cells, published_transfer
+from npt.study.published import _published_transfer, published, published_cells
 from npt.training.evaluation import harmonic_mean
 
 
@@ -24,5 +24,5 @@ def test_printed_harmonic_means_are_those_of_the_printed_accuracies():
 
 
 def test_what_was_not_published_is_empty():
-    assert published_cells("world/shapes").empty and published_transfer("world/shapes", "domain").empty
-    assert published_transfer("imagenet", "dataset").loc["npt", "average"] == 67.11
+    assert published_cells("world/shapes").empty and _published_transfer("world/shapes", "domain").empty
+    assert _published_transfer("imagenet", "dataset").loc["npt", "average"] == 67.11

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from npt.training.open_world import bias_curve, confusion_entries, joint_measures, macro_f1, openworld_auc
+from npt.training.open_world import _bias_curve, _confusion_entries, _macro_f1, _openworld_auc, joint_measures
 
 HALF = 3
 
@@ -42,7 +42,7 @@ def slow_pairs(scores, right, base):
 @given(st.integers(0, 10_000))
 def test_the_curve_holds_at_every_bias(seed):
     logits, labels = drawn(seed)
-    curve = bias_curve(logits, labels, HALF)
+    curve = _bias_curve(logits, labels, HALF)
     assert curve["bias"] == sorted(curve["bias"])
     for bias in np.linspace(-6, 6, 9):
         place = np.searchsorted(curve["bias"], bias, side="left") - 1
@@ -73,9 +73,9 @@ def test_counts_are_scikit_learns(seed):
     logits, labels = drawn(seed)
     guesses = logits.argmax(1)
     matrix = confusion_matrix(labels, guesses, labels=range(7))
-    entries = confusion_entries(guesses, labels)
+    entries = _confusion_entries(guesses, labels)
     assert entries == [[i, j, matrix[i, j]] for i in range(7) for j in range(7) if matrix[i, j]]
-    assert macro_f1(guesses, labels, 9) == pytest.approx(100 * f1_score(labels, guesses, average="macro"))
+    assert _macro_f1(guesses, labels, 9) == pytest.approx(100 * f1_score(labels, guesses, average="macro"))
     measured = joint_measures(logits, labels, HALF)
     base = labels < HALF
     assert measured["joint_base"] == pytest.approx(100 * (guesses == labels)[base].double().mean())
@@ -89,10 +89,10 @@ def test_openworld_auc_is_no_larger_than_the_auroc_and_equal_without_mistakes():
     draw = torch.Generator().manual_seed(4)
     scores, base = torch.randn(80, generator=draw).round(decimals=1), torch.arange(80) < 50
     everything = torch.ones(80, dtype=torch.bool)
-    assert openworld_auc(scores, everything, base) == pytest.approx(100 * roc_auc_score(base, scores))
+    assert _openworld_auc(scores, everything, base) == pytest.approx(100 * roc_auc_score(base, scores))
     some = torch.rand(80, generator=draw) < 0.7
-    assert openworld_auc(scores, some, base) < openworld_auc(scores, everything, base)
-    assert openworld_auc(scores, some, base) == pytest.approx(slow_pairs(scores.tolist(), some.tolist(), base.tolist()))
+    assert _openworld_auc(scores, some, base) < _openworld_auc(scores, everything, base)
+    assert _openworld_auc(scores, some, base) == pytest.approx(slow_pairs(scores.tolist(), some.tolist(), base.tolist()))
 
 
 def test_a_model_without_a_mistake_has_everything_and_one_with_all_has_nothing():
@@ -107,13 +107,13 @@ def test_a_model_without_a_mistake_has_everything_and_one_with_all_has_nothing()
 def test_classes_count_alike_in_the_curve_however_few_their_images():
     logits = torch.tensor([[2.0, 0, 0]] * 9 + [[2.0, 0, 0]] + [[0, 0, 1.0]])
     labels = torch.tensor([0] * 9 + [1] + [2])
-    curve = bias_curve(logits, labels, 2)
+    curve = _bias_curve(logits, labels, 2)
     assert max(curve["base"]) == pytest.approx(50) and max(curve["novel"]) == pytest.approx(100)
 
 
 def test_the_kept_curve_is_short_and_has_both_ends():
     logits, labels = drawn(1, images=500)
-    kept, whole = joint_measures(logits, labels, HALF)["joint_curve"], bias_curve(logits, labels, HALF)
+    kept, whole = joint_measures(logits, labels, HALF)["joint_curve"], _bias_curve(logits, labels, HALF)
     assert len(kept["bias"]) == 41
     for name, values in kept.items():
         assert values[0] == pytest.approx(whole[name][0], abs=1e-4) and values[-1] == pytest.approx(whole[name][-1], abs=1e-4)

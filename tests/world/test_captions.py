@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from npt.world.captions import caption, caption_tokens, tokenizer, world_vocabulary
+from npt.world.captions import _caption_tokens, caption, tokenizer, world_vocabulary
 from npt.world.pictures import OBJECTS, PAIRS, PATTERNS, make_scenes
 
 
@@ -15,13 +15,13 @@ def captions(things, seed: int = 0) -> list[str]:
 
 def test_tokens_are_those_of_open_clips_tokenizer():
     texts = [text for things in (OBJECTS, PATTERNS, PAIRS) for text in captions(things)]
-    ours, theirs = caption_tokens(texts), tokenizer()(texts)
+    ours, theirs = _caption_tokens(texts), tokenizer()(texts)
     assert torch.equal(ours, theirs[:, :ours.shape[1]]) and not theirs[:, ours.shape[1]:].any()
 
 
 def test_every_class_name_and_caption_is_in_the_vocabulary():
     texts = [text for things in (OBJECTS, PATTERNS, PAIRS) for text in [*captions(things), *(thing.name for thing in things)]]
-    assert torch.isin(caption_tokens(texts), world_vocabulary()).all()
+    assert torch.isin(_caption_tokens(texts), world_vocabulary()).all()
     assert torch.equal(world_vocabulary(), world_vocabulary().unique())
 
 

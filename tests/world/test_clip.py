@@ -9,7 +9,7 @@ from npt.data.load import load_dataset
 from npt.learners.build import build_learner
 from npt.training.evaluation import base_to_novel
 from npt.world.captions import tokenizer, world_vocabulary
-from npt.world.clip import _OTHER_WORLDS, _world_file, load_world_clip, new_world_clip, pack_world_clip
+from npt.world.clip import _OTHER_WORLDS, _new_world_clip, _pack_world_clip, _world_file, load_world_clip
 from npt.world.pictures import OBJECTS, make_scenes, render
 
 
@@ -33,9 +33,9 @@ def test_zero_shot_on_the_default_dataset_leaves_room():
 
 def test_packing_keeps_half_precision_and_unknown_words_come_from_a_seed(tmp_path):
     torch.manual_seed(3)
-    model = new_world_clip(len(world_vocabulary()))
+    model = _new_world_clip(len(world_vocabulary()))
     path = tmp_path / "clip.safetensors"
-    path.write_bytes(pack_world_clip(model))
+    path.write_bytes(_pack_world_clip(model))
     loaded = load_world_clip(str(path))
     state = loaded.state_dict()
     rows = state.pop("token_embedding.weight")
