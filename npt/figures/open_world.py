@@ -6,6 +6,7 @@
 __all__ = ['bias_curves', 'joint_confusion', 'detection_bars', 'open_world_table']
 
 # %% ../../nbs/figures/open_world.ipynb #4ca8ac95
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 
@@ -128,7 +129,8 @@ def detection_bars(
     _check_measured(metrics, ("mcm_auroc", "max_logit_auroc", "energy_auroc"))
     colors = _name_colors(list(metrics))
     fig = go.Figure([_score_bars(name, measured, colors[name]) for name, measured in metrics.items()])
-    fig.add_hline(50, line=dict(color=COLORS["zero_shot"], dash="dot", width=1.5), annotation=dict(text="chance", font_size=10))
+    fig.add_hline(50, line=dict(color=COLORS["zero_shot"], dash="dot", width=1.5), annotation=dict(text="chance", font_size=10),
+                  annotation_position="right")
     fig.update_yaxes(title="AUROC (%)", range=[0, 108], tickvals=[0, 25, 50, 75, 100])
     return fig.update_layout(template=PLOTLY_TEMPLATE, title="Novel images as unknown ones", barmode="group", bargap=0.25, width=680, height=400,
                              margin=dict(t=56, b=76, r=56), legend=_legend_below(-0.12))
@@ -151,18 +153,10 @@ def _measure_rows(metrics: dict[str, dict]) -> dict[str, list[str]]:  # what a m
 # %% ../../nbs/figures/open_world.ipynb #7de24ec3
 def open_world_table(
     metrics: dict[str, dict],  # by name, in percent: what `npt.training.evaluation.base_to_novel` measures among all names, and of unknown images
-) -> go.Figure:
-    """Each measure of the open world in a row, with a column a name, and the differences of the last name to the first and to the one before it.
+) -> pd.DataFrame:  # texts: a row a measure, a column a name, then the differences of the last name to the first and to the one before it
+    """Each measure of the open world in percent, and the differences in percentage points.
 
     Raises `ValueError` where there are not from 1 to 4 names, or one was not measured among all names."""
     _check_measured(metrics, tuple(_JOINT))
-    rows, number = _measure_rows(metrics), len(_JOINT)
-    titles = [*metrics, *(f"{after} − {before}" for before, after in _compared(list(metrics)))]
-    style = dict(align=["left", *("right" for _ in titles)], line_color="#DDDDDD")
-    header = dict(values=["", *titles], fill_color=["white", *("#444444" for _ in titles)], font=dict(color="white", size=12), height=28)
-    body = dict(values=[list(rows), *zip(*rows.values())], fill_color=[["white"] * number + ["#F4F4F4"] * (len(rows) - number)], font_size=12, height=24)
-    fig = go.Figure(go.Table(header=header | style, cells=body | style, columnwidth=[2.2, *(1 for _ in titles)]))
-    return fig.update_layout(
-        template=PLOTLY_TEMPLATE, title="Open world (%), difference in percentage points; ↓: lower is better",
-        width=min(1000, 270 + 120 * len(titles)), height=110 + 24 * len(rows), margin=dict(l=24, r=24, t=56, b=12),
-    )  # fmt: skip
+    differences = [f"{after} − {before}" for before, after in _compared(list(metrics))]
+    return pd.DataFrame.from_dict(_measure_rows(metrics), orient="index", columns=[*metrics, *differences])
