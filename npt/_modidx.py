@@ -1283,7 +1283,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'npt.learners.recipes.Recipe.objective_for': ( 'learners/recipes.html#recipe.objective_for',
                                                                                      'npt/learners/recipes.py'),
                                       'npt.learners.recipes._Tuned': ('learners/recipes.html#_tuned', 'npt/learners/recipes.py'),
-                                      'npt.learners.recipes._earlier': ('learners/recipes.html#_earlier', 'npt/learners/recipes.py'),
                                       'npt.learners.recipes._in_world': ('learners/recipes.html#_in_world', 'npt/learners/recipes.py'),
                                       'npt.learners.recipes._tuned_for': ('learners/recipes.html#_tuned_for', 'npt/learners/recipes.py'),
                                       'npt.learners.recipes._without_recipe': ( 'learners/recipes.html#_without_recipe',

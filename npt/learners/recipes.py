@@ -103,34 +103,8 @@ def _in_world(
     return replace(RECIPES[learner], batch_size=32, **own, tuned={name: _Tuned(**one) for name, one in chosen.items()}, settings=settings,
                    source="this project: study/search.ipynb, 16 shots")
 
-# %% ../../nbs/learners/recipes.ipynb #0130fc56
-def _earlier(
-    learner: str,  # in `RECIPES`
-    lr: float,
-    epochs: int,
-    weights: tuple[float, float, float, float],  # of lc, mi, etf, and of CPT as a share of its published sum
-) -> Recipe:
-    "The published recipe with what an earlier search chose."
-    lc, mi, etf, cpt = weights
-    sums = {"npt": f"ce + {lc}*lc + {mi}*mi", "npt_anchored": f"ce + {etf}*etf",
-            "cpt": f"ce + {0.25 * cpt:g}*tetf + {0.15 * cpt:g}*cc + {0.1 * cpt:g}*rs"}
-    return replace(RECIPES[learner], batch_size=32, lr=lr, epochs=epochs, tuned={name: _Tuned(lr, epochs, terms) for name, terms in sums.items()},
-                   settings=_IN_THIS_WORLD.get(learner, {}), source="this project: an earlier search on world/shapes, 16 shots")
-
-# %% ../../nbs/learners/recipes.ipynb #fc676be3
-_EARLIER = [  # learner, learning rate, epochs, weights
-    _earlier("prograd", 0.1, 30, (0.3, 0.3, 1, 0.1)),
-    _earlier("tcp", 0.005, 20, (0.3, 0.3, 0.1, 0.1)),
-    _earlier("vpt", 0.02, 10, (0.3, 0.3, 0.1, 1)),
-    _earlier("ivlp", 0.02, 10, (1, 1, 1, 0.1)),
-    _earlier("clip_adapter", 0.02, 60, (1, 1, 0.1, 0.1)),
-    _earlier("tip_adapter_f", 0.005, 20, (0.3, 0.3, 0.1, 0.1)),
-    _earlier("lora", 0.005, 10, (0.3, 0.3, 0.1, 0.1)),
-]
-
 # %% ../../nbs/learners/recipes.ipynb #db86e02f
-_WORLD_RECIPES = ({learner: _in_world(learner) for learner in _CHOSEN} | {recipe.learner: recipe for recipe in _EARLIER}
-                  | {"tip_adapter": RECIPES["tip_adapter"]})
+_WORLD_RECIPES = {learner: _in_world(learner) for learner in _CHOSEN} | {"tip_adapter": RECIPES["tip_adapter"]}
 
 # %% ../../nbs/learners/recipes.ipynb #8b39d209
 _TABLES = {"published": RECIPES, "world": _WORLD_RECIPES}  # by what a backbone's record asks for
