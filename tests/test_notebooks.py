@@ -33,7 +33,8 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
     "experiments/gradients": dict(dataset="world/textures", taus=[1.0, 0.0625]),
     **{name: dict(results=str(ROOT / "workflow" / "results" / kept)) for name, kept in {
         "report": "world", "experiments/nc_lens": "world", "experiments/few_shot": "few_shot",
-        "experiments/ablation": "ablation", "experiments/incremental": "incremental"}.items()},
+        "experiments/ablation": "ablation", "experiments/incremental": "incremental",
+        "experiments/open_world": "open_world", "experiments/unknown_classes": "open_world"}.items()},
     "experiments/claims": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
         "results": "world", "search": "search", "file": "world/claims.csv"}.items()},
 }

@@ -23,7 +23,7 @@ COLORS = dict(
 TERM_COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8F98", "#222222"
 
 # %% ../../nbs/figures/style.ipynb #28db9c89
-_OBJECTIVE_COLORS = dict(own="#222222", npt=COLORS["learned"], npt_anchored="#009E73", cpt="#0072B2")
+_OBJECTIVE_COLORS = dict(own="#222222", npt=COLORS["learned"], npt_anchored="#009E73", npt_open="#CC79A7", cpt="#0072B2")
 
 # %% ../../nbs/figures/style.ipynb #f6e873fb
 _MOST_NAMES = 4
