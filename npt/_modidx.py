@@ -2057,6 +2057,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'npt/training/anchors.py'),
                                       'npt.training.anchors._frozen_anchors': ( 'training/anchors.html#_frozen_anchors',
                                                                                 'npt/training/anchors.py'),
+                                      'npt.training.anchors._places_among': ( 'training/anchors.html#_places_among',
+                                                                              'npt/training/anchors.py'),
                                       'npt.training.anchors._template_features': ( 'training/anchors.html#_template_features',
                                                                                    'npt/training/anchors.py')},
             'npt.training.batches': { 'npt.training.batches._Batch': ('training/batches.html#_batch', 'npt/training/batches.py'),

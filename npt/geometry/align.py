@@ -24,11 +24,17 @@ def _opposites(
     number: int,  # of pairs, at most K // 2
 ) -> torch.Tensor:  # (2, number) classes, each at most once, the smallest cosine first
     "Greedily paired classes that point away from each other."
-    cosines, rows = (unit @ unit.T).fill_diagonal_(torch.inf), torch.arange(len(unit), device=unit.device)
+    cosines, rows = unit @ unit.T, torch.arange(len(unit), device=unit.device)
+    cosines = torch.triu(cosines, 1) + torch.triu(cosines, 1).T  # to the last bit alike on both sides, so that a smallest one is mutual
+    cosines.fill_diagonal_(torch.inf)
     left, pairs = cosines.clone(), []
     while left.isfinite().any():
         least, farthest = left.min(dim=1)
+        first = left == left.min()  # one such pair is taken in any case, should ties leave none that is mutual
         mutual = (farthest[farthest] == rows) & (rows < farthest) & least.isfinite()
+        if not mutual.any():
+            row = int(first.any(1).nonzero()[0])
+            farthest[row], mutual[row] = first[row].nonzero()[0, 0], True
         pairs.append(torch.stack([rows[mutual], farthest[mutual]]))
         left[pairs[-1].flatten()] = torch.inf
         left[:, pairs[-1].flatten()] = torch.inf
@@ -51,7 +57,9 @@ def align_etf(vectors: torch.Tensor) -> torch.Tensor:  # (K, d), rows of any len
 
     Orthogonal Procrustes over all of O(d) (Schönemann, Psychometrika 1966), in the Frobenius norm. For K <= 2d the opposite vectors of the
     code go to classes that point away from each other; beyond, its order is as built. Keeps dtype and device. Raises `ValueError` for
-    fewer than 2 vectors, and where `softmax_code` does."""
+    fewer than 2 vectors, for values that are not finite, and where `softmax_code` does."""
+    if not vectors.isfinite().all():
+        raise ValueError("the vectors hold values that are not finite, so nothing can be turned onto them")
     unit = F.normalize(_in_double(vectors), dim=1)
     num_classes, dim = vectors.shape
     target = softmax_code(num_classes, dim).to(unit)

@@ -36,7 +36,7 @@ def collapse_floors(
     For more classes those of NC1, NC3, NC4, UNC3 and the lengths are attained by any centred vectors of one length that text and images share, the margins
     by a softmax code up to K = 2d and in the plane, and the energies at K = 2d by the cross-polytope; the others are bounds that
     may be missed by a little: the energies (Boyvalenkov et al., 2016), margins beyond 2d, and the angles, 1/d - 1/(K-1).
-    Raises `ValueError` for K < 2 or d < 1."""
+    Nothing is said of features that have a class mean at the mean of all, which has no direction. Raises `ValueError` for K < 2 or d < 1."""
     if num_classes < 2 or dim < 1:
         raise ValueError(f"Floors need at least 2 classes and 1 dimension, not num_classes={num_classes} and dim={dim}.")
     zero = dict.fromkeys(("nc1", "cdnv", "nc3", "nc1_quotient", "unc3"), 0.0)

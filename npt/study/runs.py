@@ -359,9 +359,13 @@ def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where the
     return {"peak_gigabytes": round(torch.cuda.max_memory_allocated(device) / 1e9, 3)} if device.type == "cuda" else {}
 
 # %% ../../nbs/study/runs.ipynb #4c302549
-def _floors(run: Run) -> dict[str, float]:
+def _floors(run: Run) -> dict[str, dict[str, float]]:
     "The best that any features of so many classes could have, see `npt.geometry.floors.collapse_floors`."
-    return collapse_floors(len(run.trained.classnames), run.clip.embed_dim)
+    dim, sizes = run.clip.embed_dim, {"floor": len(run.trained.classnames)}
+    if run.settings.classes == "base":
+        sizes["floor_novel"] = len(run.data.novel.classnames)
+    floors = {name: collapse_floors(size, dim) for name, size in sizes.items()}
+    return floors | ({"floor": floors["floor"] | {"nc5": 0.0}} if run.settings.classes == "base" else {})
 
 # %% ../../nbs/study/runs.ipynb #2059748e
 def _measured(
@@ -376,7 +380,7 @@ def _measured(
     return {
         "zero_shot": before,
         **after,
-        "collapse": collapse_before | collapse_after | {"floor": _floors(run)},
+        "collapse": collapse_before | collapse_after | _floors(run),
         "objective": str(_run_recipe(run.settings).objective_for(run.settings.objective)),  # the sum that was minimised
         "train_counts": dict(zip(run.trained.classnames, run.trained.train.counts)),
         "seconds": round(seconds + time.perf_counter() - started, 2),  # the evaluation included

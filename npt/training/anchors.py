@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/training/anchors.ipynb #e174e702
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,14 +38,22 @@ def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
 
 # %% ../../nbs/training/anchors.ipynb #7ba53999
-def _check_among(classnames: Sequence[str], all_classnames: Sequence[str] | None) -> None:
-    "Raise ValueError where a class is not among all names, if these are given."
-    if all_classnames is None:
-        return
+def _places_among(classnames: Sequence[str], all_classnames: Sequence[str]) -> list[int]:  # (K,)
+    "Where classes stand among all names, each of several classes of one name at a place of its own. Raises ValueError where one is left out."
     if isinstance(all_classnames, str):
         raise ValueError(f"all_classnames must be a list of names, not the one text {all_classnames!r}")
-    if missing := [name for name in classnames if name not in all_classnames]:
+    places = {}
+    for place, name in enumerate(all_classnames):
+        places.setdefault(name, deque()).append(place)
+    if missing := [name for name, count in Counter(classnames).items() if count > len(places.get(name, ()))]:
         raise ValueError(f"all_classnames leaves out {missing[0]!r}, a class that is trained on: give the names of trained and later classes")
+    return [places[name].popleft() for name in classnames]
+
+
+def _check_among(classnames: Sequence[str], all_classnames: Sequence[str] | None) -> None:
+    "Raise ValueError where a class is not among all names, if these are given."
+    if all_classnames is not None:
+        _places_among(classnames, all_classnames)
 
 # %% ../../nbs/training/anchors.ipynb #363f4e1e
 def _frozen_anchors(
@@ -55,6 +64,6 @@ def _frozen_anchors(
     "What a fit of this learner may be held to; nothing is computed yet. Raises ValueError where a class is not among all names."
     further = {}
     if all_classnames is not None:
-        _check_among(learner.classnames, all_classnames)
-        further = dict(encode_all=partial(_template_features, learner, all_classnames), places=tuple(map([*all_classnames].index, learner.classnames)))
+        places = _places_among(learner.classnames, all_classnames)
+        further = dict(encode_all=partial(_template_features, learner, all_classnames), places=tuple(places))
     return Anchors(partial(_template_features, learner), partial(_ensemble_features, learner), num_clusters=num_clusters, **further)

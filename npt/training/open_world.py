@@ -34,8 +34,8 @@ def _check_joint(logits: Tensor, labels: Tensor, num_base: int) -> None:
     "Raise ValueError for logits of other shapes or that are no numbers, for labels outside of them, and for a half without names or images."
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not 0 < num_base < logits.shape[1]:
         raise ValueError(f"expected logits (N, K), labels (N,) and from 1 to K - 1 base names, not {tuple(logits.shape)}, {tuple(labels.shape)} and {num_base}")
-    if logits.isnan().any():
-        raise ValueError(f"the logits of {int(logits.isnan().any(1).sum())} of {len(logits)} images are not numbers")
+    if not logits.isfinite().all():
+        raise ValueError(f"the logits of {int((~logits.isfinite()).any(1).sum())} of {len(logits)} images are not numbers, or infinite")
     if not len(labels) or not 0 <= labels.min() < num_base <= labels.max() < logits.shape[1]:
         raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, some below and some from {num_base} on: there are base and novel images to be named")
 
@@ -150,7 +150,7 @@ def joint_measures(
     """What base and novel images together make of one label space.
 
     Gives `joint_base`, `joint_novel`, `joint_accuracy` (over all images) and `joint_h`, `base_as_novel` and `novel_as_base` (images that get a name of the
-    other half), `joint_macro_f1`, `ausuc` (Chao et al., ECCV 2016), `openworld_auc` (Hua et al., ICML 2025), `joint_curve` (41 points of `_bias_curve`) and
+    other half), `joint_macro_f1`, `ausuc` (Chao et al., ECCV 2016), `openworld_auc` (Hua et al., ICML 2025), `joint_curve` (at most 41 points of `_bias_curve`) and
     `joint_confusion` (see `_confusion_entries`). Raises ValueError as `_bias_curve` does."""
     curve = _bias_curve(logits, labels, num_base)
     guesses = logits.argmax(1)

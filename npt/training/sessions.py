@@ -262,6 +262,8 @@ def fit_sessions(
     to its end leaves the learner as it was; with `run_dir` the same call, made again, reads the sessions that are finished and goes on in the
     one that was interrupted. Raises ValueError for a learner that belongs to its classes or remembers images, for a term that weighs classes
     by their number of images, for a session without images, and what `npt.training.fit.fit` raises."""
+    if on not in ("test", "val"):
+        raise ValueError(f"on={on!r} must be 'test' or 'val': what is measured on is never trained on")
     given = {name: settings.get(name) for name in ("epochs", "batch_size", "lr")}
     _check_sessions(learner, data, recipe(learner.name, learner.clip.name, objective, **given).objective_for(objective), ways)
     with _whole_or_not_at_all(learner):

@@ -69,3 +69,14 @@ def test_a_code_that_is_there_is_given_back():
 def test_one_class_has_no_target():
     with pytest.raises(ValueError, match="at least 2 classes"):
         align_etf(torch.ones(1, 4))
+
+
+def test_what_points_nowhere_is_refused_and_rows_that_are_alike_come_to_an_end():
+    broken = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    broken[1] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        align_etf(broken)
+    for num_classes, dim in (4, 2), (33, 31), (17, 15):
+        alike = F.normalize(torch.ones(num_classes, dim) + 1e-8 * torch.randn(num_classes, dim, generator=torch.Generator().manual_seed(dim)), dim=1)
+        code = align_etf(alike)
+        assert torch.allclose(code.norm(dim=1), torch.ones(num_classes), atol=1e-5) and (code @ code.T - 2 * torch.eye(num_classes)).max() < 1e-5

@@ -8,7 +8,7 @@ from shared import LOADED
 import npt.training.anchors
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner
-from npt.training.anchors import _CONSISTENCY_TEMPLATES, _frozen_anchors
+from npt.training.anchors import _CONSISTENCY_TEMPLATES, _frozen_anchors, _places_among
 from npt.training.fit import fit
 
 
@@ -75,3 +75,9 @@ def test_a_fit_with_room_for_other_names_needs_them_and_follows_them(base):
             for names in (base.classnames, other, other)]
     closed = fit(coop(base.classnames), base.train, objective="ce + 10*etf", epochs=3, lr=0.02, measure_every=0).loss.iloc[-1]
     assert lost[0] == pytest.approx(closed, rel=1e-5) and lost[1] == lost[2] != lost[0]
+
+
+def test_two_classes_of_one_name_have_a_place_each():
+    assert _places_among(["b", "a", "b"], ["a", "b", "c", "b"]) == [1, 0, 3]
+    with pytest.raises(ValueError, match="leaves out 'b'"):
+        _places_among(["b", "b"], ["a", "b"])

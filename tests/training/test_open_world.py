@@ -126,3 +126,10 @@ def test_the_kept_curve_is_short_and_has_both_ends():
 def test_what_cannot_be_measured_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         joint_measures(*change(*drawn(0)))
+
+
+def test_infinite_logits_are_refused():
+    logits, labels = drawn(0)
+    logits[3, 2] = math.inf
+    with pytest.raises(ValueError, match="1 of 60 images are not numbers, or infinite"):
+        _bias_curve(logits, labels, HALF)
