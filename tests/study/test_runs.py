@@ -686,7 +686,7 @@ def test_a_run_in_sessions_tells_each_session_and_ends_with_all_classes(in_sessi
     assert learned.items() >= _incremental_metrics(learned["groups"], learned["images"]).items()
     stopped = metrics["sessions"]["stopped"]
     assert stopped["groups"][0] == learned["groups"][0] and stopped["groups"][1:] != learned["groups"][1:]
-    assert list(metrics["train_counts"].values()) == [2] * 8 + [5] * 8 and "base" not in metrics and set(metrics["collapse"]) == {"before", "after"}
+    assert list(metrics["train_counts"].values()) == [2] * 8 + [5] * 8 and "base" not in metrics and set(metrics["collapse"]) == {"before", "after", "floor"}
     assert [line.split(",")[0] for line in settings.folder.joinpath("history.csv").read_text().split()[1:]] == [str(epoch) for epoch in range(9)]
 
 
