@@ -29,8 +29,8 @@ def _known_span(
     labels: Tensor,  # (N,)
 ) -> tuple[Tensor, Tensor]:  # (d,) the mean of the class means, and (d, r) an orthonormal basis of their span
     "Where images of known classes lie once they have collapsed. Classes without an image are left out."
-    present, members = labels.unique(return_inverse=True)
-    means = class_means(features.double(), members, len(present))
+    present, members = labels.cpu().unique(return_inverse=True)  # some devices have no float64
+    means = class_means(features.cpu().double(), members, len(present))
     _, lengths, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
     return means.mean(0), directions[lengths > _RANK_CUTOFF * lengths[0]].T
 
@@ -41,7 +41,7 @@ def neco(
 ) -> Tensor:  # (N,) from 0 to 1; not a number where the span is everything, as for K > d classes, or a point
     "The share of each feature's length within the span of the known class means (Ben Ammar et al., ICLR 2024)."
     mean, basis = span
-    apart = features.double() - mean
+    apart = features.cpu().double() - mean
     if basis.shape[1] in (0, len(mean)):
         return torch.full_like(apart[:, 0], torch.nan)
     return (apart @ basis).norm(dim=1) / apart.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -81,6 +81,7 @@ def detection(
     span: tuple[Tensor, Tensor] | None,  # of the known classes, as `_known_span` gives it; None: NECO is left out
 ) -> dict[str, float]:  # percent
     "AUROC, FPR at 95 % TPR and AUPR of each score, as `mcm_auroc` and so on. Raises ValueError where there are no images of a kind."
-    scores = [_logit_scores(logits, logit_scale) | ({} if span is None else {"neco": neco(features, span)}) for features, logits in (known, unknown)]
+    scale = torch.as_tensor(logit_scale).cpu()
+    scores = [_logit_scores(logits.cpu(), scale) | ({} if span is None else {"neco": neco(features, span)}) for features, logits in (known, unknown)]
     return {f"{score}_{name}": value for score in scores[0]
             for name, value in _detection_measures(scores[0][score], scores[1][score]).items()}

@@ -142,14 +142,14 @@ def _measures(
     collapse: bool = False,  # as in `evaluate`
 ) -> dict:  # percent
     "What `evaluate` gives, of outputs."
-    guesses = made.logits.argmax(1)
-    each = _class_accuracy(guesses, made.labels, len(split.classnames)).cpu()
-    result = {"accuracy": float((guesses == made.labels).cpu().double().mean() * 100), **_over_classes(each, split.classnames),
-              "macro_f1": _macro_f1(guesses, made.labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
+    guesses, labels = made.logits.argmax(1).cpu(), made.labels.cpu()
+    each = _class_accuracy(guesses, labels, len(split.classnames))
+    result = {"accuracy": float((guesses == labels).double().mean() * 100), **_over_classes(each, split.classnames),
+              "macro_f1": _macro_f1(guesses, labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:
         result["collapse"] = _collapse(made, counts)
-    return result | {"per_class": each.tolist(), "confusion": _confusion_entries(guesses, made.labels)}
+    return result | {"per_class": each.tolist(), "confusion": _confusion_entries(guesses, labels)}
 
 # %% ../../nbs/training/evaluation.ipynb #e456c265
 def evaluate(

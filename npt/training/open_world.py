@@ -152,6 +152,7 @@ def joint_measures(
     Gives `joint_base`, `joint_novel`, `joint_accuracy` (over all images) and `joint_h`, `base_as_novel` and `novel_as_base` (images that get a name of the
     other half), `joint_macro_f1`, `ausuc` (Chao et al., ECCV 2016), `openworld_auc` (Hua et al., ICML 2025), `joint_curve` (at most 41 points of `_bias_curve`) and
     `joint_confusion` (see `_confusion_entries`). Raises ValueError as `_bias_curve` does."""
+    logits, labels = logits.cpu(), labels.cpu()  # some devices have no float64
     curve = _bias_curve(logits, labels, num_base)
     guesses = logits.argmax(1)
     accuracy = _joint_accuracy(guesses, labels, num_base)
