@@ -320,7 +320,7 @@ class RunSettings(BaseModel):
     device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None  # fp32, tf32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
     memory_budget: float | None = Field(None, gt=0, allow_inf_nan=False)  # gigabytes that text may keep for a backward pass; None: half of what is free
-    graphs: StrictBool = False  # replay the text side of a step as a CUDA graph: on a CUDA GPU alone; pays in long fits with large backbones
+    graphs: StrictBool = False  # replay the text side of a step as a CUDA graph: on a CUDA GPU alone; whole fits were not timed with it
     measure_every: int | None = Field(None, ge=0, le=1_000_000)  # epochs between two measures of collapse, 0: none; None: 1, or 5 in all on images
     views: int | None = Field(None, ge=1, le=10_000)  # random crops of each training photograph, met in turn; None: fresh ones, as published
     measured_on: Literal["test", "val"] = "test"  # what accuracy and collapse are measured on; "val" to choose settings by

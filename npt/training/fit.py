@@ -575,7 +575,7 @@ def fit(
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
     optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
-    graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; it pays in long fits with large backbones
+    graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; whole fits were not timed with it
     progress: bool = True,  # show a bar
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.

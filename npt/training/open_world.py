@@ -98,7 +98,7 @@ def _bias_curve(
     labels: Tensor,  # (N,) below `num_base` for base images
     num_base: int,  # of the K names, the first so many are base
 ) -> dict[str, list[float]]:  # bias, base, novel: three lists of one length; bias in units of logits, the others in percent
-    """Mean accuracy of base and of novel classes at every bias that makes a difference (Chao et al., ECCV 2016, section 3.3).
+    """Mean accuracy of base and of novel classes at every bias that makes a difference (Chao et al., ECCV 2016).
 
     A point holds above its bias, up to the next one. Raises ValueError for logits, labels or a number of base names that do not fit each other."""
     _check_joint(logits, labels, num_base)
