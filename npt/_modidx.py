@@ -1407,6 +1407,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'npt/objectives/cross_entropy.py')},
             'npt.objectives.fidelity': { 'npt.objectives.fidelity._cluster_etf': ( 'objectives/fidelity.html#_cluster_etf',
                                                                                    'npt/objectives/fidelity.py'),
+                                         'npt.objectives.fidelity._dependence': ( 'objectives/fidelity.html#_dependence',
+                                                                                  'npt/objectives/fidelity.py'),
                                          'npt.objectives.fidelity._frozen_logits': ( 'objectives/fidelity.html#_frozen_logits',
                                                                                      'npt/objectives/fidelity.py'),
                                          'npt.objectives.fidelity._image_consistency': ( 'objectives/fidelity.html#_image_consistency',

@@ -74,6 +74,7 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
     Recipe("cocoop", 1, 0.002, 10, "Zhou et al., CVPR 2022: ViT-B/16, 16 shots"),
     Recipe("kgcoop", 128, 0.002, 100, "Yao et al., CVPR 2023: ViT-B/16, 16 shots", "kgcoop"),
     Recipe("prograd", 32, 0.002, 100, "Zhu et al., ICCV 2023, official code: 16 shots, written for RN50", "prograd"),
+    Recipe("dekg", 128, 0.002, 100, "DeKg, ICLR 2025, official code: ViT-B/16, 16 shots", "dekg"),
     Recipe("tcp", 32, 0.002, 50, "Yao et al., CVPR 2024, official code: ViT-B/16, 16 shots", "ce + 8*kg", "adam"),
     Recipe("vpt", 4, 0.0025, 5, "Khattak et al., CVPR 2023, official code: VPT-deep, ViT-B/16, 16 shots"),
     Recipe("ivlp", 4, 0.0025, 20, "Khattak et al., ICCV 2023, official code: ViT-B/16, 16 shots"),

@@ -85,6 +85,7 @@ NAMED_OBJECTIVES.update(
     npt_open="ce + etf_open",
     cpt="ce + 0.25*tetf + 0.15*cc + 0.1*rs",  # Guo et al., arXiv 2605.11939
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
+    dekg="ce + 8*kg + 6*hsic",  # Divergence-enhanced Knowledge-guided Prompt Tuning, ICLR 2025
     prograd="ce | kl",  # Zhu et al., ICCV 2023
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )

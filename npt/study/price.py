@@ -115,6 +115,7 @@ _KINDS = {
     "cocoop": _Kind(each=True, parameters=5),
     "kgcoop": _Kind(),
     "prograd": _Kind(),
+    "dekg": _Kind(),
     "tcp": _Kind(own_prefix=True, parameters=5),
     "vpt": _Kind(text=False, image=True, parameters=12, deep=11, vectors=8),
     "ivlp": _Kind(image=True, parameters=18, deep=16, vectors=4),
