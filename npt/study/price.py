@@ -389,15 +389,15 @@ def _tests_of(task: Task, record: DatasetRecord) -> tuple[tuple[str, int, int], 
 
 
 @cache
-def _shots_of(classes: int, shots: int, tau: float, profile: str) -> int:
+def _shots_of(classes: int, shots: int, **tail: float | str) -> int:  # tail: tau, profile and rounding
     "How many images there are to train on, where each class has as many as it is asked for."
-    return sum(long_tail_counts(classes, max_shots=shots, tau=tau, profile=profile))
+    return sum(long_tail_counts(classes, max_shots=shots, **tail))
 
 # %% ../../nbs/study/price.ipynb #a8a0e8c0
 def _course_of(task: Task, plan: Recipe, classes: int) -> _Course:
     "How long a run goes on."
     settings = task.settings
-    images = _shots_of(classes, settings.shots, settings.tau, settings.profile)
+    images = _shots_of(classes, settings.shots, tau=settings.tau, profile=settings.profile, rounding=settings.rounding)
     return _Course(plan.epochs, images, _measures_in(settings, plan.epochs), _tests_of(task, find_dataset(settings.dataset)))
 
 
@@ -430,7 +430,8 @@ _REMEMBERING = "tip_adapter", "tip_adapter_f"  # they look at some crops of each
 
 def _training_images(settings: RunSettings) -> tuple:  # (dataset, what else tells them apart)
     "What decides which images a run trains on."
-    return (settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.shots, settings.classes, settings.class_split)
+    return (settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.rounding,
+            settings.shots, settings.classes, settings.class_split)
 
 
 def _crops_of(settings: RunSettings) -> tuple:  # (backbone, dataset, what else tells them apart, and None at the end where they are fresh)

@@ -124,7 +124,7 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
         raise ValueError(f"{settings.dataset!r} is a test set without training images: use learner='zero_shot', or train on "
                          "imagenet")
     _fetch_missing(settings)
-    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "rounding", "class_split")}
     load = load_sessions if settings.classes == "sessions" else load_dataset
     data = load(settings.dataset, root=settings.data_root, **picks)
     _check_measurable(settings, data)

@@ -182,8 +182,8 @@ def _cut(name: str) -> str:
 
 # %% ../../nbs/study/settings.ipynb #1056b7d7
 _NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget", "graphs"}
-_IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "sampler", "shots", "classes",
-             "class_split", "seed", "backbone", "views", "measured_on"}
+_IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "rounding", "sampler", "shots",
+             "classes", "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
 
 # %% ../../nbs/study/settings.ipynb #950aab74
@@ -236,7 +236,7 @@ def _hash_of_untold(settings: "RunSettings") -> str:  # "" where there is nothin
 # %% ../../nbs/study/settings.ipynb #311d3fba
 def _data_name(settings: "RunSettings") -> str:
     "The part of a folder's name that tells what is trained on, and what is unusual: imbalance ratio, shots and the rest."
-    tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "measured_on")
+    tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "rounding", "measured_on")
                    if settings.is_unusual(name))
     tail += f"-half{settings.class_split}" if settings.is_unusual("class_split") else ""
     tail += f"-views{settings.views}" if settings.views else ""
@@ -301,6 +301,7 @@ class RunSettings(BaseModel):
     tau: float = Field(1.0, gt=0, le=1)  # imbalance ratio, smallest over largest class, in (0, 1]
     profile: Literal["exp", "step"] = "exp"  # how the counts fall from class to class: "exp" or "step"
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: "label", the first, or "random", as the seed says
+    rounding: Literal["half_up", "floor"] = "half_up"  # of the counts where tau < 1: to the nearest whole number, or "floor", down, as in Candle's public code
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: _Number = 16  # training images of the largest class
     classes: Literal["base", "all", "sessions"] = "base"  # trained on: "base", one half, to be tried on the others too; "all"; or "sessions": base, then 5 by 5

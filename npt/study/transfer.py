@@ -376,7 +376,8 @@ def _run_root(folder: RunFolder) -> str | None:
 def _run_picks(folder: RunFolder) -> dict:  # as `load_dataset` takes it
     "How a run picked its images."
     kept = json.loads(folder.config.read_bytes())
-    return {name: kept.get(name, RunSettings.model_fields[name].default) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+    picks = "shots", "tau", "seed", "profile", "order", "rounding", "class_split"
+    return {name: kept.get(name, RunSettings.model_fields[name].default) for name in picks}
 
 
 def _run_measured(folder: RunFolder) -> tuple[str, str]:  # such as ("base", "test")

@@ -37,7 +37,6 @@ from npt._lock import _HELD
 from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.formats import _list_rows
-from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
 from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
@@ -601,14 +600,14 @@ def test_a_test_set_trains_nothing(tmp_path):
 
 
 @FEW_IMAGES
-@pytest.mark.parametrize("profile", ["exp", "step"])
-def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp_path):
+@pytest.mark.parametrize("profile, rounding", [("exp", "half_up"), ("step", "half_up"), ("exp", "floor")])
+def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, rounding, published, tmp_path):
     publish, root = published
     publish("dtd")
-    settings = RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
-                           epochs=1)  # fmt: skip
+    settings = RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=5, tau=0.25, profile=profile,
+                           rounding=rounding, epochs=1)  # fmt: skip
     counts = do_run(settings)["train_counts"]
-    assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)
+    assert list(counts.values()) == {("exp", "half_up"): [5, 3, 1], ("step", "half_up"): [5, 5, 1], ("exp", "floor"): [5, 2, 1]}[profile, rounding]
     assert json.loads((settings.folder / "config.json").read_text())["tau"] == 0.25
 
 

@@ -27,6 +27,7 @@ BAD = {
     "another world": (dict(pretrained="world-9"), "no pretrained weights of the backbone 'world' called 'world-9'"),
     "a world beside photographs": (dict(dataset="dtd", backbone="world", pretrained="world_2"), "Did you mean 'world-2'"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
+    "rounding": (dict(rounding="int"), "'half_up' or 'floor'"),
     "views": (dict(dataset="dtd", views=0), "views"),
     "views of what is drawn": (dict(dataset="world/textures", views=4), "views"),
     "misspelt setting": (dict(epoch=3), "no setting is called 'epoch'; did you mean 'epochs'?"),
@@ -92,6 +93,7 @@ def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="coop"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
+              dict(rounding="floor"),
               dict(classes="all"), dict(classes="sessions"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
               dict(backbone="RN50", pretrained="none"), dict(backbone="RN50", pretrained="w.pt"), dict(pretrained="w.pt"), dict(pretrained="none"),
               dict(tau=0.1234567), dict(tau=0.12345671), dict(learner="coop", learner_settings=dict(ctx_init="a b", n_ctx=2)),
