@@ -1405,6 +1405,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'npt/objectives/cross_entropy.py'),
                                               'npt.objectives.cross_entropy._logit_adjusted': ( 'objectives/cross_entropy.html#_logit_adjusted',
                                                                                                 'npt/objectives/cross_entropy.py'),
+                                              'npt.objectives.cross_entropy._logit_compensated': ( 'objectives/cross_entropy.html#_logit_compensated',
+                                                                                                   'npt/objectives/cross_entropy.py'),
                                               'npt.objectives.cross_entropy._margin_shift': ( 'objectives/cross_entropy.html#_margin_shift',
                                                                                               'npt/objectives/cross_entropy.py')},
             'npt.objectives.fidelity': { 'npt.objectives.fidelity._cluster_etf': ( 'objectives/fidelity.html#_cluster_etf',
