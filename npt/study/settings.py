@@ -110,6 +110,8 @@ def _check_together(settings: "RunSettings") -> None:
     _check_characters(settings)
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
+    if settings.descriptions is not None and settings.template == "ensemble":
+        raise ValueError("template='ensemble' and descriptions are two lists of prompts: leave one out")
     _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone in BACKBONES:
         if settings.pretrained is not None:
@@ -225,6 +227,7 @@ def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
     untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
     untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
     told = settings.model_dump() | ({"pretrained": "file"} if _from_file(settings.backbone, settings.pretrained) else {})
+    told |= {"descriptions": Path(settings.descriptions).name} if settings.descriptions else {}
     return {name: told[name] for name in sorted(untold)}
 
 # %% ../../nbs/study/settings.ipynb #8f671158
@@ -310,6 +313,7 @@ class RunSettings(BaseModel):
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
     pretrained: _Path | None = None  # an open_clip tag, a file or folder, "none" for random ones, world-2 or world-3; None: the world's, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
+    descriptions: _Path | None = None  # a JSON file of class names with a list of sentences each, read where a template would be filled in
     data_root: _Path | None = None  # the folder that holds the datasets, or your photographs; None: data, here
     prepare: _Prepare = True  # fetch a published dataset that is missing: True, if it has at most 2 GB, False, or a size such as "10GB"
     workers: int | None = Field(None, ge=0, le=1024)  # processes that open images; None: as many as pay
