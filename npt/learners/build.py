@@ -31,7 +31,7 @@ from npt.learners.base import (
 from .descriptions import _Described
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
+_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "coprompt", "tcp"  # in the order of tables
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 

@@ -98,11 +98,12 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"compound_prompt_projections\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "couplings.{n}.{kind}", 1),
     (r"text_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "deep_text.{n}", -1),
     (r"image_encoder\.VPT", "image_prompts.0", 0),
+    (r"adapter_(?P<kind>image|text)\.fc\.(?P<n>0|2)\.weight", "{kind}_network.{n}.weight", 0),
     (r"image_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "image_prompts.{n}", 0),
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|(image_encoder|text_encoder|ZS_image_encoder)\..+|logit_scale"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
@@ -110,6 +111,8 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"context", "meta_net"}): "cocoop",
     frozenset({"context", "couplings"}): "maple",
     frozenset({"context", "couplings", "deep_text"}): "maple",
+    frozenset({"context", "couplings", "image_network", "text_network"}): "coprompt",
+    frozenset({"context", "couplings", "deep_text", "image_network", "text_network"}): "coprompt",
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
@@ -179,6 +182,7 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "coop": {"ctx_init", "class_token_position"},
     "cocoop": {"ctx_init"},
     "maple": {"ctx_init"},
+    "coprompt": {"ctx_init"},
     "ivlp": {"ctx_init"},
     "vpt": set(),
 }
@@ -205,6 +209,9 @@ def _settings_from_shapes(
     if name == "cocoop":
         return dict(n_ctx=context.shape[-2], ctx_init=None)
     deep = _deep_settings(tensors)
+    if name == "coprompt":
+        inside, width = tensors["image_network.0.weight"].shape
+        return dict(deep, reduction=width // inside)
     return deep if name == "maple" else dict(deep, n_ctx_image=len(layers[0]), depth_image=len(layers))
 
 # %% ../../nbs/learners/official.ipynb #9c083be6
@@ -214,6 +221,7 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "image tower", "image_prompts.0", 1, lambda: image_tower(clip.model)[0]
     yield "image tower", "couplings.0.weight", 0, lambda: image_tower(clip.model)[0]
     yield "image feature", "meta_net.0.weight", 1, lambda: clip.embed_dim
+    yield "image feature", "image_network.0.weight", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
 def _check_widths(

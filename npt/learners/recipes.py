@@ -80,6 +80,7 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
     Recipe("ivlp", 4, 0.0025, 20, "Khattak et al., ICCV 2023, official code: ViT-B/16, 16 shots"),
     Recipe("promptsrc", 4, 0.0025, 20, "Khattak et al., ICCV 2023: ViT-B/16, 16 shots", "promptsrc", "sgd", Average(15 / 20, 1 / 20)),
     Recipe("maple", 4, 0.0035, 5, "Khattak et al., CVPR 2023: ViT-B/16, 16 shots"),
+    Recipe("coprompt", 4, 0.0035, 8, "Roy and Etemad, ICLR 2024, official code: ViT-B/16, 16 shots", "coprompt"),
     Recipe("clip_adapter", 32, 0.002, 200, "Gao et al., IJCV 2024: official trainer, which has no settings of its own, at CoOp's"),
     Recipe("tip_adapter", 256, 0.0, 0, "Zhang et al., ECCV 2022: nothing is trained"),
     Recipe("tip_adapter_f", 256, 0.001, 20, "Zhang et al., ECCV 2022, official code: 16 shots", "ce", "adamw"),

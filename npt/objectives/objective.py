@@ -87,6 +87,7 @@ NAMED_OBJECTIVES.update(
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
     dekg="ce + 8*kg + 6*hsic",  # Divergence-enhanced Knowledge-guided Prompt Tuning, ICLR 2025
     prograd="ce | kl",  # Zhu et al., ICCV 2023
+    coprompt="ce + con_text + con_image",  # Roy and Etemad, ICLR 2024
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )
 

@@ -121,6 +121,7 @@ _KINDS = {
     "ivlp": _Kind(image=True, parameters=18, deep=16, vectors=4),
     "promptsrc": _Kind(image=True, parameters=18, deep=16, vectors=4),
     "maple": _Kind(image=True, parameters=27, deep=16, vectors=2),
+    "coprompt": _Kind(image=True, parameters=31, deep=16, vectors=2, more=66),
     "clip_adapter": _Kind(text=False, parameters=2, more=33),
     "tip_adapter": _Kind(text=False, parameters=0),
     "tip_adapter_f": _Kind(text=False, more=17),
@@ -240,7 +241,7 @@ def _image_pass(blocks: _Blocks, tokens: int, images: float) -> _Work:
     return _work_on(whole, images * tokens, tokens, blocks.count * _IMAGE_BLOCK + _IMAGE_ENDS, _IMAGE_VECTORS)
 
 # %% ../../nbs/study/price.ipynb #bc75d1d9
-_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kl"}  # terms
+_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "con_image", "kl"}  # terms
 
 
 def _image_work(case: _Case, machine: _Machine) -> _Work:

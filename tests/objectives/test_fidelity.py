@@ -1,5 +1,7 @@
 "The terms that hold to the frozen CLIP, against NumPy: what they compute, what they ask for, and what they refuse."
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from npt.objectives.objective import build_objective
 from npt.objectives.terms import TERMS, StepFeatures
 
 ASKED = {  # what each term asks for beyond the tuned features
-    "kg": {"template"}, "hsic": {"template"}, "kl": {"template", "image"}, "scl_text": {"ensemble"}, "scl_image": {"image"},
+    "kg": {"template"}, "hsic": {"template"}, "kl": {"template", "image"}, "scl_text": {"ensemble"}, "scl_image": {"image"}, "con_image": {"image"},
     "scl_logits": {"ensemble", "image"}, "tetf": {"template"}, "rs": {"template"},
 }  # fmt: skip
 SIZES = [(2, 1), (3, 2), (7, 3), (7, 7), (9, None)]  # classes and clusters, which only tetf reads
@@ -42,6 +44,8 @@ def in_numpy(name, case):
         return sum(np.abs(text[k] - ensemble[k]).sum() for k in range(classes)) / (classes * d)
     if name == "scl_image":
         return sum(np.abs(h - f).sum() for h, f in zip(image, frozen)) / (len(image) * d)
+    if name == "con_image":
+        return 1 - np.mean([h @ f for h, f in zip(image, frozen)])
     if name == "scl_logits":
         q, p = softmax(SCALE * frozen @ ensemble.T), softmax(SCALE * image @ text.T)
         return (q * np.log(q / p)).sum() / q.size
@@ -98,7 +102,7 @@ def test_the_frozen_predictions_need_the_scale(name):
         TERMS[name](step)
 
 
-@pytest.mark.parametrize("name", sorted(set(ASKED) - {"scl_image"}))  # which asks for no text
+@pytest.mark.parametrize("name", sorted(set(ASKED) - {"scl_image", "con_image"}))  # which asks for no text
 def test_anchors_of_other_classes_are_refused(name):
     case, other = Case(num_classes=7), Case(num_classes=5)
     case.anchors = other.anchors
@@ -125,3 +129,12 @@ def test_what_does_not_depend_on_the_frozen_features_costs_nothing_and_they_them
     shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(2))
     with pytest.raises(AssertionError):  # which class is which matters
         torch.testing.assert_close(TERMS["hsic"](case.step(case.template[shuffled])), TERMS["hsic"](case.step(case.template)))
+
+
+def test_a_sentence_that_the_learner_gives_is_compared_class_by_class():
+    case = Case()
+    step = replace(case.step(), parts=dict(described=case.ensemble))
+    assert TERMS["con_text"](step).item() == pytest.approx(1 - np.mean([w @ s for w, s in zip(case.text.numpy(), case.ensemble.numpy())]), abs=1e-12)
+    with pytest.raises(ValueError, match="needs 'described', which this learner does not give"):
+        TERMS["con_text"](case.step())
+    assert not case.asked, "no anchor is needed"
