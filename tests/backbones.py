@@ -81,7 +81,7 @@ def train_a_step(
     pixels = torch.randn(3, *learner.clip.preprocess_cfg.input_size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(3)
     learner.remember(learner.clip.encode_image(pixels), labels)
-    logits = learner.logits(pixels)
+    logits = learner.eval().logits(pixels)
     parameters = dict(learner.named_parameters())
     if parameters:
         F.cross_entropy(logits, labels).backward()

@@ -56,7 +56,7 @@ class EveryLearner:
         assert bool(drawn) == (not from_words and "seed" in learner_settings(name))
 
     def test_a_saved_learner_comes_back(self, small, tmp_path, name, settings):
-        learner, fresh = trained(small, name, settings), build_learner(name, small, NAMES, **settings)
+        learner, fresh = trained(small, name, settings), build_learner(name, small, NAMES, **settings).eval()
         save_prompts(learner, tmp_path / "prompts.safetensors")
         load_prompts(fresh, tmp_path / "prompts.safetensors")
         assert torch.equal(fresh.logits(images()), learner.logits(images()))
