@@ -29,11 +29,6 @@ from npt.learners.base import (
     _settings_of,
 )
 
-# %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl"  # in the order of tables
-for _room in _ROOMS:
-    importlib.import_module(f"npt.learners.{_room}")
-
 # %% ../../nbs/learners/build.ipynb #1d950869
 def learner_names() -> list[str]:
     "Every name that `build_learner` knows."
@@ -177,3 +172,8 @@ def build_learner(
     _check_as_written(built, complete)
     _check_built(built)
     return built
+
+# %% ../../nbs/learners/build.ipynb #r00msreg
+_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept"  # in the order of tables
+for _room in _ROOMS:
+    importlib.import_module(f"npt.learners.{_room}")

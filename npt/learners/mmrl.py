@@ -34,6 +34,14 @@ def _like_maps(
     return maps
 
 # %% ../../nbs/learners/mmrl.ipynb #a5d059f8
+def _check_class_token(clip: FrozenCLIP) -> None:
+    "Raise ValueError where the image tower does not end in a class token that is read alone."
+    tower = clip.model.visual
+    if not isinstance(getattr(tower, "transformer", None), nn.Module) or not isinstance(tower.transformer.resblocks[-1], _ClassTokenBlock):
+        raise ValueError(f"MMRL needs an image tower of open_clip's own that reads its class token alone, and this is a "
+                         f"{type(getattr(tower, 'trunk', tower)).__name__}.")
+
+
 @register_learner("mmrl")
 class _MMRL(Learner):
     "Tokens that both towers share, and two features of a picture (Guo and Gu, CVPR 2025)."
@@ -49,8 +57,7 @@ class _MMRL(Learner):
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.7,  # weight of the class token's feature for the training's classes
         seed: _Seed = 0,
     ):
-        if not isinstance(image_tower(clip.model).blocks[-1], _ClassTokenBlock):
-            raise ValueError("MMRL needs an image tower of open_clip's own that reads its class token alone.")
+        _check_class_token(clip)
         layers = _upper_blocks(clip, layers, 7 / 12)
         super().__init__(clip, *template, n_tokens=n_tokens, width=width, layers=layers, alpha=alpha, seed=seed)
         to_text, to_image = token_embedding(clip.model).embedding_dim, image_tower(clip.model).width

@@ -86,6 +86,7 @@ NAMED_OBJECTIVES.update(
     cpt="ce + 0.25*tetf + 0.15*cc + 0.1*rs",  # Guo et al., arXiv 2605.11939
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
     prograd="ce | kl",  # Zhu et al., ICCV 2023
+    dept="0.3*ce + 0.7*head_ce",  # Zhang et al., CVPR 2024
     mmrl="0.7*ce + 0.3*token_ce + kg + kg_image",  # Guo and Gu, CVPR 2025, the code's default weights
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )

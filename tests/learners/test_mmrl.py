@@ -57,7 +57,7 @@ def test_a_step_runs_each_tower_once(small, monkeypatch):
     assert passes == ["image"]
 
 
-@pytest.mark.parametrize("backbone, reason", [("ViT-B-16-SigLIP", "reads its class token alone"), ("RN50-quickgelu", "vision transformer")])
+@pytest.mark.parametrize("backbone, reason", [("ViT-B-16-SigLIP", "reads its class token alone"), ("RN50-quickgelu", "a ModifiedResNet")])
 def test_a_tower_of_another_kind_is_refused(backbone, reason):
     with pytest.raises(ValueError, match=reason):
         build_learner("mmrl", reduced(backbone), CLASSNAMES, width=8)
