@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .._names import known
 from ..clip.frozen import FrozenCLIP
-from .base import Learner, _Seed, register_learner, seeded
-from .build import build_learner
+from .base import _SAME_PROMPTS, LEARNERS, Learner, _Seed, _settings_of, register_learner, seeded
 
 # %% ../../nbs/learners/dept.ipynb #efdcd293
 class _Head(nn.Module):
@@ -47,9 +47,12 @@ def _inside(
     settings: Mapping,  # of that
 ) -> Learner:
     "Build the learner that another one goes around. Raises ValueError for one that cannot be inside."
-    if around in ("dept",):
+    known("learner to go around called", around, [*LEARNERS, *_SAME_PROMPTS])
+    cls = LEARNERS[_SAME_PROMPTS.get(around, around)]
+    if "around" in _settings_of(cls):
         raise ValueError(f"around={around!r} goes around another learner itself: name a learner of prompts, such as 'coop'.")
-    inner = build_learner(around, clip, classnames, *template, **settings)
+    inner = cls(clip, classnames, *template, **settings)
+    inner.name, inner.settings = around, _settings_of(cls) | dict(settings)
     if inner.remembers or type(inner).see is not Learner.see or type(inner).logits is not Learner.logits:
         raise ValueError(f"The learner {around!r} cannot be inside another: its logits do not come from text and image features alone. "
                          "Name a learner of prompts, such as 'coop'.")
