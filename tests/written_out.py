@@ -99,6 +99,7 @@ def literal_tcp(learner, pixels) -> Tensor:
     clip, settings = learner.clip, learner.settings
     lead = settings["ctx_init"] or "X " * settings["n_ctx"]
     tail = ", a type of pet" if learner.template == PETS else ""
+    ending = tail if settings["after_name"] is None else settings["after_name"].removesuffix(".")
     first, _, second = learner.meta_net
     text = []
     for name in in_words(learner):
@@ -106,7 +107,7 @@ def literal_tcp(learner, pixels) -> Tensor:
         hidden = frozen @ first.weight.T + first.bias
         vectors = (hidden * torch.sigmoid(1.702 * hidden)) @ second.weight.T + second.bias
         deep = {settings["layer"]: vectors.reshape(settings["n_ctx"], 64)}
-        text.append(literal_text(clip, (lead, name + tail), learner.context, deep))
+        text.append(literal_text(clip, (lead, name + ending), learner.context, deep))
     return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
 
 
