@@ -30,7 +30,7 @@ from npt.learners.base import (
 )
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept"  # in the order of tables
+_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept", "dpc"  # in the order of tables
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 
