@@ -30,7 +30,9 @@ from npt.learners.base import (
 )
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
+_ROOMS = (  # in the order of tables
+    "zero_shot", "linear_probe", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp",
+)
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 

@@ -253,7 +253,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
 
 # %% ../../nbs/study/price.ipynb #026a104d
 _LOSS_LAUNCHES, _TERM_LAUNCHES = 27, 30  # with ce, and for each further term
-_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
+_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "sgd_no_decay": (3, 5), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
 
 def _rest_work(case: _Case, machine: _Machine) -> _Work:
