@@ -97,8 +97,8 @@ def _joined(
     own: Objective,  # a method's loss
     more: Objective,  # such as NPT
 ) -> Objective:
-    "The terms of both; where both have one, the second's weight counts. The guide is the first's, or else the second's."
-    return Objective(tuple((dict(own.weights) | dict(more.weights)).items()), own.guide or more.guide)
+    "The terms of both; where both have one, the method's own weight counts. The guide is the first's, or else the second's."
+    return Objective(tuple((dict(more.weights) | dict(own.weights)).items()), own.guide or more.guide)
 
 # %% ../../nbs/objectives/objective.ipynb #2d251ac8
 _TERM = re.compile(r"\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")

@@ -321,7 +321,7 @@ def _compute(
     guide, more = objective.guide(features) if objective.guide else (None, {})
     accuracy = (features.logits.argmax(1) == features.labels).float().mean() * 100
     named = {f"term_{name}": value for name, value in (terms | more).items()}
-    return _Step(loss, Seen(features.text, features.image, features.logits), guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
+    return _Step(loss, Seen(features.text, features.image, features.logits, features.parts), guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
 
 # %% ../../nbs/training/fit.ipynb #f82be0aa
 def _check_enters(loss: Tensor, learner: nn.Module, objective: Objective) -> None:
@@ -398,7 +398,7 @@ def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State
     "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
     state.optimizer.zero_grad()
     through_logits = state.checked or _goes_through(step.loss, step.seen.logits)
-    halved = step.seen if learner.clip.dtype == torch.float16 else ()
+    halved = [*step.seen[:3], *step.seen.own.values()] if learner.clip.dtype == torch.float16 else ()
     _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad], halved)
     if not state.checked:
         _check_reached(learner, objective, through_logits)
@@ -426,10 +426,10 @@ def _train_epoch(
     tally, at_once = _Tally(), 1 if learner.clip.device.type == "cpu" else _READ_AT_ONCE
     learner.train()
     for batch in batches:
-        text, image, logits = _look(learner, batch, state)
+        text, image, logits, own = _look(learner, batch, state)
         step = _compute(plan.objective, StepFeatures(
             text, image, batch.labels, logits, logit_scale=learner.logit_scale, progress=epoch / plan.epochs,
-            encode_image=batch.encode_image, **standing))
+            encode_image=batch.encode_image, parts=own, **standing))
         _check_enters(step.loss, learner, plan.objective)
         tally.add(step.values, len(batch.labels))
         if len(tally.unread) == at_once:
