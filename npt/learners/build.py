@@ -31,7 +31,7 @@ from npt.learners.base import (
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = (  # in the order of tables
-    "zero_shot", "linear_probe", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp",
+    "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp",
 )
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")

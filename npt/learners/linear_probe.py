@@ -50,13 +50,18 @@ class _LinearProbe(Learner):
         *template: str | Sequence[str],
         start: str = "zero_shot",  # where the vectors start: zero_shot or random
         seed: _Seed = 0,  # of random vectors
+        **settings,  # of a child
     ):
         known("start", start, _STARTS)
-        super().__init__(clip, *template, start=start, seed=seed)
+        super().__init__(clip, *template, start=start, seed=seed, **settings)
         self.prepare(classnames)
-        written = _tower_vectors(clip, self.template, self.classnames)
         with seeded(seed):
-            self.vectors = nn.Parameter(written if start == "zero_shot" else _drawn_vectors(written))  # (K, d), of any length
+            vectors = self.written.clone() if start == "zero_shot" else _drawn_vectors(self.written)
+        self.vectors = nn.Parameter(vectors)  # (K, d), of any length
+
+    def prepare(self, classnames: Sequence[str]) -> None:
+        super().prepare(classnames)
+        self.written = _tower_vectors(self.clip, self.template, self.classnames)
 
     def text_features(self) -> Tensor:
         return normalised(self.vectors)

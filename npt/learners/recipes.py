@@ -71,6 +71,7 @@ class Recipe:
 _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, optimiser, average
     Recipe("zero_shot", 32, 0.0, 0, "Radford et al., ICML 2021: nothing is trained"),
     Recipe("linear_probe", 256, 0.1, 300, "Silva-Rodríguez et al., CVPR 2024, official code: ZS-LP", "ce", "sgd_no_decay"),
+    Recipe("clap", 256, 0.1, 300, "Silva-Rodríguez et al., CVPR 2024, official code: ZS with the constraint l2", "ce + clap", "sgd_no_decay"),
     Recipe("lp_plus_plus", 16384, 1.0, 300, "Huang et al., CVPR 2024, official code: all images in a step; the rate is times its own step sizes",
            "ce", "sgd_no_decay"),
     Recipe("etf_head", 1024, 0.1, 90, "Yang et al., NeurIPS 2022, official code: ImageNet-LT, a whole ResNet-50", "mi_dot"),

@@ -109,3 +109,13 @@ def test_nothing_frozen_gets_a_gradient():
     build_objective(" + ".join(["ce", "etf", *ASKED]))(case.step(text, image))[0].backward()
     assert text.grad.abs().sum() > 0 and image.grad.abs().sum() > 0
     assert case.template.grad is None and case.ensemble.grad is None and case.frozen_image.grad is None
+
+
+def test_clap_is_a_mean_over_classes_of_multipliers_times_squared_distances():
+    draw = np.random.default_rng(0)
+    multipliers, moved, case = draw.random(5), draw.random(5), Case(5)
+    parts = dict(multipliers=torch.tensor(multipliers), moved=torch.tensor(moved))
+    step = StepFeatures(case.text, case.image, case.labels, case.image @ case.text.T, parts=parts)
+    assert TERMS["clap"](step).item() == pytest.approx(sum(a * b for a, b in zip(multipliers, moved)) / 5, abs=1e-15)
+    with pytest.raises(ValueError, match="needs 'multipliers', which this learner does not give"):
+        TERMS["clap"](case.step())
