@@ -111,6 +111,10 @@ class _Kind:
 # %% ../../nbs/study/price.ipynb #8ad4aba1
 _KINDS = {
     "zero_shot": _Kind(text=False, parameters=0),
+    "linear_probe": _Kind(text=False, more=20),
+    "clap": _Kind(text=False, more=4),
+    "lp_plus_plus": _Kind(text=False, parameters=3, more=48),
+    "etf_head": _Kind(text=False, more=37),
     "coop": _Kind(),
     "cocoop": _Kind(each=True, parameters=5),
     "kgcoop": _Kind(),
