@@ -447,6 +447,7 @@ class Learner(nn.Module):
     remembers = False  # True: it must see its training images once before the first step
     transfers = True  # False: what it learns means nothing for other classes
     conditional = False  # True: the class vectors that class_logits compares with differ from picture to picture
+    rate_factors: Mapping[str, float] = MappingProxyType({})  # a part or parameter to the factor on its learning rate
     logit_scale, register_parameter = property(_logit_scale), _register_parameter
 
     def __init_subclass__(cls, **more) -> None:

@@ -107,14 +107,14 @@ _FROZEN = r"token_\w+|(image_encoder|text_encoder|ZS_image_encoder)\..+|logit_sc
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
     frozenset({"context"}): "coop",
-    frozenset({"context", "meta_net"}): "cocoop",
+    frozenset({"context", "meta_net"}): "cocoop",  # or TCP, see `_is_tcp`
     frozenset({"context", "couplings"}): "maple",
     frozenset({"context", "couplings", "deep_text"}): "maple",
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
 }
-_LEARNERS = ", ".join(sorted(set(_METHODS.values())))
+_LEARNERS = ", ".join(sorted({*_METHODS.values(), "tcp"}))
 
 # %% ../../nbs/learners/official.ipynb #61ca2f98
 def _our_name(
@@ -132,7 +132,7 @@ def _our_name(
 
 # %% ../../nbs/learners/official.ipynb #3c6f495f
 def _without_surplus(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The state of a model without the prompt learner's name, and without what KgCoOp does not use."
+    "The state of a model without the prompt learner's name, and without what KgCoOp and DeKg do not use."
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     if "bias_vectors" in state:
         state = {key: value for key, value in state.items() if key != "bias_vectors" and not key.startswith("meta_net.")}
@@ -165,6 +165,18 @@ def _learned_tensors(
     return tensors
 
 # %% ../../nbs/learners/official.ipynb #8c22a650
+def _is_tcp(
+    tensors: dict[str, Tensor],  # what was learned, under our names, with a meta-net
+) -> bool:
+    "Whether a meta-net makes a context, as TCP's does, and not one vector, as CoCoOp's."
+    context, first, second = (tensors.get(name) for name in ("context", "meta_net.0.weight", "meta_net.2.weight"))
+    if context is None or first is None or second is None:
+        return False
+    if context.shape[-2] > 1:
+        return len(second) != context.shape[-1]
+    return len(first) == first.shape[1] // 4
+
+# %% ../../nbs/learners/official.ipynb #c3892aa4
 def _recognise(
     tensors: dict[str, Tensor],  # what was learned, under our names
 ) -> str:  # the learner's name
@@ -172,7 +184,7 @@ def _recognise(
     kinds = frozenset(name.split(".")[0] for name in tensors)
     if kinds not in _METHODS:
         raise ValueError(f"no learner here has exactly {', '.join(sorted(kinds)) or 'nothing'} (known are {_LEARNERS})")
-    return _METHODS[kinds]
+    return "tcp" if _METHODS[kinds] == "cocoop" and _is_tcp(tensors) else _METHODS[kinds]
 
 # %% ../../nbs/learners/official.ipynb #1bb5a91f
 _NOT_IN_FILE = {  # learner: settings that a file does not tell
@@ -180,6 +192,7 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "cocoop": {"ctx_init"},
     "maple": {"ctx_init"},
     "ivlp": {"ctx_init"},
+    "tcp": {"ctx_init", "layer", "after_name"},
     "vpt": set(),
 }
 
@@ -202,7 +215,7 @@ def _settings_from_shapes(
     context = tensors["context"]
     if name == "coop":
         return dict(n_ctx=context.shape[-2], ctx_init=None, class_specific=context.dim() == 3)
-    if name == "cocoop":
+    if name in ("cocoop", "tcp"):
         return dict(n_ctx=context.shape[-2], ctx_init=None)
     deep = _deep_settings(tensors)
     return deep if name == "maple" else dict(deep, n_ctx_image=len(layers[0]), depth_image=len(layers))
@@ -275,6 +288,49 @@ def _warn_of_other_words(
             warnings.warn(f"{path}: it seems that when these prompts were learned {cause}. Their logits may be wrong.",
                           stacklevel=3)
 
+# %% ../../nbs/learners/official.ipynb #9b98a36d
+def _common_words(
+    suffixes: Tensor,  # (K, S, w), the embedded words of K prompts after their context
+    end: Tensor,  # (w,), the embedded end of text
+) -> tuple[Tensor, Tensor]:  # (n, w) and (m, w)
+    "The words that all prompts have first, and, backwards, those that all have last before the end of the text."
+    lengths = (suffixes - end).abs().amax(dim=-1).argmin(dim=1)  # where each prompt ends
+    shortest = int(lengths.min())
+    backwards = lengths[:, None] - 1 - torch.arange(shortest)
+    runs = suffixes[:, :shortest], suffixes[torch.arange(len(suffixes))[:, None], backwards]
+    counts = [(run - run[0]).abs().amax(dim=(0, 2)).lt(1e-3).long().cumprod(dim=0).sum() for run in runs]
+    return tuple(run[0, :count] for run, count in zip(runs, counts))
+
+# %% ../../nbs/learners/official.ipynb #3338bc38
+def _same_words(
+    held: Tensor,  # (K, S, w), of a file
+    ours: Tensor,  # (K', S', w)
+    end: Tensor,  # (w,), the embedded end of text
+) -> bool:
+    "Whether two sets of prompts have the same words before their names and after them, as far as can be told."
+    alone = len(held) == 1 or len(ours) == 1
+    for one, other in zip(_common_words(held, end), _common_words(ours, end)):
+        count = min(len(one), len(other))
+        if not alone and len(one) != len(other) or not torch.allclose(one[:count], other[:count], rtol=1e-2, atol=1e-3):
+            return False
+    return True
+
+# %% ../../nbs/learners/official.ipynb #db4e5417
+def _warn_of_other_endings(
+    learner: Learner,  # a TCP
+    state: dict[str, Tensor],  # as in the checkpoint
+    path: Path,
+) -> None:
+    "Warn where the words around the names in the file's prompts are not the learner's."
+    held, ours, clip = state.get("token_suffix"), learner.prompts.suffix.float().cpu(), learner.clip
+    if not _is_plain(held) or held.dim() != 3 or held.shape[-1] != ours.shape[-1]:
+        return
+    end = clip.embed(clip.tokenize([""]))[0, clip.start_length].float().cpu()
+    if not _same_words(held.float(), ours, end):
+        said = {name: learner.settings[name] for name in ("ctx_init", "after_name")}
+        warnings.warn(f"{path}: it seems that the words around the class names were not those of {said} and the template "
+                      f"{learner.template!r}. Give the words of the training, since their logits may be wrong.", stacklevel=3)
+
 # %% ../../nbs/learners/official.ipynb #c0deda10
 @contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
@@ -289,15 +345,16 @@ def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
     classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = TEMPLATE,  # only VPT uses it
-    **settings,  # what a file does not tell: `ctx_init` (not VPT) and `class_token_position` (CoOp); see below
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp" or "vpt", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP) or VPT.
+    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT and TCP; the others do not use it
+    **settings,  # what a file does not tell: `ctx_init` (not VPT), `class_token_position` (CoOp), `layer`, `after_name` (TCP)
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp" or "vpt", its parameters those of the file, in float32
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP), VPT, TCP or DeKg.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
-    started from others, and `class_token_position` where CoOp's was not "end". All else is read from the file, without
-    running anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023), Zhu
-    et al. (ICCV 2023) and Khattak et al. (CVPR 2023, ICCV 2023). Raises FileNotFoundError where there is no file;
+    started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
+    share with `template`. All else is read from the file, without running anything in it. Formats: the official code of
+    Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024), Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023,
+    ICCV 2023) and Li et al. (ICLR 2025; a CoOp or a TCP). Raises FileNotFoundError where there is no file;
     ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a setting that
     the file tells.
     """
@@ -314,4 +371,6 @@ def load_official(
         _load_tensors(learner, tensors)
     if name != "vpt":
         _warn_of_other_words(learner, state, path)
+    if name == "tcp":
+        _warn_of_other_endings(learner, state, path)
     return learner

@@ -21,6 +21,7 @@ from npt.learners.build import build_learner
 from npt.learners.official import load_official
 
 RANDOM = dict(ctx_init=None)
+PETS, TEXTURES, DOING = "a photo of a {}, a type of pet.", "a photo of a {}, a type of texture.", "a photo of a person doing"
 CASES = {  # method: learner, its settings, what must be said in loading
     "CoOp": ("coop", dict(), dict()),
     "CoOp, 16 random": ("coop", dict(n_ctx=16, **RANDOM), dict()),
@@ -29,6 +30,7 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "CoOp, own contexts": ("coop", dict(n_ctx=3, class_specific=True, **RANDOM), dict()),
     "KgCoOp": ("coop", dict(), dict()),
     "ProGrad": ("coop", dict(), dict()),
+    "DeKg": ("coop", dict(), dict()),
     "CoCoOp": ("cocoop", dict(), dict()),
     "CoCoOp, 6 random": ("cocoop", dict(n_ctx=6, **RANDOM), dict()),
     "MaPLe": ("maple", dict(depth=3), dict()),
@@ -40,9 +42,18 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "PromptSRC": ("ivlp", dict(depth=4, depth_image=4), dict()),
     "VPT": ("vpt", dict(depth=4, n_ctx_image=5), dict()),
     "VPT, shallow": ("vpt", dict(depth=1), dict()),
+    "TCP": ("tcp", dict(), dict()),
+    "TCP, pets": ("tcp", dict(layer=2, template=PETS), dict(layer=2, template=PETS)),
+    "TCP, textures": ("tcp", dict(after_name=" texture.", template=TEXTURES), dict(after_name=" texture.", template=TEXTURES)),
+    "TCP, cars": ("tcp", dict(after_name=", a type of car"), dict(after_name=", a type of car")),
+    "TCP, actions": ("tcp", dict(ctx_init=DOING, template=f"{DOING} {{}}."), dict(ctx_init=DOING, template=f"{DOING} {{}}.")),
+    "TCP, one vector": ("tcp", dict(n_ctx=1), dict()),
+    "CoCoOp, one vector": ("cocoop", dict(n_ctx=1, **RANDOM), dict()),
+    "DeKg with TCP": ("tcp", dict(template=PETS), dict(template=PETS)),
 }
-FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "vpt": "prompt_learner", "maple": "MultiModalPromptLearner",
-           "ivlp": "VLPromptLearner"}
+AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
+FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
+           "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner"}
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +76,16 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     state, name = {}, learner.name
     if name != "vpt":
         n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
-        vectors = learner.clip.embed(learner.clip.tokenize([f"{words} {called.replace('_', ' ')}." for called in NAMES]))
+        prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
+        vectors = learner.clip.embed(learner.clip.tokenize(prompts))
         state |= dict(ctx=learner.context, token_prefix=vectors[:, :1], token_suffix=vectors[:, 1 + n :])
     if method == "KgCoOp":
         state |= {"bias_vectors": torch.ones(1, 512), "meta_net.linear1.weight": torch.ones(512, 512),
                   "meta_net.linear1.bias": torch.ones(512)}
-    if name == "cocoop":
+    if method == "DeKg":  # its prompt learner holds a whole image tower
+        state |= {f"image_encoder.{key}": value for key, value in learner.clip.model.visual.state_dict().items()}
+        state["bias_vectors"] = torch.ones(1, 512)
+    if name in ("cocoop", "tcp"):
         for number, layer in ((1, learner.meta_net[0]), (2, learner.meta_net[2])):
             state |= {f"meta_net.linear{number}.weight": layer.weight, f"meta_net.linear{number}.bias": layer.bias}
     if name == "maple":
@@ -334,6 +349,10 @@ def without(key: str):
     ("MaPLe", dict, dict(class_token_position="end"), "'class_token_position' cannot be given for 'maple'"),
     ("CoOp", dict, dict(class_token_position="left"), "there is no class_token_position 'left'"),
     ("VPT", dict, dict(ctx_init=None), "'ctx_init' cannot be given for 'vpt'"),
+    ("CoCoOp", dict, dict(layer=2), "'layer' cannot be given for 'cocoop'"),
+    ("TCP", dict, dict(layer=4), "layer=4 is no block"),
+    ("TCP", replaced(meta_net__linear1__weight=torch.ones(12, 512)), {}, "image feature of width 512, .* random has 48"),
+    ("TCP", replaced(meta_net__linear2__weight=torch.ones(192, 12)), {}, r"read as 'tcp', but its meta_net\.2\.weight has the shape \(192, 12\)"),
 ])
 def test_what_fits_neither_method_nor_backbone_is_refused_in_a_sentence(clip, tmp_path, method, change, said, message):
     name, settings, _ = CASES[method]
@@ -360,3 +379,39 @@ def test_another_backbone_of_the_same_width_and_other_words_are_noticed(clip, go
     state = official_state(trained(clip, "maple", dict(ctx_init=None, depth=2)), "MaPLe")
     with pytest.warns(UserWarning, match="the prompt did not begin with 'a photo of a'"):
         load_official(write({"state_dict": state}, tmp_path / "b"), clip, NAMES)
+
+
+def tcp_file(clip, path: Path, method: str) -> Path:
+    name, settings, _ = CASES[method]
+    return write({"state_dict": official_state(trained(clip, name, settings), method)}, path)
+
+
+@pytest.mark.filterwarnings("ignore:.*the prompt did not begin with")  # which may be said too
+@pytest.mark.parametrize("method, said", [
+    ("TCP, pets", dict()),
+    ("TCP, pets", dict(template=PETS, after_name=".")),
+    ("TCP", dict(template=PETS)),
+    ("TCP, textures", dict(template=TEXTURES)),
+    ("TCP, cars", dict()),
+    ("TCP, actions", dict()),
+    ("TCP", dict(ctx_init=DOING)),
+])
+def test_other_words_around_the_names_are_noticed_in_tcp(clip, tmp_path, method, said):
+    path = tcp_file(clip, tmp_path / "a", method)
+    with pytest.warns(UserWarning, match="the words around the class names were not those of"):
+        load_official(path, clip, NAMES, **said)
+
+
+@pytest.mark.parametrize("method", ["TCP, pets", "TCP, actions", "TCP"])
+@pytest.mark.parametrize("classnames", [["dog"], ["dog", "blue whale", "annual crop land"], NAMES[:1], NAMES[::-1]])
+def test_other_classes_are_no_other_words(clip, tmp_path, method, classnames):
+    path, (_, _, said) = tcp_file(clip, tmp_path / "a", method), CASES[method]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_official(path, clip, classnames, **said).text_features().shape == (len(classnames), 48)
+
+
+def test_tcp_in_another_place_of_the_tower_is_another_learner(clip, tmp_path):
+    path = tcp_file(clip, tmp_path / "a", "TCP, pets")
+    one, other = (load_official(path, clip, NAMES, template=PETS, layer=layer) for layer in (2, 3))
+    assert (one.layer, other.layer) == (2, 3) and not torch.allclose(one.text_features(), other.text_features(), atol=1e-3)
