@@ -27,5 +27,5 @@ def _head_cross_entropy(step: StepFeatures) -> torch.Tensor:
 # %% ../../nbs/objectives/own_terms.ipynb #3ce6efad
 @term("clap")
 def _class_adaptive(step: StepFeatures) -> torch.Tensor:
-    "Squared distance of a probe's vectors from their start, times each class's multiplier, mean over classes (CLAP, CVPR 2024, trainers/adapters.py)."
+    "Squared distance of a probe's vectors from their start, times a class's multiplier, mean over classes (CLAP, CVPR 2024)."
     return (step.own("multipliers") * step.own("moved")).mean()
