@@ -24,6 +24,12 @@ def _head_cross_entropy(step: StepFeatures) -> torch.Tensor:
     logits = torch.cat([step.own("head_image"), step.own("head_text")[step.labels]])
     return F.cross_entropy(logits, step.labels.repeat(2))
 
+# %% ../../nbs/objectives/own_terms.ipynb #3ce6efad
+@term("clap")
+def _class_adaptive(step: StepFeatures) -> torch.Tensor:
+    "Squared distance of a probe's vectors from their start, times a class's multiplier, mean over classes (CLAP, CVPR 2024)."
+    return (step.own("multipliers") * step.own("moved")).mean()
+
 # %% ../../nbs/objectives/own_terms.ipynb #8c99ebe1
 def _hard_negatives(
     logits: torch.Tensor,  # (B, K), of the first prompt

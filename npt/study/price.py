@@ -111,6 +111,10 @@ class _Kind:
 # %% ../../nbs/study/price.ipynb #8ad4aba1
 _KINDS = {
     "zero_shot": _Kind(text=False, parameters=0),
+    "linear_probe": _Kind(text=False, more=20),
+    "clap": _Kind(text=False, more=4),
+    "lp_plus_plus": _Kind(text=False, parameters=3, more=48),
+    "etf_head": _Kind(text=False, more=37),
     "coop": _Kind(),
     "cocoop": _Kind(each=True, parameters=5),
     "kgcoop": _Kind(),
@@ -253,7 +257,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
 
 # %% ../../nbs/study/price.ipynb #026a104d
 _LOSS_LAUNCHES, _TERM_LAUNCHES = 27, 30  # with ce, and for each further term
-_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
+_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "sgd_no_decay": (3, 5), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
 
 def _rest_work(case: _Case, machine: _Machine) -> _Work:

@@ -35,13 +35,20 @@ def test_the_heads_cross_entropy_is_the_mean_over_images_and_their_classes_texts
     assert value == pytest.approx(-np.mean([*of_images, *of_texts]), abs=1e-12)
 
 
-@pytest.mark.parametrize("name, part", [("token_ce", "token_logits"), ("head_ce", "head_image")])
+def test_the_penalty_of_a_probe_is_a_mean_over_classes():
+    multipliers, moved = drawn(4).abs(), drawn(4, seed=1).abs()
+    expected = sum(one * other for one, other in zip(multipliers.tolist(), moved.tolist())) / 4
+    assert TERMS["clap"](step([0, 1], multipliers=multipliers, moved=moved)).item() == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("name, part", [("token_ce", "token_logits"), ("head_ce", "head_image"), ("clap", "multipliers")])
 def test_a_learner_that_gives_nothing_of_the_name_is_told(name, part):
     with pytest.raises(ValueError, match=f"needs '{part}', which this learner does not give .*it gives other"):
         TERMS[name](step([0], other=torch.zeros(1)))
 
 
-@pytest.mark.parametrize("name, shapes", [("token_ce", dict(token_logits=(4, 3))), ("head_ce", dict(head_image=(4, 3), head_text=(3, 3)))])
+@pytest.mark.parametrize("name, shapes", [("token_ce", dict(token_logits=(4, 3))), ("head_ce", dict(head_image=(4, 3), head_text=(3, 3))),
+                                          ("clap", dict(multipliers=(3,), moved=(3,)))])
 def test_gradients_agree_with_finite_differences(name, shapes):
     inputs = [drawn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes.values())]
     assert torch.autograd.gradcheck(lambda *given: TERMS[name](step([0, 2, 1, 1], **dict(zip(shapes, given)))), inputs)
