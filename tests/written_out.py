@@ -72,14 +72,21 @@ def written_text(clip, sentence, blocks=None) -> Tensor:
     return literal_text(clip, sentence, clip.embed(TOKENIZER(sentence[0]))[0, 1:5], {}, blocks=blocks)
 
 
+def blended(learner, tower: str, features: Tensor) -> Tensor:
+    "CoPrompt's network behind a tower, on features of any length."
+    first, second = getattr(learner, f"{tower}_network")[0].weight, getattr(learner, f"{tower}_network")[2].weight
+    made, share = (features @ first.T).clamp(min=0) @ second.T, dict(image="ratio", text="ratio_text")[tower]
+    return F.normalize(learner.settings[share] * made.clamp(min=0) + (1 - learner.settings[share]) * features, dim=-1)
+
+
 def literal_prompts(learner, pixels) -> Tensor:
-    "CoOp, CoCoOp, VPT, IVLP and MaPLe."
+    "CoOp, CoCoOp, VPT, IVLP, MaPLe and CoPrompt."
     clip, name, settings = learner.clip, learner.name, learner.settings
     classes = in_words(learner)
     lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
     deep = list(getattr(learner, "deep_text", []))
     prompts = list(getattr(learner, "image_prompts", []))
-    if name == "maple":
+    if name in ("maple", "coprompt"):
         text = [learner.context, *deep]
         prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
     image, scale, deep = literal_image(clip, pixels, prompts), clip.logit_scale, dict(enumerate(deep, start=1))
@@ -89,6 +96,9 @@ def literal_prompts(learner, pixels) -> Tensor:
         own = context if context.dim() == 3 else [context] * len(classes)
         return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
 
+    if name == "coprompt":
+        image, vectors = (blended(learner, tower, 7 * features) for tower, features in (("image", image), ("text", text(learner.context))))
+        return scale * image @ vectors.T
     if name != "cocoop":
         return scale * image @ text(clip.embed(TOKENIZER(lead))[0, 1:5] if name == "vpt" else learner.context).T
     first, _, second = learner.meta_net

@@ -725,7 +725,7 @@ def _why_no_learner(cls: type) -> str | None:  # the reason, or None where it is
     return next((reason for why in _REASONS if (reason := why(cls))), None)
 
 # %% ../../nbs/learners/base.ipynb #3027e8fe
-_SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
+_SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "dekg": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
 
 # %% ../../nbs/learners/base.ipynb #bfbb8f43
 LEARNERS: dict[str, type[Learner]] = {}

@@ -34,6 +34,7 @@ from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
 from ..learners.base import Seen, _check_seen, _check_usable
+from ..learners.descriptions import _Described
 from ..learners.recipes import Average, recipe
 from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
@@ -195,7 +196,7 @@ def _made_from(
     clip = learner.clip
     parts = [_split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
     parts += [all_classnames] if all_classnames is not None else []
-    return hashlib.sha256(json.dumps(parts, default=lambda other: type(other).__name__).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(parts, default=lambda other: asdict(other) if isinstance(other, _Described) else type(other).__name__).encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/fit.ipynb #ba680dda
 def _in_a_line(plan: _Plan, learner: nn.Module, train: Split) -> str:
