@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from random_clip import NAMES, TOKENIZER, images
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: f
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter += steps * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return learner
+    return learner.eval()
 
 
 def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
@@ -167,8 +168,85 @@ def literal_zero_shot(learner, pixels) -> Tensor:
     return learner.clip.logit_scale * literal_image(learner.clip, pixels, []) @ written_classes(learner).T
 
 
+def slowed(x: Tensor, factor: float) -> Tensor:
+    "The same numbers, of which the gradient is multiplied by a factor on its way back."
+    y = 1.0 * x
+    if y.requires_grad:
+        y.register_hook(lambda gradient: factor * gradient)
+    return y
+
+
+def adapted_block(block, ends, shared, scale):
+    "A block with MMA's adapter beside it: the gradient is made small going out and large going in, as published."
+    def run(x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        given = ResidualAttentionBlock.forward(block, x, attn_mask=attn_mask)
+        down, up = ends.down, ends.up
+        y = block.ln_1(slowed(x, scale)) @ down.weight.T + down.bias
+        y = (y.clamp(min=0) @ shared.weight.T + shared.bias).clamp(min=0)
+        return given + slowed((y @ up.weight.T + up.bias) * scale, 1 / scale)
+
+    return run
+
+
+def literal_mma(learner, pixels) -> Tensor:
+    clip, settings = learner.clip, learner.settings
+    towers = []
+    for tower, ends in (clip.model.transformer, learner.text_ends), (clip.model.visual.transformer, learner.image_ends):
+        blocks = list(tower.resblocks)
+        for i, (pair, shared) in enumerate(zip(ends, learner.shared, strict=True)):
+            place = len(blocks) - len(learner.shared) + i
+            blocks[place] = adapted_block(blocks[place], pair, shared, settings["scale"])
+        towers.append(blocks)
+    text = torch.stack([written_text(clip, (settings["ctx_init"], name), towers[0]) for name in in_words(learner)])
+    return clip.logit_scale * literal_image(clip, pixels, [], towers[1]) @ text.T
+
+
+def joined_text(clip, sentence, entering) -> Tensor:
+    "One class: 77 tokens, and more from the block on that vectors join."
+    model, tokens = clip.model, TOKENIZER([sentence])
+    x, n = (model.token_embedding(tokens) + model.positional_embedding), len(next(iter(entering.values())))
+    for number, block in enumerate(model.transformer.resblocks):
+        if number in entering:
+            x = torch.cat([x[:, :1], entering[number][None], x[:, 1 if x.shape[1] == 77 else 1 + n:]], dim=1)
+        x = block(x, attn_mask=torch.full((x.shape[1],) * 2, -torch.inf, dtype=x.dtype).triu(1))
+    return F.normalize(model.ln_final(x)[0, int(tokens.argmax()) + n] @ model.text_projection, dim=-1)
+
+
+def joined_image(clip, pixels, entering, projection) -> tuple[Tensor, Tensor]:
+    "The two features of MMRL, its tokens behind the class token."
+    tower, n = clip.model.visual, len(next(iter(entering.values())))
+    x = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    x = tower.ln_pre(torch.cat([tower.class_embedding.expand(len(x), 1, -1), x], dim=1) + tower.positional_embedding)
+    patches = x.shape[1]
+    for number, block in enumerate(tower.transformer.resblocks):
+        if number in entering:
+            x = torch.cat([x[:, :1], entering[number].expand(len(x), -1, -1), x[:, 1 if x.shape[1] == patches else 1 + n:]], dim=1)
+        x = ResidualAttentionBlock.forward(block, x)
+    x = tower.ln_post(x)
+    return F.normalize(x[:, 0] @ tower.proj, dim=-1), F.normalize(x[:, 1 : 1 + n].mean(dim=1) @ projection, dim=-1)
+
+
+def literal_mmrl_features(learner, pixels) -> tuple[Tensor, Tensor, Tensor]:  # text, image, and image by the tokens
+    clip, layers = learner.clip, len(learner.to_text)
+
+    def entering(maps, blocks):
+        return {blocks - layers + i: learner.tokens @ one.weight.T + one.bias for i, one in enumerate(maps)}
+
+    in_text, in_image = (entering(maps, len(tower.resblocks)) for maps, tower in (
+        (learner.to_text, clip.model.transformer), (learner.to_image, clip.model.visual.transformer)))
+    template = learner.template
+    text = torch.stack([joined_text(clip, template.replace("{}", name), in_text) for name in in_words(learner)])
+    return text, *joined_image(clip, pixels, in_image, learner.projection)
+
+
+def literal_mmrl(learner, pixels) -> Tensor:
+    text, image, of_tokens = literal_mmrl_features(learner, pixels)
+    alpha = learner.settings["alpha"] if learner.classnames == NAMES else 1
+    return learner.clip.logit_scale * (alpha * image @ text.T + (1 - alpha) * of_tokens @ text.T)
+
+
 LITERAL = {"zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
-           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora, "mma": literal_mma, "mmrl": literal_mmrl}
 
 
 def literal_logits(learner, pixels) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import chain
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Annotated, NamedTuple
 
 import torch
@@ -312,6 +312,7 @@ class Seen(NamedTuple):
     text: Tensor  # (K, d) class vectors of unit length
     image: Tensor  # (B, d) image features of unit length
     logits: Tensor  # (B, K)
+    own: Mapping[str, Tensor] = MappingProxyType({})  # what else the learner's own terms of the loss need, by name
 
 # %% ../../nbs/learners/base.ipynb #9015c280
 def _check_shape(
@@ -377,8 +378,8 @@ def _class_logits(
 
 # %% ../../nbs/learners/base.ipynb #66e283dc
 def _has_own_logits(learner: nn.Module) -> bool:
-    "Whether a learner's logits come from its own `logits(pixels)`, and not from `class_logits`."
-    return type(learner).logits is not Learner.logits
+    "Whether a learner's logits come from its own `logits(pixels)` or `see`, and not from `class_logits`."
+    return type(learner).logits is not Learner.logits or type(learner).see is not Learner.see
 
 # %% ../../nbs/learners/base.ipynb #1f569d7a
 def _see(
@@ -389,9 +390,10 @@ def _see(
     "Class vectors, image features and logits of a batch."
     image = _batch_features(learner, given)
     if _has_own_logits(learner):
-        return Seen(_class_vectors(learner, text), image, learner.logits(given))
-    text, logits = _class_logits(learner, image, text)
-    return Seen(text, image, logits)
+        text, logits = _class_vectors(learner, text), learner.logits(given)
+    else:
+        text, logits = _class_logits(learner, image, text)
+    return Seen(text, image, logits, learner.for_terms(text, image) if learner.training else {})
 
 # %% ../../nbs/learners/base.ipynb #ebe5a6b7
 def _measured_vectors(
@@ -413,7 +415,7 @@ def _measured_vectors(
 TEMPLATE = "a photo of a {}."
 
 # %% ../../nbs/learners/base.ipynb #216de8b1
-_FOLLOWS = {"learns_image": ("image_features", "logits"), "remembers": ("remember",)}  # flag to the methods it follows from
+_FOLLOWS = {"learns_image": ("image_features", "logits", "see"), "remembers": ("remember",)}  # flag to the methods it follows from
 
 # %% ../../nbs/learners/base.ipynb #5468dc38
 def _set_flags(cls: type) -> None:
@@ -445,6 +447,7 @@ class Learner(nn.Module):
     remembers = False  # True: it must see its training images once before the first step
     transfers = True  # False: what it learns means nothing for other classes
     conditional = False  # True: the class vectors that class_logits compares with differ from picture to picture
+    rate_factors: Mapping[str, float] = MappingProxyType({})  # a part or parameter to the factor on its learning rate
     logit_scale, register_parameter = property(_logit_scale), _register_parameter
 
     def __init_subclass__(cls, **more) -> None:
@@ -459,6 +462,7 @@ class Learner(nn.Module):
     def prepare(self, classnames: Sequence[str]) -> None:
         "Compute what depends on the classes alone. A learner extends this; nothing here may make a parameter."
         self.classnames = _check_classnames(classnames)
+        self.home = vars(self).get("home", self.classnames)  # the classes that it was made for
 
     def for_classes(self, classnames: Sequence[str]) -> "Learner":
         "A learner of its own with the same prompts: parameters are shared, all else is not. Raises ValueError where that cannot be."
@@ -491,11 +495,21 @@ class Learner(nn.Module):
 
     def logits(self, pixels: Tensor) -> Tensor:
         "The logits (B, K) of pixels (B, 3, H, W)."
+        if type(self).see is not Learner.see:
+            return self.see(pixels).logits
         return self.class_logits(_pixel_features(self, pixels))[1]
 
-    def forward(self, given: Tensor, text: Tensor | None = None) -> Seen:
+    def for_terms(self, text: Tensor, image: Tensor) -> Mapping[str, Tensor]:
+        "What the learner's own terms of a loss need in training beside class vectors (K, d) and image features (B, d), by name."
+        return {}
+
+    def see(self, given: Tensor, text: Tensor | None = None) -> Seen:
         "All of a batch: `given` is pixels where `learns_image`, else frozen features (B, d); `text` as in `class_logits`."
         return _see(self, given, text)
+
+    def forward(self, given: Tensor, text: Tensor | None = None) -> Seen:
+        "As `see`."
+        return self.see(given, text)
 
 # %% ../../nbs/learners/base.ipynb #7b558aa2
 _LENGTH_ERROR = 1e-2  # that a unit vector may have
@@ -616,6 +630,12 @@ def _why_contradictory(cls: type) -> str | None:
     "Say which method of a learner's class would never be called."
     if cls.forward is not Learner.forward:
         return "it overrides forward, which evaluation does not call: override logits(pixels), or class_logits"
+    if cls.see is not Learner.see:
+        unused = [name for name in ("class_logits", "logits", "for_terms") if getattr(cls, name) is not getattr(Learner, name)]
+        if unused:
+            return f"it overrides see and {unused[0]}, of which the second would never be called: let see give all"
+        if cls.image_features is Learner.image_features:
+            return "it overrides see and not image_features(pixels), by which collapse is measured"
     for flag, methods in _FOLLOWS.items():
         own = [method for method in methods if getattr(cls, method) is not getattr(Learner, method)]
         if own and not getattr(cls, flag):
@@ -623,7 +643,8 @@ def _why_contradictory(cls: type) -> str | None:
     return None
 
 # %% ../../nbs/learners/base.ipynb #19f233e7
-_OVERRIDABLE = "prepare", "for_classes", "text_features", "image_features", "adapt", "remember", "class_logits", "to_logits", "logits"
+_OVERRIDABLE = ("prepare", "for_classes", "text_features", "image_features", "adapt", "remember", "class_logits", "to_logits", "logits",
+                "for_terms", "see")
 
 # %% ../../nbs/learners/base.ipynb #9a8cdff2
 def _parameters(function: Callable) -> list[inspect.Parameter]:

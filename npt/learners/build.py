@@ -30,7 +30,7 @@ from npt.learners.base import (
 )
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp"  # in the order of tables
+_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept"  # in the order of tables
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 
@@ -159,6 +159,8 @@ def _all_settings(
     given = {setting: _as_default(value, allowed[setting]) for setting, value in given.items()}
     _check_kinds(name, given)
     _check_writable(name, allowed | given, allowed)
+    if "around" in allowed:  # a learner that goes around another one
+        _all_settings((allowed | given)["around"], (allowed | given)["around_settings"])
     return allowed | given
 
 # %% ../../nbs/learners/build.ipynb #1dd80c85

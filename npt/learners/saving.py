@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .._files import parse_json, write_tensors
-from .base import Learner, _settings_of
+from .base import Learner, _learners_inside, _settings_of
 
 # %% ../../nbs/learners/saving.ipynb #ba6b8ffd
 def _check_recorded(learner: Learner) -> None:
@@ -34,6 +34,8 @@ def save_prompts(
     _check_recorded(learner)
     header = dict(learner=learner.name, backbone=learner.clip.name, settings=json.dumps(learner.settings),
                   classnames=json.dumps(learner.classnames))
+    if learner.home != learner.classnames:
+        header["home"] = json.dumps(learner.home)
     write_tensors({name: tensor.clone() for name, tensor in learner.state_dict().items()}, path, header)
 
 # %% ../../nbs/learners/saving.ipynb #125704e0
@@ -187,4 +189,6 @@ def load_prompts(
         _put_in(learner, tensors, path, header["settings"])
     else:
         _put_in_elsewhere(learner, tensors, path, header)
+    for one in [learner, *_learners_inside(learner)]:
+        one.home = json.loads(header.get("home", header["classnames"]))
     return header

@@ -17,6 +17,12 @@ def _knowledge_guided(step: StepFeatures) -> torch.Tensor:
     "One minus the mean cosine to the frozen text features of the template (KgCoOp, CVPR 2023, trainers/kgcoop.py)."
     return 1 - F.cosine_similarity(step.text, step.anchored("text"), dim=1).mean()
 
+# %% ../../nbs/objectives/fidelity.ipynb #dab2f174
+@term("kg_image")
+def _knowledge_guided_image(step: StepFeatures) -> torch.Tensor:
+    "One minus the mean cosine to the frozen features of the same images (MMRL, CVPR 2025, trainers/mmrl.py)."
+    return 1 - F.cosine_similarity(step.image, step.frozen_image, dim=1).mean()
+
 # %% ../../nbs/objectives/fidelity.ipynb #abd5a6ae
 def _frozen_logits(
     step: StepFeatures,

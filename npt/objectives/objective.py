@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .._names import known, unknown
-from . import cross_entropy, fidelity, npt_terms  # noqa: F401, register their terms
+from . import cross_entropy, fidelity, npt_terms, own_terms  # noqa: F401, register their terms
 from .terms import NAMED_OBJECTIVES, TERMS, StepFeatures
 
 # %% ../../nbs/objectives/objective.ipynb #c49230b6
@@ -86,6 +86,8 @@ NAMED_OBJECTIVES.update(
     cpt="ce + 0.25*tetf + 0.15*cc + 0.1*rs",  # Guo et al., arXiv 2605.11939
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
     prograd="ce | kl",  # Zhu et al., ICCV 2023
+    dept="0.3*ce + 0.7*head_ce",  # Zhang et al., CVPR 2024
+    mmrl="0.7*ce + 0.3*token_ce + kg + kg_image",  # Guo and Gu, CVPR 2025, the code's default weights
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )
 
@@ -97,8 +99,8 @@ def _joined(
     own: Objective,  # a method's loss
     more: Objective,  # such as NPT
 ) -> Objective:
-    "The terms of both; where both have one, the second's weight counts. The guide is the first's, or else the second's."
-    return Objective(tuple((dict(own.weights) | dict(more.weights)).items()), own.guide or more.guide)
+    "The terms of both; where both have one, the method's own weight counts. The guide is the first's, or else the second's."
+    return Objective(tuple((dict(more.weights) | dict(own.weights)).items()), own.guide or more.guide)
 
 # %% ../../nbs/objectives/objective.ipynb #2d251ac8
 _TERM = re.compile(r"\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)\s*")

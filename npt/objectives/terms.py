@@ -7,8 +7,8 @@ __all__ = ['TERMS', 'NAMED_OBJECTIVES', 'StepFeatures', 'term']
 
 # %% ../../nbs/objectives/terms.ipynb #84564bd5
 import re
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 
 import torch
@@ -56,6 +56,7 @@ class StepFeatures:
     progress: float = 0.0  # share of the run's epochs that are done: 0 in the first, below 1 in the last
     anchors: Anchors | None = None  # of the fit: frozen text features, and what is made from them
     encode_image: Callable[[], torch.Tensor] | None = None  # gives (B, d) L2-normalised frozen features of the images
+    parts: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what the learner gives its own terms, by name
 
     def anchored(
         self,
@@ -68,6 +69,13 @@ class StepFeatures:
     def frozen_image(self) -> torch.Tensor:  # (B, d)
         "The frozen CLIP's features of the step's images. Raises `ValueError` where nothing can compute them."
         return _frozen_beside(self.image, self.encode_image)
+
+    def own(self, part: str) -> torch.Tensor:  # of the shape that the learner's for_terms says
+        "What a learner gives for its own terms. Raises `ValueError` where it gives nothing of this name."
+        if part not in self.parts:
+            raise ValueError(f"This term needs {part!r}, which this learner does not give (it gives {', '.join(self.parts) or 'nothing'}): "
+                             "leave the term out, or take the learner that it belongs to.")
+        return self.parts[part]
 
 # %% ../../nbs/objectives/terms.ipynb #e54a4bd5
 _Term = Callable[[StepFeatures], torch.Tensor]

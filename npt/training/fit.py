@@ -214,10 +214,19 @@ class _State:
     checked: bool = False  # whether a step was looked at
     text: _TextGraph | None = None  # gives the class vectors; None: the learner computes them
 
+# %% ../../nbs/training/fit.ipynb #79093a21
+def _groups(learner: nn.Module) -> list[dict]:  # as an optimiser takes them
+    "A learner's parameters, those of one rate together."
+    groups = {1.0: []}
+    for name, parameter in learner.named_parameters():
+        factor = next((f for part, f in learner.rate_factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items() if parameters]
+
 # %% ../../nbs/training/fit.ipynb #7e819db4
 def _start(learner: nn.Module, plan: _Plan) -> _State:
     "The state before the first epoch."
-    optimizer = _OPTIMIZERS[plan.kind](learner.parameters(), lr=plan.lr)
+    optimizer = _OPTIMIZERS[plan.kind](_groups(learner), lr=plan.lr)
     average = {name: torch.zeros_like(p) for name, p in learner.named_parameters()} if plan.average else {}
     return _State(optimizer, average, [])
 
@@ -320,7 +329,7 @@ def _compute(
     guide, more = objective.guide(features) if objective.guide else (None, {})
     accuracy = (features.logits.argmax(1) == features.labels).float().mean() * 100
     named = {f"term_{name}": value for name, value in (terms | more).items()}
-    return _Step(loss, Seen(features.text, features.image, features.logits), guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
+    return _Step(loss, Seen(features.text, features.image, features.logits, features.parts), guide, {"loss": loss.detach(), "accuracy": accuracy, **named})
 
 # %% ../../nbs/training/fit.ipynb #f82be0aa
 def _check_enters(loss: Tensor, learner: nn.Module, objective: Objective) -> None:
@@ -389,15 +398,15 @@ def _check_reached(
     raise ValueError(
         f"{what}, so they would never be learned. A method that uses them may not be called (adapt where image_features is overridden, "
         "to_logits where class_logits or logits is, those of a learner inside), or may use them without a gradient (clip.encode_image "
-        "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). What is not to be learned "
-        "gets requires_grad_(False)")
+        "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). A learner with terms of its "
+        "own, such as those of objective='own', needs them in each sum. What is not to be learned gets requires_grad_(False)")
 
 # %% ../../nbs/training/fit.ipynb #1cabfd94
 def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State) -> None:
     "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
     state.optimizer.zero_grad()
     through_logits = state.checked or _goes_through(step.loss, step.seen.logits)
-    halved = step.seen if learner.clip.dtype == torch.float16 else ()
+    halved = [*step.seen[:3], *step.seen.own.values()] if learner.clip.dtype == torch.float16 else ()
     _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad], halved)
     if not state.checked:
         _check_reached(learner, objective, through_logits)
@@ -425,10 +434,10 @@ def _train_epoch(
     tally, at_once = _Tally(), 1 if learner.clip.device.type == "cpu" else _READ_AT_ONCE
     learner.train()
     for batch in batches:
-        text, image, logits = _look(learner, batch, state)
+        text, image, logits, own = _look(learner, batch, state)
         step = _compute(plan.objective, StepFeatures(
             text, image, batch.labels, logits, logit_scale=learner.logit_scale, progress=epoch / plan.epochs,
-            encode_image=batch.encode_image, **standing))
+            encode_image=batch.encode_image, parts=own, **standing))
         _check_enters(step.loss, learner, plan.objective)
         tally.add(step.values, len(batch.labels))
         if len(tally.unread) == at_once:
@@ -503,7 +512,9 @@ def _epoch_rows(
     bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
-            lr = state.optimizer.param_groups[0]["lr"] = _learning_rate(epoch, plan.epochs, plan.lr)
+            lr = _learning_rate(epoch, plan.epochs, plan.lr)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr * group["factor"]
             with _drawing(learner, plan.seed, epoch):
                 with _epoch_noted(clock, len(train)):
                     means = _train_epoch(learner, _each(clock, "loading", islice(batches, steps)), plan, state, standing, epoch, bar)

@@ -407,6 +407,9 @@ REFUSED = {
     "a parameter of the class": (type("Bad", (Bare,), {"shift": nn.Parameter(torch.zeros(2))}), "shift would be one for all"),
     "a scale that is called": (type("Bad", (Bare,), {"logit_scale": lambda self: 1}), "logit_scale must be a property"),
     "forward": (type("Bad", (Bare,), {"forward": lambda self, pixels: 0}), "overrides forward"),
+    "all at once and logits": (type("Bad", (OwnImages,), {"see": lambda self, given, text=None: 0, "logits": lambda self, pixels: 0}),
+                               "see and logits, of which the second would never be called"),
+    "all at once without image features": (type("Bad", (Bare,), {"see": lambda self, given, text=None: 0}), "not image_features"),
     "no text": (type("Bad", (Bare,), {"class_logits": lambda self, image: 0}), r"takes \(self, image_features, text\)"),
     "an argument more": (type("Bad", (Bare,), {"text_features": lambda self, image: 0}), r"text_features must be .*\(self\)"),
     "a property": (type("Bad", (Bare,), {"text_features": property(lambda self: 0)}), "text_features is no method"),
@@ -952,3 +955,82 @@ def test_an_etf_of_the_classes_is_bound_to_others():
     other = simplex.for_classes(["pink solid ring", "brown zigzag cross", "orange faded arrow"])
     assert other.text_features().shape == simplex.text_features().shape
     assert len(simplex.for_classes(["pink solid ring", "brown zigzag cross"]).text_features()) == 2
+
+
+# ---- terms of a learner's own, one pass that gives all, and the classes that it was made for
+
+class Telling(Bare):
+    "Tells how far its class vectors have moved, and its home."
+
+    def text_features(self):
+        return F.normalize(self.clip.encode_text(self.classnames) + self.shift, dim=-1)
+
+    def for_terms(self, text, image):
+        return {"moved": self.shift.square().sum()}
+
+
+def test_what_a_learner_gives_its_own_terms_reaches_them_in_training_alone(monkeypatch):
+    from npt.objectives.terms import TERMS, term
+
+    monkeypatch.setitem(TERMS, "moved", None)
+    del TERMS["moved"]
+
+    @term("moved")
+    def moved(step):
+        "The squared length of what is learned."
+        return step.own("moved")
+
+    learner = made(Telling)
+    with torch.no_grad():
+        learner.shift += 0.01
+    before = float(learner.shift.square().sum().detach())
+    history = fit(learner, DATA.base.train, objective="ce + 0.1*moved", **SMALL)
+    assert 0 < history.term_moved[0] < 2 * before
+    assert not learner.eval()(torch.zeros(1, CLIP.embed_dim)).own
+    with pytest.raises(ValueError, match="needs 'moved', which this learner does not give"):
+        fit(build_learner("coop", CLIP, BASE), DATA.base.train, objective="ce + moved", **SMALL)
+    del TERMS["moved"]
+
+
+class AtOnce(Bare):
+    "All of a batch from one pass, of which the passes are counted."
+
+    passes = 0
+
+    def text_features(self):
+        return F.normalize(self.clip.encode_text(self.classnames) + self.shift, dim=-1)
+
+    def image_features(self, pixels):
+        type(self).passes += 1
+        return self.clip.encode_image(pixels)
+
+    def see(self, given, text=None):
+        from npt.learners.base import Seen
+
+        image, text = self.image_features(given), self.text_features() if text is None else text
+        return Seen(text, image, self.to_logits(image @ text.T) + 1)
+
+
+def test_a_learner_that_gives_all_from_one_pass_is_asked_once():
+    learner = made(AtOnce)
+    assert learner.learns_image
+    pixels, _ = next(iter(make_loader(DATA.base.test, CLIP.preprocess_cfg)))
+    plain = CLIP.encode_image(pixels)
+    assert torch.allclose(learner.logits(pixels), learner.to_logits(plain @ learner.text_features().T) + 1)
+    passes = type(learner).passes
+    made_of = outputs(learner, DATA.base.test)
+    batches = type(learner).passes - passes
+    assert len(made_of.logits) == len(DATA.base.test) and batches <= -(-len(DATA.base.test) // 16)
+    assert torch.allclose(made_of.logits[: len(pixels)], learner.logits(pixels), atol=1e-4)
+
+
+def test_a_learner_knows_the_classes_that_it_was_made_for(tmp_path):
+    learner = made(Telling)
+    novel = learner.for_classes(NOVEL)
+    assert novel.home == learner.home == BASE and novel.classnames == NOVEL and novel.for_classes(BASE).home == BASE
+    save_prompts(novel, tmp_path / "novel.safetensors")
+    save_prompts(learner, tmp_path / "base.safetensors")
+    for file in "novel", "base":
+        other = build_learner("mine", CLIP, NOVEL)
+        load_prompts(other, tmp_path / f"{file}.safetensors")
+        assert (other.home, other.classnames) == (BASE, NOVEL)
