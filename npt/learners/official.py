@@ -422,7 +422,7 @@ def load_official(
     template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP and MMRL; the others do not use it
     **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL)
 ) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma" or "mmrl", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP), VPT, TCP, DeKg, MMA or MMRL.
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC and PromptKD's teachers (IVLP), VPT, TCP, DeKg, MMA or MMRL.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
     started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not

@@ -43,6 +43,7 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "IVLP": ("ivlp", dict(depth=3, depth_image=2, n_ctx_image=3), dict()),
     "IVLP, shallow": ("ivlp", dict(depth=1, depth_image=1, n_ctx=2), dict()),
     "PromptSRC": ("ivlp", dict(depth=4, depth_image=4), dict()),
+    "PromptKD's teacher": ("ivlp", dict(depth=3, depth_image=4), dict()),
     "VPT": ("vpt", dict(depth=4, n_ctx_image=5), dict()),
     "VPT, shallow": ("vpt", dict(depth=1), dict()),
     "TCP": ("tcp", dict(), dict()),
@@ -111,6 +112,9 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
         prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
         vectors = learner.clip.embed(learner.clip.tokenize(prompts))
         state |= dict(ctx=learner.context, token_prefix=vectors[:, :1], token_suffix=vectors[:, 1 + n :])
+    if method == "PromptKD's teacher":  # base and novel classes apart
+        state |= dict(token_prefix2=state["token_prefix"][2:], token_suffix2=state["token_suffix"][2:])
+        state |= dict(token_prefix=state["token_prefix"][:2], token_suffix=state["token_suffix"][:2])
     if method == "KgCoOp":
         state |= {"bias_vectors": torch.ones(1, 512), "meta_net.linear1.weight": torch.ones(512, 512),
                   "meta_net.linear1.bias": torch.ones(512)}
