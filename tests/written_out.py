@@ -1,7 +1,9 @@
 """The published methods written out at full length, token by token and block by block, and learners that were trained a little."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from random_clip import NAMES, TOKENIZER, images
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def trained(clip: FrozenCLIP, name: str, settings: dict, seed: int = 0, steps: f
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter += steps * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return learner
+    return learner.eval()
 
 
 def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> Tensor:
@@ -108,6 +110,7 @@ def literal_tcp(learner, pixels) -> Tensor:
     clip, settings = learner.clip, learner.settings
     lead = settings["ctx_init"] or "X " * settings["n_ctx"]
     tail = ", a type of pet" if learner.template == PETS else ""
+    ending = tail if settings["after_name"] is None else settings["after_name"].removesuffix(".")
     first, _, second = learner.meta_net
     text = []
     for name in in_words(learner):
@@ -115,7 +118,7 @@ def literal_tcp(learner, pixels) -> Tensor:
         hidden = frozen @ first.weight.T + first.bias
         vectors = (hidden * torch.sigmoid(1.702 * hidden)) @ second.weight.T + second.bias
         deep = {settings["layer"]: vectors.reshape(settings["n_ctx"], 64)}
-        text.append(literal_text(clip, (lead, name + tail), learner.context, deep))
+        text.append(literal_text(clip, (lead, name + ending), learner.context, deep))
     return clip.logit_scale * literal_image(clip, pixels, []) @ torch.stack(text).T
 
 
@@ -176,8 +179,130 @@ def literal_zero_shot(learner, pixels) -> Tensor:
     return learner.clip.logit_scale * literal_image(learner.clip, pixels, []) @ written_classes(learner).T
 
 
-LITERAL = {"zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
-           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora}
+def literal_linear_probe(learner, pixels) -> Tensor:
+    "Image by image and class by class."
+    rows = []
+    for feature in literal_image(learner.clip, pixels, []):
+        rows.append(torch.stack([learner.clip.logit_scale * (feature @ vector) / vector.square().sum().sqrt() for vector in learner.vectors]))
+    return torch.stack(rows)
+
+
+def literal_step_sizes(features: Tensor, text: Tensor) -> tuple[float, float]:
+    "LP++'s, of weights and of blends, by singular values and a loop over the classes."
+    seen = features.detach().numpy()
+    largest = np.linalg.svd(seen, compute_uv=False)[0] ** 2
+    return 4 * len(seen) / largest, len(seen) / (4 * max(sum((seen @ one) ** 2) for one in text.detach().numpy()))
+
+
+def literal_lp_plus_plus(learner, pixels) -> Tensor:
+    "Weights, biases and blends in their own units, image by image and class by class."
+    text, rows = written_classes(learner), []
+    of_weight, of_alpha = (size**0.5 for size in literal_step_sizes(literal_image(learner.clip, images(5, seed=3), []), text))
+    for feature in literal_image(learner.clip, pixels, []):
+        row = [of_weight * (w @ feature + b) + of_alpha * a * (t @ feature) for w, b, a, t in zip(learner.weight, learner.bias, learner.alpha, text)]
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def literal_turned_etf(text: Tensor) -> Tensor:
+    "The simplex ETF nearest to unit vectors: the published formula, turned by the singular vectors of its product with them."
+    size, dim = text.shape
+    corners = np.zeros((size, dim))
+    corners[:, :size] = (size / (size - 1)) ** 0.5 * (np.eye(size) - 1 / size)
+    left, _, right = np.linalg.svd(corners.T @ text.detach().numpy())
+    return torch.as_tensor(corners @ left @ right)
+
+
+def literal_etf_head(learner, pixels) -> Tensor:
+    "A matrix before class vectors that stay; a random ETF is taken as it was drawn."
+    head = literal_turned_etf(written_classes(learner)) if learner.settings["start"] == "zero_shot" else learner.head
+    rows = []
+    for feature in literal_image(learner.clip, pixels, []):
+        changed = torch.stack([row @ feature for row in learner.map.weight])
+        rows.append(learner.clip.logit_scale * head @ changed / changed.square().sum().sqrt())
+    return torch.stack(rows)
+
+
+def slowed(x: Tensor, factor: float) -> Tensor:
+    "The same numbers, of which the gradient is multiplied by a factor on its way back."
+    y = 1.0 * x
+    if y.requires_grad:
+        y.register_hook(lambda gradient: factor * gradient)
+    return y
+
+
+def adapted_block(block, ends, shared, scale):
+    "A block with MMA's adapter beside it: the gradient is made small going out and large going in, as published."
+    def run(x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        given = ResidualAttentionBlock.forward(block, x, attn_mask=attn_mask)
+        down, up = ends.down, ends.up
+        y = block.ln_1(slowed(x, scale)) @ down.weight.T + down.bias
+        y = (y.clamp(min=0) @ shared.weight.T + shared.bias).clamp(min=0)
+        return given + slowed((y @ up.weight.T + up.bias) * scale, 1 / scale)
+
+    return run
+
+
+def literal_mma(learner, pixels) -> Tensor:
+    clip, settings = learner.clip, learner.settings
+    towers = []
+    for tower, ends in (clip.model.transformer, learner.text_ends), (clip.model.visual.transformer, learner.image_ends):
+        blocks = list(tower.resblocks)
+        for i, (pair, shared) in enumerate(zip(ends, learner.shared, strict=True)):
+            place = len(blocks) - len(learner.shared) + i
+            blocks[place] = adapted_block(blocks[place], pair, shared, settings["scale"])
+        towers.append(blocks)
+    text = torch.stack([written_text(clip, (settings["ctx_init"], name), towers[0]) for name in in_words(learner)])
+    return clip.logit_scale * literal_image(clip, pixels, [], towers[1]) @ text.T
+
+
+def joined_text(clip, sentence, entering) -> Tensor:
+    "One class: 77 tokens, and more from the block on that vectors join."
+    model, tokens = clip.model, TOKENIZER([sentence])
+    x, n = (model.token_embedding(tokens) + model.positional_embedding), len(next(iter(entering.values())))
+    for number, block in enumerate(model.transformer.resblocks):
+        if number in entering:
+            x = torch.cat([x[:, :1], entering[number][None], x[:, 1 if x.shape[1] == 77 else 1 + n:]], dim=1)
+        x = block(x, attn_mask=torch.full((x.shape[1],) * 2, -torch.inf, dtype=x.dtype).triu(1))
+    return F.normalize(model.ln_final(x)[0, int(tokens.argmax()) + n] @ model.text_projection, dim=-1)
+
+
+def joined_image(clip, pixels, entering, projection) -> tuple[Tensor, Tensor]:
+    "The two features of MMRL, its tokens behind the class token."
+    tower, n = clip.model.visual, len(next(iter(entering.values())))
+    x = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    x = tower.ln_pre(torch.cat([tower.class_embedding.expand(len(x), 1, -1), x], dim=1) + tower.positional_embedding)
+    patches = x.shape[1]
+    for number, block in enumerate(tower.transformer.resblocks):
+        if number in entering:
+            x = torch.cat([x[:, :1], entering[number].expand(len(x), -1, -1), x[:, 1 if x.shape[1] == patches else 1 + n:]], dim=1)
+        x = ResidualAttentionBlock.forward(block, x)
+    x = tower.ln_post(x)
+    return F.normalize(x[:, 0] @ tower.proj, dim=-1), F.normalize(x[:, 1 : 1 + n].mean(dim=1) @ projection, dim=-1)
+
+
+def literal_mmrl_features(learner, pixels) -> tuple[Tensor, Tensor, Tensor]:  # text, image, and image by the tokens
+    clip, layers = learner.clip, len(learner.to_text)
+
+    def entering(maps, blocks):
+        return {blocks - layers + i: learner.tokens @ one.weight.T + one.bias for i, one in enumerate(maps)}
+
+    in_text, in_image = (entering(maps, len(tower.resblocks)) for maps, tower in (
+        (learner.to_text, clip.model.transformer), (learner.to_image, clip.model.visual.transformer)))
+    template = learner.template
+    text = torch.stack([joined_text(clip, template.replace("{}", name), in_text) for name in in_words(learner)])
+    return text, *joined_image(clip, pixels, in_image, learner.projection)
+
+
+def literal_mmrl(learner, pixels) -> Tensor:
+    text, image, of_tokens = literal_mmrl_features(learner, pixels)
+    alpha = learner.settings["alpha"] if learner.classnames == NAMES else 1
+    return learner.clip.logit_scale * (alpha * image @ text.T + (1 - alpha) * of_tokens @ text.T)
+
+
+LITERAL = {"linear_probe": literal_linear_probe, "clap": literal_linear_probe, "lp_plus_plus": literal_lp_plus_plus, "etf_head": literal_etf_head,
+           "zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora, "mma": literal_mma, "mmrl": literal_mmrl}
 
 
 def literal_logits(learner, pixels) -> Tensor:

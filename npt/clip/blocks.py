@@ -6,6 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/clip/blocks.ipynb #714e828e
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -54,14 +56,23 @@ def _finish(
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 # %% ../../nbs/clip/blocks.ipynb #8f3433d8
+def _read_from(
+    block: ResidualAttentionBlock,
+    x: Tensor,  # (B, T, w)
+    pick: Callable[[Tensor], Tensor],  # from (B, T, w) to the tokens that are read, (B, R, w)
+) -> Tensor:  # (B, R, w)
+    "Run a block for some of its tokens, which see all."
+    seen = block.ln_1(x)
+    (query,), (keys, values) = _project(block.attn, pick(seen), slice(0, 1)), _project(block.attn, seen, slice(1, 3))
+    heads = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, keys, values)))
+    return _finish(block, pick(x), heads.transpose(1, 2).flatten(2))
+
+
 class _ClassTokenBlock(ResidualAttentionBlock):
     "A last block that gives the class token and nothing else."
 
     def forward(self, x: Tensor, k_x: None = None, v_x: None = None, attn_mask: None = None) -> Tensor:  # (B, 1, w)
-        seen = self.ln_1(x)
-        (query,), (keys, values) = _project(self.attn, seen[:, :1], slice(0, 1)), _project(self.attn, seen, slice(1, 3))
-        heads = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, keys, values)))
-        return _finish(self, x[:, :1], heads.transpose(1, 2).flatten(2))
+        return _read_from(self, x, lambda tokens: tokens[:, :1])
 
 # %% ../../nbs/clip/blocks.ipynb #8ce77d84
 def _reads_class_token(

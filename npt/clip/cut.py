@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/clip/cut.ipynb #dc6751f1
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -22,9 +22,9 @@ from .packing import _classes_a_share
 from .recompute import _run_twice
 from npt.clip.towers import (
     _check_deep_prompts,
+    _enter,
     _in_order,
     _project_text,
-    _replace_positions,
     _suffix_lengths,
     _text_tower,
     _tokens_at_once,
@@ -64,14 +64,17 @@ def _cut_block(
     block: ResidualAttentionBlock,
     x: Tensor,  # (B * C, T, w)
     ends: Tensor | None,  # (C,) int64, of the last block: where EOT stands, see `_Cut`
+    more: Callable[[Tensor], Tensor] | None = None,  # what is added to its output, from what it sees
 ) -> Tensor:  # (B * C, T, w), or (B, C, w) of the last block
     "Run prompts of one length through one block."
-    queries, keys, values = (part.transpose(1, 2) for part in _project(block.attn, block.ln_1(x)))
+    seen = block.ln_1(x)
+    queries, keys, values = (part.transpose(1, 2) for part in _project(block.attn, seen))
     attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True).transpose(1, 2).flatten(2)
     if ends is not None:
-        classes, tokens, width = len(ends), *x.shape[1:]
-        x, attended = (part.reshape(-1, classes * tokens, width).index_select(1, ends) for part in (x, attended))
-    return _finish(block, x, attended)
+        rows = -1, len(ends) * x.shape[1], x.shape[2]
+        x, attended, seen = (part.reshape(rows).index_select(1, ends) for part in (x, attended, seen))
+    x = _finish(block, x, attended)
+    return x if more is None else x + more(seen)
 
 # %% ../../nbs/clip/cut.ipynb #e7503f0d
 def _cut_features(
@@ -81,13 +84,19 @@ def _cut_features(
     start: int,  # position of the first vector that deep prompts replace
     entered: Sequence[int],  # the blocks that deep prompts enter
     *deep: Tensor,  # what enters each of them, (n, w) or (C, n, w)
+    joins: bool = False,  # whether the lowest of them join
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # block number to what is added to its output
 ) -> Tensor:  # (B, C, d)
     "Run prompts of one length through all blocks."
-    blocks, deep = tower.transformer.resblocks, dict(zip(entered, deep))
+    blocks, deep, ends = tower.transformer.resblocks, dict(zip(entered, deep)), cut.ends
     for number, block in enumerate(blocks):
         if number in deep:
-            x = _replace_positions(x.unflatten(0, (-1, len(cut.classes))), start, deep[number]).flatten(0, 1)
-        x = _cut_block(block, x, cut.ends if block is blocks[-1] else None)
+            before = x.shape[1]
+            new = joins and number == min(entered)
+            x = _enter(x.unflatten(0, (-1, len(ends))), start, deep[number], new).flatten(0, 1)
+            if new:
+                ends = ends + (x.shape[1] - before) * torch.arange(1, len(ends) + 1, device=ends.device)
+        x = _cut_block(block, x, ends if block is blocks[-1] else None, added.get(number))
     return _project_text(tower, x)
 
 # %% ../../nbs/clip/cut.ipynb #533530f6
@@ -99,13 +108,15 @@ def _cut_share(
     deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
     start: int,
     keep: bool,  # what the backward pass needs
+    **more,  # joins and added, as `_cut_features` takes them
 ) -> Tensor:  # (B, C, d)
     "Features of one share of the classes."
     position = tower.positional_embedding
     own = suffix[:, : cut.longest - prefix.shape[-2]].index_select(0, cut.classes)
     x = (join(prefix, own).to(position.dtype) + position[: cut.longest]).flatten(0, 1)
     entering = [vectors.index_select(0, cut.classes) if vectors.dim() == 3 else vectors for vectors in deep.values()]
-    run = _cut_features if keep or not torch.is_grad_enabled() else partial(_run_twice, tower, _cut_features)
+    once = partial(_cut_features, **more)
+    run = once if keep or not torch.is_grad_enabled() else partial(_run_twice, tower, once)
     return run(tower, x, cut, start, tuple(deep), *entering)
 
 # %% ../../nbs/clip/cut.ipynb #efe32fc5
@@ -119,17 +130,19 @@ def _cut_text_features(
     unit: bool = True,  # L2-normalise
     memory_budget: float = math.inf,  # bytes that may be kept for the backward pass; what is beyond runs twice
     at_once: int | None = None,  # tokens of one share of the classes; None: as `_tokens_at_once` says
+    joins: bool = False,  # as in `_full_text_features`
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # the same
 ) -> Tensor:  # (K, d) or (B, K, d), at least float32
     """The features of `_full_text_features` from prompts that are cut after the longest EOT.
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
     """
     tower, length = _text_tower(model), prefix.shape[-2]
-    _check_deep_prompts(model, deep, len(suffix), length - start)
+    _check_deep_prompts(model, deep, len(suffix), -1 if joins else length - start)
     contexts = prefix.reshape(-1, 1, *prefix.shape[-2:])
     lengths = tuple(length + own for own in _suffix_lengths(tokens, length, suffix.shape[1]))
     cuts, back = _cut(lengths, _tokens_at_once(at_once, suffix.device) // len(contexts), suffix.device)
     keep = _which_keep(tower, [len(contexts) * len(cut.classes) * cut.longest for cut in cuts], memory_budget)
-    parts = [_cut_share(tower, contexts, suffix, cut, deep, start, own) for cut, own in zip(cuts, keep)]
+    parts = [_cut_share(tower, contexts, suffix, cut, deep, start, own, joins=joins, added=added) for cut, own in zip(cuts, keep)]
     features = _in_order(parts, back, unit)
     return features if prefix.dim() > 2 else features[0]

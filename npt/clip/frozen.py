@@ -25,9 +25,11 @@ from .cost import _blocks_of, _faster_path, _Prompted, _told
 from .cut import _cut_text_features
 from .rows import _rows_text_features
 from npt.clip.towers import (
+    _added_image_features,
     _common_prefix,
     _end_places,
     _full_text_features,
+    _joined_image_features,
     _prompted_image_features,
     _shared_text_features,
     _trim,
@@ -153,12 +155,14 @@ def _prompt_features(
     tokens: Tensor,  # (K, L) int64, the prompts as text, any word standing for a learned vector
     deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w), from after SOT on
     unit: bool = True,  # L2-normalise
+    **inside,  # joins and added, as `npt.clip.towers._full_text_features` takes them
 ) -> Tensor:  # (K, d) or (B, K, d), at least float32
     "Text features of prompts given as vectors; differentiable."
     if clip.prefix_sharing is not True or prefix.shape[-2] == 0:
-        return clip.full_text_features(prefix, suffix, tokens, deep, unit)
-    path = _PATHS[_faster_path(_blocks_of(clip.model), _prompted(prefix, tokens, deep), clip.device, clip.dtype)]
-    return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget)
+        return clip.full_text_features(prefix, suffix, tokens, deep, unit, **inside)
+    path = _faster_path(_blocks_of(clip.model), _prompted(prefix, tokens, deep), clip.device, clip.dtype)
+    path = _PATHS["cut" if inside and path == "rows" else path]  # in rows nothing joins and nothing is added
+    return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget, **inside)
 
 # %% ../../nbs/clip/frozen.ipynb #4f022da7
 def _check_contexts(contexts: int) -> None:
@@ -212,6 +216,16 @@ class FrozenCLIP:
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
         return _prompted_image_features(self.model, self.as_input(pixels), prompts)
 
+    @_runs_tower("image")
+    def encode_image_joined(self, pixels: Tensor, deep: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:  # (B, d), L2-normalised, and (B, n, w)
+        "Encode pictures with vectors (n, w) that join in the lowest of some blocks and are renewed in the others; they come out too."
+        return _joined_image_features(self.model, self.as_input(pixels), deep)
+
+    @_runs_tower("image")
+    def encode_image_adding(self, pixels: Tensor, added: Mapping[int, Callable[[Tensor], Tensor]]) -> Tensor:  # (B, d), L2-normalised
+        "Encode pictures with something added to the output of blocks, from their normalised input (B, T, w); differentiable."
+        return _added_image_features(self.model, self.as_input(pixels), added)
+
     def text_lengths(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) int64, SOT and EOT included
         "Count tokens, whatever number the tokenizer pads with. Raises ValueError naming the first text that is too long."
         return _count_tokens(self.tokenize(["", *texts]))
@@ -220,9 +234,9 @@ class FrozenCLIP:
         "Look up token embeddings, without their positions."
         return token_embedding(self.model)(tokens)
 
-    def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True) -> Tensor:
+    def full_text_features(self, prefix: Tensor, suffix: Tensor, tokens: Tensor, deep=MappingProxyType({}), unit=True, **inside) -> Tensor:
         "The reference for `text_features_from`, with the same arguments: the model's own full-length path."
-        return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit)
+        return _full_text_features(self.model, prefix.to(self.dtype), suffix.to(self.dtype), tokens, deep, self.start_length, unit, **inside)
 
     def explain(self, texts: Sequence[str], contexts: int = 1) -> str:  # K prompts, and how many prefixes they have; lines of text
         "Say by which path prompts with a shared prefix, without deep prompts, go through the text tower here, and what each would cost by the model."

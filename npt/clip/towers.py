@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .blocks import _ClassTokenBlock, _finish, _project
+from .blocks import _ClassTokenBlock, _finish, _project, _read_from
 from .packing import _attend_packed, _pack, _Packing
 from .recompute import _bytes_kept, _run_twice, _shares_kept
 
@@ -83,6 +83,16 @@ def _replace_positions(
     "Put other vectors at n positions."
     return join(x[..., :start, :], vectors.to(x.dtype), x[..., start + vectors.shape[-2] :, :])
 
+# %% ../../nbs/clip/towers.ipynb #ac3da6b3
+def _enter(
+    x: Tensor,  # (..., T, w)
+    start: int,  # position of the first vector
+    vectors: Tensor,  # (..., n, w), with leading sizes that broadcast with x's
+    joins: bool,  # whether they are new there
+) -> Tensor:  # (..., T, w), or (..., T + n, w) where they join
+    "Let vectors enter a block, in the place of others or between them."
+    return join(x[..., :start, :], vectors.to(x.dtype), x[..., start:, :]) if joins else _replace_positions(x, start, vectors)
+
 # %% ../../nbs/clip/towers.ipynb #0fabc05f
 def _change_input(
     module: nn.Module,
@@ -127,10 +137,12 @@ def _check_deep_shape(
     vectors: Tensor,  # is to be (n, w) or (K, n, w)
     num_classes: int,  # K
     width: int,  # w
-    room: int,  # the largest n
+    room: int,  # the largest n; -1 where they join and replace nothing
 ) -> None:
     "Raise ValueError where the deep prompts of one block have a wrong shape."
     count = vectors.shape[-2] if vectors.dim() > 1 else 0
+    if room < 0 and vectors.shape == (count, width) and count:
+        return
     if not 1 <= count <= room or vectors.shape not in ((count, width), (num_classes, count, width)):
         raise ValueError(f"deep[{block}] has the shape {tuple(vectors.shape)}. It must be (n, {width}) or "
                          f"({num_classes}, n, {width}), n from 1 to the {room} context vectors of the prefix.")
@@ -140,7 +152,7 @@ def _check_deep_prompts(
     model: nn.Module,  # an open_clip model
     deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
     num_classes: int,  # K
-    room: int,  # vectors of the prefix from the first that they replace
+    room: int,  # vectors of the prefix from the first that they replace; -1: they replace none
 ) -> None:
     "Raise ValueError where deep prompts cannot enter the model, or have a wrong block or shape."
     for block, vectors in deep.items():
@@ -166,9 +178,43 @@ def _entering_text(
     learned: Tensor,  # (n, w) or (K, n, w)
     lead: Sequence[int],  # (K,) or (B, K)
     start: int,  # position of the first vector to be replaced
+    joins: bool = False,  # whether they are new there
 ) -> Callable[[Tensor], Tensor]:  # from (B * K, L, w) to the same with the vectors in place
     "How deep prompts change the input of a block."
-    return lambda x: _replace_positions(x.unflatten(0, lead), start, learned).flatten(end_dim=-3)
+    return lambda x: _enter(x.unflatten(0, lead), start, learned, joins).flatten(end_dim=-3)
+
+# %% ../../nbs/clip/towers.ipynb #c0164a00
+def _norm_of(block: nn.Module) -> nn.Module:
+    "The normalisation before a block's attention, as open_clip and timm call it."
+    return block.ln_1 if hasattr(block, "ln_1") else block.norm1
+
+
+def _adding(
+    block: nn.Module,
+    more: Callable[[Tensor], Tensor],  # from (..., T, w), normalised, to the same shape
+) -> RemovableHandle:  # undoes it, also as a context manager
+    "Add to what a block gives."
+    def add(module: nn.Module, args: tuple, given: Tensor) -> Tensor:
+        return given + more(_norm_of(module)(args[0][:, : given.shape[1]]))
+
+    return block.register_forward_hook(add)
+
+# %% ../../nbs/clip/towers.ipynb #a2d8ca22
+def _make_room(
+    hooks: ExitStack,
+    blocks: Sequence[nn.Module],
+    first: int,  # the block that vectors join before
+    start: int,  # their position
+    length: int,  # L, of the prompts
+    count: int,  # n, how many join
+) -> None:
+    "Let a text tower's blocks see L + n tokens from a block on, and give L after the last."
+    mask = torch.full((length + count, length + count), -torch.inf, device=next(blocks[0].parameters()).device)
+    mask = mask.triu(1).to(next(blocks[0].parameters()).dtype)
+    for block in blocks[first:]:
+        hooks.enter_context(block.register_forward_pre_hook(lambda _, args, given: (args, given | {"attn_mask": mask}), with_kwargs=True))
+    leave = lambda module, args, x: join(x[..., :start, :], x[..., start + count :, :])  # noqa: E731
+    hooks.enter_context(blocks[-1].register_forward_hook(leave))
 
 # %% ../../nbs/clip/towers.ipynb #5d5d9726
 def _encode_vectors(
@@ -177,13 +223,19 @@ def _encode_vectors(
     tokens: Tensor,  # (K, L) int64, which say where EOT is
     deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w)
     start: int,  # position of the first vector that deep prompts replace
+    joins: bool,  # whether the lowest of them join
+    added: Mapping[int, Callable[[Tensor], Tensor]],  # block number to what is added to its output, see `_adding`
 ) -> Tensor:  # (..., K, d)
     "Run the model's own text tower on vectors."
-    lead = vectors.shape[:-2]
+    lead, length = vectors.shape[:-2], vectors.shape[-2]
     with ExitStack() as hooks:
         hooks.enter_context(token_embedding(model).register_forward_hook(lambda *_: vectors.flatten(end_dim=-3)))
         for block, learned in deep.items():
-            hooks.enter_context(_change_input(text_blocks(model)[block], _entering_text(learned, lead, start)))
+            hooks.enter_context(_change_input(text_blocks(model)[block], _entering_text(learned, lead, start, joins and block == min(deep))))
+        for block, more in added.items():
+            hooks.enter_context(_adding(text_blocks(model)[block], more))
+        if joins:
+            _make_room(hooks, text_blocks(model), min(deep), start, length, deep[min(deep)].shape[-2])
         return model.encode_text(tokens.expand(*lead, -1).flatten(end_dim=-2)).unflatten(0, lead)
 
 # %% ../../nbs/clip/towers.ipynb #036ab344
@@ -195,16 +247,18 @@ def _full_text_features(
     deep: Mapping[int, Tensor] = MappingProxyType({}),  # block number to (n, w) or (K, n, w) vectors
     start: int = 1,  # position of the first vector that deep prompts replace: after SOT
     unit: bool = True,  # L2-normalise
+    joins: bool = False,  # whether the lowest deep vectors join before their block, at `start`, where others replace
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # block number to what is added to its output, see `_adding`
 ) -> Tensor:  # (K, d) or (B, K, d), at least float32
     """Text features by the model's own full-length path; positions after the suffix are embedded from `tokens`.
 
     Raises ValueError for deep prompts that do not fit, or whose entry to this tower is not known.
     """
-    _check_deep_prompts(model, deep, len(suffix), prefix.shape[-2] - start)
+    _check_deep_prompts(model, deep, len(suffix), -1 if joins else prefix.shape[-2] - start)
     embed = token_embedding(model)
     rest = embed(tokens[:, prefix.shape[-2] + suffix.shape[1] :])
     vectors = join(prefix[..., None, :, :], suffix, rest).to(embed.weight.dtype)
-    features = _encode_vectors(model, vectors, tokens, deep, start)
+    features = _encode_vectors(model, vectors, tokens, deep, start, joins, added)
     return normalised(features) if unit else _at_least_float32(features)
 
 # %% ../../nbs/clip/towers.ipynb #b547f67a
@@ -221,16 +275,20 @@ def _prefix_keys_values(
     prefix: Tensor,  # (B, 1, P, w), with position embeddings
     deep: Mapping[int, Tensor],  # block number to (n, w) or (K, n, w) vectors
     start: int,  # position of the first vector that they replace
+    joins: bool = False,  # whether the lowest of them join
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # block number to what is added to its output
 ) -> list[tuple[Tensor, Tensor]]:  # keys and values in each block, each (B, heads, 1 or K, P, w / heads)
     "Run what prompts begin with, once."
     kept = []
     for number, block in enumerate(blocks):
         if number in deep:
-            prefix = _replace_positions(prefix, start, deep[number])
-        queries, keys, values = (part.transpose(-3, -2) for part in _project(block.attn, block.ln_1(prefix)))
+            prefix = _enter(prefix, start, deep[number], joins and number == min(deep))
+        seen = block.ln_1(prefix)
+        queries, keys, values = (part.transpose(-3, -2) for part in _project(block.attn, seen))
         kept.append((keys.transpose(1, 2), values.transpose(1, 2)))
         if block is not blocks[-1]:
             prefix = _finish(block, prefix, _attend_prefix(queries, keys, values))
+            prefix = prefix + added[number](seen) if number in added else prefix
     return kept
 
 # %% ../../nbs/clip/towers.ipynb #b31aab47
@@ -240,15 +298,17 @@ def _packed_block(
     packing: _Packing,  # of K classes
     *prefix: Tensor,  # keys and values of what comes before, each (B, heads, 1 or K, P, w / heads)
     last: bool,  # whether it is the last block
+    more: Callable[[Tensor], Tensor] | None = None,  # what is added to its output, from what it sees
 ) -> Tensor:  # (B, N, w), or (B, K, w) after the last block
     "Run packed suffixes through one block."
     seen = block.ln_1(x)
     if last:
-        x = x[:, packing.ends]
-        queries, *read = (*_project(block.attn, seen[:, packing.ends], slice(0, 1)), *_project(block.attn, seen, slice(1, 3)))
+        x, asking = x[:, packing.ends], seen[:, packing.ends]
+        queries, *read = (*_project(block.attn, asking, slice(0, 1)), *_project(block.attn, seen, slice(1, 3)))
     else:
-        queries, *read = _project(block.attn, seen)
-    return _finish(block, x, _attend_packed(queries, *read, *prefix, packing))
+        asking, (queries, *read) = seen, _project(block.attn, seen)
+    x = _finish(block, x, _attend_packed(queries, *read, *prefix, packing))
+    return x if more is None else x + more(asking)
 
 # %% ../../nbs/clip/towers.ipynb #7497cbc9
 def _project_text(
@@ -267,11 +327,12 @@ def _packed_features(
     x: Tensor,  # (1, N, w), the packed suffixes with position embeddings
     packing: _Packing,  # of K classes
     *before: Tensor,  # keys and values of the prefix in each block in turn, each (B, heads, 1 or K, P, w / heads)
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # block number to what is added to its output
 ) -> Tensor:  # (B, K, d), in the order of the packing
     "Run packed suffixes through all blocks."
     blocks = tower.transformer.resblocks
-    for block, *prefix in zip(blocks, before[::2], before[1::2]):
-        x = _packed_block(block, x, packing, *prefix, last=block is blocks[-1])
+    for number, (block, *prefix) in enumerate(zip(blocks, before[::2], before[1::2])):
+        x = _packed_block(block, x, packing, *prefix, last=block is blocks[-1], more=added.get(number))
     return _project_text(tower, x)
 
 # %% ../../nbs/clip/towers.ipynb #28ed687a
@@ -294,12 +355,14 @@ def _share_features(
     share: _Packing,  # of some of them
     before: Sequence[tuple[Tensor, Tensor]],  # keys and values of the prefix in each block
     keep: bool,  # what the backward pass needs
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # block number to what is added to its output
 ) -> Tensor:  # (B, classes, d), in the order of the packing
     "Features of one share of the classes."
     position, length = tower.positional_embedding, before[0][0].shape[-2]
     x = suffix[share.rows, share.places].to(position.dtype) + position[length + share.places]
     seen = [part[:, :, share.classes] if part.shape[2] > 1 else part for pair in before for part in pair]
-    run = _packed_features if keep or not torch.is_grad_enabled() else partial(_run_twice, tower, _packed_features)
+    once = partial(_packed_features, added=added)
+    run = once if keep or not torch.is_grad_enabled() else partial(_run_twice, tower, once)
     return run(tower, x[None], share, *seen)
 
 # %% ../../nbs/clip/towers.ipynb #017078d9
@@ -351,19 +414,21 @@ def _shared_text_features(
     unit: bool = True,  # L2-normalise
     memory_budget: float = math.inf,  # bytes that may be kept for the backward pass; what is beyond runs twice
     at_once: int | None = None,  # tokens of one share of the classes; None: `_TOKENS_AT_ONCE`
+    joins: bool = False,  # as in `_full_text_features`
+    added: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}),  # the same
 ) -> Tensor:  # (K, d) or (B, K, d), at least float32
     """The features of `_full_text_features` from the prefix run once and the suffixes packed up to their EOT.
 
     Raises ValueError for deep prompts that do not fit, or where an EOT is not in the suffix.
     """
-    _check_deep_prompts(model, deep, len(suffix), prefix.shape[-2] - start)
+    _check_deep_prompts(model, deep, len(suffix), -1 if joins else prefix.shape[-2] - start)
     tower, length = _text_tower(model), prefix.shape[-2]
     position = tower.positional_embedding
     contexts = (prefix.to(position.dtype) + position[:length]).reshape(-1, 1, length, prefix.shape[-1])
     shares, back = _shares(_suffix_lengths(tokens, length, suffix.shape[1]), len(contexts), at_once, suffix.device)
-    before = _prefix_keys_values(tower.transformer.resblocks, contexts, deep, start)
+    before = _prefix_keys_values(tower.transformer.resblocks, contexts, deep, start, joins, added)
     keep = _which_keep(tower, [len(contexts) * len(share.rows) for share in shares], memory_budget)
-    parts = [_share_features(tower, suffix, share, before, own) for share, own in zip(shares, keep)]
+    parts = [_share_features(tower, suffix, share, before, own, added) for share, own in zip(shares, keep)]
     features = _in_order(parts, back, unit)
     return features if prefix.dim() > 2 else features[0]
 
@@ -444,6 +509,63 @@ def _check_image_prompts(
 def _entering_image(learned: Tensor) -> Callable[[Tensor], Tensor]:  # (n, w); from (B, T, w) to the same
     "How deep image prompts change the input of a block."
     return lambda x: _replace_positions(x, x.shape[-2] - len(learned), learned)
+
+# %% ../../nbs/clip/towers.ipynb #aa886c07
+def _last_tokens_read(
+    block: _ClassTokenBlock,
+    count: int,  # n, the last tokens
+    kept: list[Tensor],  # (B, n, w) is put here
+) -> Callable[[Tensor], Tensor]:  # what the block does in this pass: from (B, T, w) to (B, 1, w)
+    "Let a last block read its last tokens beside the class token."
+    def forward(x: Tensor, **_) -> Tensor:
+        read = _read_from(block, x, lambda tokens: join(tokens[:, :1], tokens[:, -count:]))
+        kept.append(read[:, 1:])
+        return read[:, :1]
+
+    return forward
+
+# %% ../../nbs/clip/towers.ipynb #9f98cc37
+def _joined_image_features(
+    model: nn.Module,  # an open_clip model
+    pixels: Tensor,  # (B, 3, H, W), on the model's device and in its precision
+    deep: Mapping[int, Tensor],  # block number to (n, w): the lowest join, the others replace them
+) -> tuple[Tensor, Tensor]:  # (B, d) L2-normalised, and (B, n, w)
+    "Features of pictures with vectors that join inside the tower. Raises ValueError where the tower is of another kind."
+    tower, kept = image_tower(model), []
+    last, count = tower.blocks[-1], len(deep[min(deep)])
+    if not isinstance(last, _ClassTokenBlock):
+        raise ValueError("Representation tokens need an image tower of open_clip's own that reads its class token alone.")
+    with ExitStack() as hooks:
+        for block, learned in deep.items():
+            change = (lambda learned: lambda x: join(x, learned.to(x.dtype)))(learned) if block == min(deep) else _entering_image(learned)
+            hooks.enter_context(_change_input(tower.blocks[block], change))
+        hooks.callback(last.__dict__.pop, "forward")
+        last.forward = _last_tokens_read(last, count, kept)
+        features = normalised(model.encode_image(pixels))
+    return features, kept[0]
+
+# %% ../../nbs/clip/towers.ipynb #f4c78354
+def _image_blocks(model: nn.Module) -> Sequence[nn.Module]:  # of an open_clip model
+    "The blocks of a vision transformer. Raises ValueError where the image tower is none."
+    tower = getattr(model.visual, "trunk", model.visual)
+    if not isinstance(tower, (VisionTransformer, TimmVisionTransformer, Eva)):
+        raise ValueError(f"Adapters need the blocks of a vision transformer, and the image tower is a {type(tower).__name__}.")
+    if getattr(tower, "transformer", tower).grad_checkpointing:
+        raise ValueError(_CHECKPOINTED)
+    return tower.transformer.resblocks if isinstance(tower, VisionTransformer) else tower.blocks
+
+
+def _added_image_features(
+    model: nn.Module,  # an open_clip model
+    pixels: Tensor,  # (B, 3, H, W), on the model's device and in its precision
+    added: Mapping[int, Callable[[Tensor], Tensor]],  # block number to what is added to its output, see `_adding`
+) -> Tensor:  # (B, d), L2-normalised
+    "Features of pictures with something added to what blocks give. Raises ValueError where the tower is of another kind."
+    blocks = _image_blocks(model)
+    with ExitStack() as hooks:
+        for block, more in added.items():
+            hooks.enter_context(_adding(blocks[block], more))
+        return normalised(model.encode_image(pixels))
 
 # %% ../../nbs/clip/towers.ipynb #67addf66
 def _prompted_image_features(

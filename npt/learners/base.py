@@ -274,8 +274,8 @@ def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
 def _check_transfers(learner: nn.Module, classnames: Sequence[str]) -> None:
     "Raise ValueError where what a learner learned belongs to its own classes and others are asked for."
     if not learner.transfers and classnames != learner.classnames:
-        raise ValueError(f"What this {learner.name!r} learned belongs to the classes that it was learned for, and means nothing "
-                         "for others. (With class_specific=False, CoOp learns a context that all classes share.)")
+        hint = " (With class_specific=False, CoOp learns a context that all classes share.)" if "class_specific" in learner.settings else ""
+        raise ValueError(f"What this {learner.name!r} learned belongs to the classes that it was learned for, and means nothing for others.{hint}")
 
 # %% ../../nbs/learners/base.ipynb #663f7236
 def _bind(
@@ -447,6 +447,7 @@ class Learner(nn.Module):
     remembers = False  # True: it must see its training images once before the first step
     transfers = True  # False: what it learns means nothing for other classes
     conditional = False  # True: the class vectors that class_logits compares with differ from picture to picture
+    rate_factors: Mapping[str, float] = MappingProxyType({})  # a part or parameter to the factor on its learning rate
     logit_scale, register_parameter = property(_logit_scale), _register_parameter
 
     def __init_subclass__(cls, **more) -> None:

@@ -31,7 +31,10 @@ from npt.learners.base import (
 from .descriptions import _Described
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "coprompt", "tcp"  # in the order of tables
+_ROOMS = (  # in the order of tables
+    "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora",
+    "coop", "cocoop", "deep", "coprompt", "tcp", "mma", "mmrl", "dept", "dpc",
+)
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 
@@ -160,6 +163,8 @@ def _all_settings(
     given = {setting: _as_default(value, allowed[setting]) for setting, value in given.items()}
     _check_kinds(name, given)
     _check_writable(name, allowed | given, allowed)
+    if "around" in allowed:  # a learner that goes around another one
+        _all_settings((allowed | given)["around"], (allowed | given)["around_settings"])
     return allowed | given
 
 # %% ../../nbs/learners/build.ipynb #1dd80c85

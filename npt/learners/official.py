@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..clip.frozen import FrozenCLIP
-from ..clip.towers import image_tower
-from .base import TEMPLATE, Learner
+from ..clip.towers import image_tower, text_blocks
+from .base import TEMPLATE, Learner, fill
 from .build import build_learner
+from .zero_shot import _listed
 
 # %% ../../nbs/learners/official.ipynb #51de2ef8
 class _Inert:
@@ -100,15 +101,24 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"image_encoder\.VPT", "image_prompts.0", 0),
     (r"adapter_(?P<kind>image|text)\.fc\.(?P<n>0|2)\.weight", "{kind}_network.{n}.weight", 0),
     (r"image_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "image_prompts.{n}", 0),
+    (r"representation_learner\.compound_rep_tokens", "tokens", 0),
+    (r"representation_learner\.compound_rep_tokens_r2tproj\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "to_text.{n}.{kind}", 0),
+    (r"representation_learner\.compound_rep_tokens_r2vproj\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "to_image.{n}.{kind}", 0),
+    (r"image_encoder\.proj_rep", "projection", 0),
+    (r"text_adapter\.(?P<n>\d{1,3})\.down\.0\.(?P<kind>weight|bias)", "text_ends.{n}.down.{kind}", -1),
+    (r"text_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "text_ends.{n}.up.{kind}", -1),
+    (r"visual_adapter\.(?P<n>\d{1,3})\.down\.0\.(?P<kind>weight|bias)", "image_ends.{n}.down.{kind}", -1),
+    (r"visual_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "image_ends.{n}.up.{kind}", -1),
+    (r"shared_adapter\.(?P<n>\d{1,3})\.0\.(?P<kind>weight|bias)", "shared.{n}.{kind}", -1),
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
     frozenset({"context"}): "coop",
-    frozenset({"context", "meta_net"}): "cocoop",
+    frozenset({"context", "meta_net"}): "cocoop",  # or TCP, see `_is_tcp`
     frozenset({"context", "couplings"}): "maple",
     frozenset({"context", "couplings", "deep_text"}): "maple",
     frozenset({"context", "couplings", "image_network", "text_network"}): "coprompt",
@@ -116,8 +126,10 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
+    frozenset({"tokens", "to_text", "to_image", "projection"}): "mmrl",
+    frozenset({"text_ends", "image_ends", "shared"}): "mma",
 }
-_LEARNERS = ", ".join(sorted(set(_METHODS.values())))
+_LEARNERS = ", ".join(sorted({*_METHODS.values(), "tcp"}))
 
 # %% ../../nbs/learners/official.ipynb #61ca2f98
 def _our_name(
@@ -135,7 +147,7 @@ def _our_name(
 
 # %% ../../nbs/learners/official.ipynb #3c6f495f
 def _without_surplus(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The state of a model without the prompt learner's name, and without what KgCoOp does not use."
+    "The state of a model without the prompt learner's name, and without what KgCoOp and DeKg do not use."
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     if "bias_vectors" in state:
         state = {key: value for key, value in state.items() if key != "bias_vectors" and not key.startswith("meta_net.")}
@@ -155,6 +167,25 @@ def _check_tensor(key: str, name: str, value: object) -> None:
     if not _is_plain(value) or value.dim() not in dims:
         raise ValueError(f"its {key!r} is not a {'vector' if dims == (1,) else 'matrix'} of finite real numbers")
 
+# %% ../../nbs/learners/official.ipynb #d999a844
+def _adapted(tensors: dict[str, Tensor]) -> list[int]:
+    "The blocks, from 0, that MMA's adapters are in."
+    return sorted({int(name.split(".")[1]) for name in tensors if name.startswith("shared.")})
+
+
+def _from_lowest(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Number MMA's adapters from 0. Raises ValueError where one is missing between others."
+    blocks = _adapted(tensors)
+    if blocks != [*range(blocks[0], blocks[0] + len(blocks))] if blocks else False:
+        raise ValueError(f"its adapters are in the blocks {[n + 1 for n in blocks]}, and ours are in the uppermost ones without a gap")
+    renamed = {}
+    for name, value in tensors.items():
+        part, *rest = name.split(".")
+        if blocks and part in ("text_ends", "image_ends", "shared"):
+            name = ".".join([part, str(int(rest[0]) - blocks[0]), *rest[1:]])
+        renamed[name] = value
+    return renamed
+
 # %% ../../nbs/learners/official.ipynb #7104f83d
 def _learned_tensors(
     state: dict[str, Tensor],  # of the model, as in an official checkpoint
@@ -165,9 +196,21 @@ def _learned_tensors(
         if name := _our_name(key):
             _check_tensor(key, name, value)
             tensors[name] = value.float()
-    return tensors
+    return _from_lowest(tensors)
 
 # %% ../../nbs/learners/official.ipynb #8c22a650
+def _is_tcp(
+    tensors: dict[str, Tensor],  # what was learned, under our names, with a meta-net
+) -> bool:
+    "Whether a meta-net makes a context, as TCP's does, and not one vector, as CoCoOp's."
+    context, first, second = (tensors.get(name) for name in ("context", "meta_net.0.weight", "meta_net.2.weight"))
+    if context is None or first is None or second is None:
+        return False
+    if context.shape[-2] > 1:
+        return len(second) != context.shape[-1]
+    return len(first) == first.shape[1] // 4
+
+# %% ../../nbs/learners/official.ipynb #c3892aa4
 def _recognise(
     tensors: dict[str, Tensor],  # what was learned, under our names
 ) -> str:  # the learner's name
@@ -175,7 +218,7 @@ def _recognise(
     kinds = frozenset(name.split(".")[0] for name in tensors)
     if kinds not in _METHODS:
         raise ValueError(f"no learner here has exactly {', '.join(sorted(kinds)) or 'nothing'} (known are {_LEARNERS})")
-    return _METHODS[kinds]
+    return "tcp" if _METHODS[kinds] == "cocoop" and _is_tcp(tensors) else _METHODS[kinds]
 
 # %% ../../nbs/learners/official.ipynb #1bb5a91f
 _NOT_IN_FILE = {  # learner: settings that a file does not tell
@@ -184,7 +227,10 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "maple": {"ctx_init"},
     "coprompt": {"ctx_init"},
     "ivlp": {"ctx_init"},
+    "tcp": {"ctx_init", "layer", "after_name"},
     "vpt": set(),
+    "mma": {"ctx_init", "scale"},
+    "mmrl": {"alpha"},
 }
 
 # %% ../../nbs/learners/official.ipynb #e4d9c997
@@ -203,10 +249,15 @@ def _settings_from_shapes(
     layers = [value for key, value in tensors.items() if key.startswith("image_prompts.")]
     if name == "vpt":
         return dict(n_ctx_image=len(layers[0]), depth=len(layers))
+    if name == "mma":
+        return dict(rank=len(tensors["shared.0.bias"]), layers=len(_adapted(tensors)))
+    if name == "mmrl":
+        (n_tokens, width), maps = tensors["tokens"].shape, [key for key in tensors if re.fullmatch(r"to_text\.\d+\.weight", key)]
+        return dict(n_tokens=n_tokens, width=width, layers=len(maps))
     context = tensors["context"]
     if name == "coop":
         return dict(n_ctx=context.shape[-2], ctx_init=None, class_specific=context.dim() == 3)
-    if name == "cocoop":
+    if name in ("cocoop", "tcp"):
         return dict(n_ctx=context.shape[-2], ctx_init=None)
     deep = _deep_settings(tensors)
     if name == "coprompt":
@@ -221,6 +272,11 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "image tower", "image_prompts.0", 1, lambda: image_tower(clip.model)[0]
     yield "image tower", "couplings.0.weight", 0, lambda: image_tower(clip.model)[0]
     yield "image feature", "meta_net.0.weight", 1, lambda: clip.embed_dim
+    yield "text tower", "text_ends.0.up.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
+    yield "image tower", "image_ends.0.up.weight", 0, lambda: image_tower(clip.model)[0]
+    yield "text tower", "to_text.0.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
+    yield "image tower", "to_image.0.weight", 0, lambda: image_tower(clip.model)[0]
+    yield "image feature", "projection", 1, lambda: clip.embed_dim
     yield "image feature", "image_network.0.weight", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
@@ -234,6 +290,18 @@ def _check_widths(
             raise ValueError(f"it needs a backbone with a {part} of width {tensors[name].shape[axis]}, and that of "
                              f"{clip.name} has {width()}. Load the backbone of its training (ViT-B/16: 512 for text and "
                              f"features, 768 for images)")
+
+# %% ../../nbs/learners/official.ipynb #f80b5e5c
+def _check_top(
+    state: dict[str, Tensor],  # as in the checkpoint
+    clip: FrozenCLIP,
+) -> None:
+    "Raise ValueError where MMA's adapters do not end in the last block of both towers."
+    numbers = [int(match[1]) for key in state if (match := re.match(r"(?:\w+\.)*shared_adapter\.(\d+)\.", key))]
+    blocks = {len(text_blocks(clip.model)), len(image_tower(clip.model).blocks)}
+    if numbers and blocks != {max(numbers)}:
+        raise ValueError(f"its highest adapter is in block {max(numbers)}, and the last of {clip.name} are the blocks {sorted(blocks)}: "
+                         "load the backbone of its training")
 
 # %% ../../nbs/learners/official.ipynb #b3652278
 def _check_settings(name: str, settings: dict) -> None:
@@ -283,6 +351,60 @@ def _warn_of_other_words(
             warnings.warn(f"{path}: it seems that when these prompts were learned {cause}. Their logits may be wrong.",
                           stacklevel=3)
 
+# %% ../../nbs/learners/official.ipynb #9b98a36d
+def _common_words(
+    suffixes: Tensor,  # (K, S, w), the embedded words of K prompts after their context
+    end: Tensor,  # (w,), the embedded end of text
+) -> tuple[Tensor, Tensor]:  # (n, w) and (m, w)
+    "The words that all prompts have first, and, backwards, those that all have last before the end of the text."
+    lengths = (suffixes - end).abs().amax(dim=-1).argmin(dim=1)  # where each prompt ends
+    shortest = int(lengths.min())
+    backwards = lengths[:, None] - 1 - torch.arange(shortest)
+    runs = suffixes[:, :shortest], suffixes[torch.arange(len(suffixes))[:, None], backwards]
+    counts = [(run - run[0]).abs().amax(dim=(0, 2)).lt(1e-3).long().cumprod(dim=0).sum() for run in runs]
+    return tuple(run[0, :count] for run, count in zip(runs, counts))
+
+# %% ../../nbs/learners/official.ipynb #3338bc38
+def _same_words(
+    held: Tensor,  # (K, S, w), of a file
+    ours: Tensor,  # (K', S', w)
+    end: Tensor,  # (w,), the embedded end of text
+) -> bool:
+    "Whether two sets of prompts have the same words before their names and after them, as far as can be told."
+    alone = len(held) == 1 or len(ours) == 1
+    for one, other in zip(_common_words(held, end), _common_words(ours, end)):
+        count = min(len(one), len(other))
+        if not alone and len(one) != len(other) or not torch.allclose(one[:count], other[:count], rtol=1e-2, atol=1e-3):
+            return False
+    return True
+
+# %% ../../nbs/learners/official.ipynb #db4e5417
+def _warn_of_other_endings(
+    learner: Learner,  # a TCP
+    state: dict[str, Tensor],  # as in the checkpoint
+    path: Path,
+) -> None:
+    "Warn where the words around the names in the file's prompts are not the learner's."
+    held, ours, clip = state.get("token_suffix"), learner.prompts.suffix.float().cpu(), learner.clip
+    if not _is_plain(held) or held.dim() != 3 or held.shape[-1] != ours.shape[-1]:
+        return
+    end = clip.embed(clip.tokenize([""]))[0, clip.start_length].float().cpu()
+    if not _same_words(held.float(), ours, end):
+        said = {name: learner.settings[name] for name in ("ctx_init", "after_name")}
+        warnings.warn(f"{path}: it seems that the words around the class names were not those of {said} and the template "
+                      f"{learner.template!r}. Give the words of the training, since their logits may be wrong.", stacklevel=3)
+
+# %% ../../nbs/learners/official.ipynb #92f88da7
+def _home_in(
+    learner: Learner,  # an MMRL
+    state: dict[str, Tensor],  # as in the checkpoint
+) -> list[str]:  # the learner's class names, or none
+    "The classes that a file was trained for, where they are those of the learner."
+    held = state.get("prompt_embeddings")
+    ours = learner.clip.embed(learner.clip.tokenize(fill(_listed(learner.template)[0], learner.classnames)))
+    same = _is_plain(held) and held.shape == ours.shape and torch.allclose(held.to(ours), ours, rtol=1e-2, atol=1e-3)
+    return learner.classnames if same else []
+
 # %% ../../nbs/learners/official.ipynb #c0deda10
 @contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
@@ -297,15 +419,17 @@ def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
     classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = TEMPLATE,  # only VPT uses it
-    **settings,  # what a file does not tell: `ctx_init` (not VPT) and `class_token_position` (CoOp); see below
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp" or "vpt", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP) or VPT.
+    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP and MMRL; the others do not use it
+    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL)
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma" or "mmrl", its parameters those of the file, in float32
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC and PromptKD's teachers (IVLP), VPT, TCP, DeKg, MMA or MMRL.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
-    started from others, and `class_token_position` where CoOp's was not "end". All else is read from the file, without
-    running anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023), Zhu
-    et al. (ICCV 2023) and Khattak et al. (CVPR 2023, ICCV 2023). Raises FileNotFoundError where there is no file;
+    started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
+    share with `template`. All else is read from the file, without running anything in it. Formats: the official code of
+    Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024), Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023,
+    ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024) and Guo and Gu (CVPR 2025; where `classnames` in `template` are
+    not the classes of its training, its second feature is not used). Raises FileNotFoundError where there is no file;
     ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a setting that
     the file tells.
     """
@@ -315,11 +439,17 @@ def load_official(
         tensors = _learned_tensors(state)
         name = _recognise(tensors)
         _check_widths(tensors, clip)
+        if name == "mma":
+            _check_top(state, clip)
         _check_settings(name, settings)
         _check_class_count(name, tensors, classnames)
     learner = build_learner(name, clip, classnames, template, **_settings_from_shapes(name, tensors) | settings)
     with _naming_file(path):
         _load_tensors(learner, tensors)
-    if name != "vpt":
+    if name == "mmrl":
+        learner.home = _home_in(learner, state)
+    if name not in ("vpt", "mma", "mmrl"):
         _warn_of_other_words(learner, state, path)
+    if name == "tcp":
+        _warn_of_other_endings(learner, state, path)
     return learner

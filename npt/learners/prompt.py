@@ -72,7 +72,7 @@ class Prompts:
     "The prompts of K classes, with room for n context vectors after SOT."
 
     start: Tensor  # (1, w) SOT, or (0, w) for a tokenizer that has none
-    suffix: Tensor  # (K, S, w), what follows the context: words that stay, the name, a full stop, EOT
+    suffix: Tensor  # (K, S, w), what follows the context: words that stay, the name and what ends the sentence, EOT
     tokens: Tensor  # (K, L) int64, the prompts as text
     words: int  # how many words at the start of the suffix stay and are no name
     name_lengths: list[int]  # tokens of each class name
@@ -84,10 +84,11 @@ class Prompts:
         classnames: Sequence[str],  # K names
         n_ctx: int,  # n, number of vectors
         ctx_init: str | None,  # words before the name, of which the first n tokens are replaced; None for n vectors alone
+        end: str = ".",  # what follows the name
     ) -> "Prompts":
         "Tokenize and embed prompts. Raises ValueError naming the first class name that does not fit."
         lead = ctx_init or " ".join(["X"] * n_ctx)
-        prompts = fill(lead + " {}.", classnames)
+        prompts = fill(lead + " {}" + end, classnames)
         _check_fit(clip, prompts, classnames, n_ctx)
         tokens, start = clip.tokenize(prompts), clip.start_length
         vectors = clip.embed(tokens[:, : int(clip.text_lengths(prompts).max())])

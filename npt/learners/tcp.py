@@ -21,10 +21,10 @@ from .zero_shot import ZeroShot
 # %% ../../nbs/learners/tcp.ipynb #39b5fd20
 def _words_after_name(
     template: str | Sequence[str] | _Described,  # one template with {} where the class name goes, or several, or sentences beside one
-) -> str:  # without the full stop, which `Prompts.around` writes
-    "What a template says after the class name; nothing where there are several."
+) -> str:  # to the full stop, which a template may lack and the prompt never does
+    "What a template says after the class name; a full stop where there are several."
     template = template.template if isinstance(template, _Described) else template
-    return template.partition("{}")[2].removesuffix(".") if isinstance(template, str) else ""
+    return (template.partition("{}")[2].removesuffix(".") if isinstance(template, str) else "") + "."
 
 # %% ../../nbs/learners/tcp.ipynb #7d27af9f
 def _knowledge_network(
@@ -64,9 +64,11 @@ class TCP(Learner):
         n_ctx: _Size = 4,  # P, number of context vectors
         ctx_init: str | None = None,  # words to start from, the first P tokens; None for random vectors
         layer: int | None = None,  # block of the text tower, from 0, whose input gets the classes' vectors; None: 8, or the last
+        after_name: str | None = None,  # what ends each prompt, with its full stop if any; None: what the template says after the name
         seed: _Seed = 0,  # of what starts at random
     ):
-        super().__init__(clip, *template, n_ctx=n_ctx, ctx_init=ctx_init, layer=_layer_in(clip, layer), seed=seed)
+        settings = dict(n_ctx=n_ctx, ctx_init=ctx_init, layer=_layer_in(clip, layer), after_name=after_name, seed=seed)
+        super().__init__(clip, *template, **settings)
         with seeded(seed):
             self.context = nn.Parameter(context_vectors(clip, n_ctx, ctx_init))
             self.meta_net = _knowledge_network(clip.embed_dim, self.context.numel()).to(self.context)
@@ -75,8 +77,8 @@ class TCP(Learner):
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
         self.frozen = ZeroShot(self.clip, self.classnames, self.template).text_features().to(self.context)
-        in_sentence = [name + _words_after_name(self.template) for name in self.classnames]
-        self.prompts = Prompts.around(self.clip, in_sentence, len(self.context), self.ctx_init)
+        end = _words_after_name(self.template) if self.after_name is None else self.after_name
+        self.prompts = Prompts.around(self.clip, self.classnames, len(self.context), self.ctx_init, end)
 
     def class_vectors(self) -> Tensor:  # (K, P, w)
         "The vectors that the small network makes from each class's frozen text feature."

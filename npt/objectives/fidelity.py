@@ -24,6 +24,12 @@ def _dependence(step: StepFeatures) -> torch.Tensor:
     covariance = (step.text - step.text.mean(0)).T @ step.anchored("text") / len(step.text)
     return covariance.square().sum()
 
+# %% ../../nbs/objectives/fidelity.ipynb #dab2f174
+@term("kg_image")
+def _knowledge_guided_image(step: StepFeatures) -> torch.Tensor:
+    "One minus the mean cosine to the frozen features of the same images (MMRL, CVPR 2025, trainers/mmrl.py)."
+    return 1 - F.cosine_similarity(step.image, step.frozen_image, dim=1).mean()
+
 # %% ../../nbs/objectives/fidelity.ipynb #abd5a6ae
 def _frozen_logits(
     step: StepFeatures,
@@ -65,12 +71,6 @@ def _logit_consistency(step: StepFeatures) -> torch.Tensor:
 def _sentence_consistency(step: StepFeatures) -> torch.Tensor:
     "One minus the mean cosine to frozen text features of a sentence about each class (CoPrompt, ICLR 2024, trainers/coprompt.py)."
     return 1 - F.cosine_similarity(step.text, step.own("described"), dim=1).mean()
-
-# %% ../../nbs/objectives/fidelity.ipynb #ecda109c
-@term("con_image")
-def _view_consistency(step: StepFeatures) -> torch.Tensor:
-    "One minus the mean cosine to the frozen features of the same images (CoPrompt, ICLR 2024, trainers/coprompt.py, there of another view)."
-    return 1 - F.cosine_similarity(step.image, step.frozen_image, dim=1).mean()
 
 # %% ../../nbs/objectives/fidelity.ipynb #18cf7d1e
 @term("tetf")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .._names import known, unknown
-from . import cross_entropy, fidelity, npt_terms  # noqa: F401, register their terms
+from . import cross_entropy, fidelity, npt_terms, own_terms  # noqa: F401, register their terms
 from .terms import NAMED_OBJECTIVES, TERMS, StepFeatures
 
 # %% ../../nbs/objectives/objective.ipynb #c49230b6
@@ -87,7 +87,10 @@ NAMED_OBJECTIVES.update(
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
     dekg="ce + 8*kg + 6*hsic",  # Divergence-enhanced Knowledge-guided Prompt Tuning, ICLR 2025
     prograd="ce | kl",  # Zhu et al., ICCV 2023
-    coprompt="ce + con_text + con_image",  # Roy and Etemad, ICLR 2024
+    dept="0.3*ce + 0.7*head_ce",  # Zhang et al., CVPR 2024
+    dpc="ce + hard_negatives",  # Li et al., CVPR 2025: the first prompt's loss and the second one's
+    mmrl="0.7*ce + 0.3*token_ce + kg + kg_image",  # Guo and Gu, CVPR 2025, the code's default weights
+    coprompt="ce + con_text + kg_image",  # Roy and Etemad, ICLR 2024
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )
 

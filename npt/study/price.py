@@ -111,6 +111,10 @@ class _Kind:
 # %% ../../nbs/study/price.ipynb #8ad4aba1
 _KINDS = {
     "zero_shot": _Kind(text=False, parameters=0),
+    "linear_probe": _Kind(text=False, more=20),
+    "clap": _Kind(text=False, more=4),
+    "lp_plus_plus": _Kind(text=False, parameters=3, more=48),
+    "etf_head": _Kind(text=False, more=37),
     "coop": _Kind(),
     "cocoop": _Kind(each=True, parameters=5),
     "kgcoop": _Kind(),
@@ -241,7 +245,7 @@ def _image_pass(blocks: _Blocks, tokens: int, images: float) -> _Work:
     return _work_on(whole, images * tokens, tokens, blocks.count * _IMAGE_BLOCK + _IMAGE_ENDS, _IMAGE_VECTORS)
 
 # %% ../../nbs/study/price.ipynb #bc75d1d9
-_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "con_image", "kl"}  # terms
+_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kg_image", "kl"}  # terms
 
 
 def _image_work(case: _Case, machine: _Machine) -> _Work:
@@ -255,7 +259,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
 
 # %% ../../nbs/study/price.ipynb #026a104d
 _LOSS_LAUNCHES, _TERM_LAUNCHES = 27, 30  # with ce, and for each further term
-_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
+_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "sgd_no_decay": (3, 5), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
 
 def _rest_work(case: _Case, machine: _Machine) -> _Work:

@@ -6,6 +6,7 @@
 __all__ = ['published', 'published_cells']
 
 # %% ../../nbs/study/published.ipynb #7c764c96
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -15,18 +16,28 @@ import npt
 
 # %% ../../nbs/study/published.ipynb #fbafc896
 @cache
-def published() -> pd.DataFrame:  # columns experiment, dataset, method, tau, metric, value (percent), source
-    "Published accuracies; experiment is base_to_novel, imbalance, cross_dataset or domain_generalization."
+def published() -> pd.DataFrame:  # experiment, dataset, method, tau, shots, backbone, metric, value (percent), source
+    "Published accuracies; experiment is base_to_novel, imbalance, cross_dataset, domain_generalization or few_shot."
     return pd.read_csv(Path(npt.__file__).parent / "study" / "reference.csv")
 
 # %% ../../nbs/study/published.ipynb #cdd40a14
 def published_cells(
     dataset: str,  # a name in `npt.data.datasets.DATASETS`, or "average" of the eleven
-) -> pd.DataFrame:  # a row a method and tau: base, novel and h in percent, not a number where none was published
-    "Base to novel as it was published for one dataset; empty for one of which nothing was."
+) -> pd.DataFrame:  # a row a method and tau, best H first: base, novel and h in percent, not a number where none was published
+    "Base to novel as it was published for one dataset, with ViT-B/16 and 16 shots; empty for one of which nothing was."
     rows = published().query("dataset == @dataset and experiment in ['base_to_novel', 'imbalance']")
     rows = rows.drop_duplicates(["method", "tau", "metric"])
-    return rows.pivot(index=["method", "tau"], columns="metric", values="value").reindex(columns=["base", "novel", "h"])
+    cells = rows.pivot(index=["method", "tau"], columns="metric", values="value").reindex(columns=["base", "novel", "h"])
+    return cells.sort_values("h", ascending=False, kind="stable")
+
+# %% ../../nbs/study/published.ipynb #8817d3a8
+def _beside(
+    printed: pd.DataFrame,  # a row a method, which its index says
+    ran: Iterable[str],  # learners and objectives of runs
+) -> pd.DataFrame:
+    "The rows of zero-shot CLIP and of what ran."
+    methods = printed.index.get_level_values("method")
+    return printed[methods.str.split("+").str[-1].isin({"clip", *ran})]
 
 # %% ../../nbs/study/published.ipynb #e44a0f6b
 _TRANSFERS = dict(dataset="cross_dataset", domain="domain_generalization")  # a kind of target to its experiment
@@ -39,3 +50,11 @@ def _published_transfer(
     "Transfer as it was published, from ImageNet; empty for another source."
     rows = published()[(published().experiment == _TRANSFERS[kind]) & (source == "imagenet")]
     return rows.pivot(index="method", columns="dataset", values="value")
+
+# %% ../../nbs/study/published.ipynb #5069d025
+def _published_few_shot(
+    dataset: str,  # a name in `npt.data.datasets.DATASETS`, or "average" of the eleven
+) -> pd.DataFrame:  # a row a method and backbone, a column a number of shots, in percent
+    "Accuracy on all classes as it was published; empty for a dataset of which nothing was."
+    rows = published().query("dataset == @dataset and experiment == 'few_shot'")
+    return rows.pivot(index=["method", "backbone"], columns="shots", values="value")

@@ -63,6 +63,7 @@ def _learning_rate(
 # %% ../../nbs/training/fit.ipynb #e61b9a55
 _OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
+    "sgd_no_decay": partial(torch.optim.SGD, momentum=0.9),
     "adam": partial(torch.optim.Adam, weight_decay=5e-4),
     "adamw": torch.optim.AdamW,
 }
@@ -215,10 +216,19 @@ class _State:
     checked: bool = False  # whether a step was looked at
     text: _TextGraph | None = None  # gives the class vectors; None: the learner computes them
 
+# %% ../../nbs/training/fit.ipynb #79093a21
+def _groups(learner: nn.Module) -> list[dict]:  # as an optimiser takes them
+    "A learner's parameters, those of one rate together."
+    groups = {1.0: []}
+    for name, parameter in learner.named_parameters():
+        factor = next((f for part, f in learner.rate_factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items() if parameters]
+
 # %% ../../nbs/training/fit.ipynb #7e819db4
 def _start(learner: nn.Module, plan: _Plan) -> _State:
     "The state before the first epoch."
-    optimizer = _OPTIMIZERS[plan.kind](learner.parameters(), lr=plan.lr)
+    optimizer = _OPTIMIZERS[plan.kind](_groups(learner), lr=plan.lr)
     average = {name: torch.zeros_like(p) for name, p in learner.named_parameters()} if plan.average else {}
     return _State(optimizer, average, [])
 
@@ -390,8 +400,8 @@ def _check_reached(
     raise ValueError(
         f"{what}, so they would never be learned. A method that uses them may not be called (adapt where image_features is overridden, "
         "to_logits where class_logits or logits is, those of a learner inside), or may use them without a gradient (clip.encode_image "
-        "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). What is not to be learned "
-        "gets requires_grad_(False)")
+        "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). A learner with terms of its "
+        "own, such as those of objective='own', needs them in each sum. What is not to be learned gets requires_grad_(False)")
 
 # %% ../../nbs/training/fit.ipynb #1cabfd94
 def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State) -> None:
@@ -504,7 +514,9 @@ def _epoch_rows(
     bar, batches = _bar(learner, plan, len(train), remaining.start, progress), _remaining_batches(learner, train, plan, remaining, workers)
     with bar, closing(batches):
         for epoch in remaining:
-            lr = state.optimizer.param_groups[0]["lr"] = _learning_rate(epoch, plan.epochs, plan.lr)
+            lr = _learning_rate(epoch, plan.epochs, plan.lr)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr * group["factor"]
             with _drawing(learner, plan.seed, epoch):
                 with _epoch_noted(clock, len(train)):
                     means = _train_epoch(learner, _each(clock, "loading", islice(batches, steps)), plan, state, standing, epoch, bar)
@@ -574,7 +586,7 @@ def fit(
     num_clusters: int | None = None,  # of classes, for the term tetf; None: so that 16 share one, in the mean
     all_classnames: Sequence[str] | None = None,  # that will be asked about, the learner's among them, for the term etf_open
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
-    optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
+    optimizer: str | None = None,  # sgd, sgd_no_decay, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
     graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; whole fits were not timed with it
     progress: bool = True,  # show a bar

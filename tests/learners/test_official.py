@@ -19,8 +19,10 @@ from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner
 from npt.learners.build import build_learner
 from npt.learners.official import load_official
+from npt.learners.saving import load_prompts, save_prompts
 
 RANDOM = dict(ctx_init=None)
+PETS, TEXTURES, DOING = "a photo of a {}, a type of pet.", "a photo of a {}, a type of texture.", "a photo of a person doing"
 CASES = {  # method: learner, its settings, what must be said in loading
     "CoOp": ("coop", dict(), dict()),
     "CoOp, 16 random": ("coop", dict(n_ctx=16, **RANDOM), dict()),
@@ -29,6 +31,7 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "CoOp, own contexts": ("coop", dict(n_ctx=3, class_specific=True, **RANDOM), dict()),
     "KgCoOp": ("coop", dict(), dict()),
     "ProGrad": ("coop", dict(), dict()),
+    "DeKg": ("coop", dict(), dict()),
     "CoCoOp": ("cocoop", dict(), dict()),
     "CoCoOp, 6 random": ("cocoop", dict(n_ctx=6, **RANDOM), dict()),
     "MaPLe": ("maple", dict(depth=3), dict()),
@@ -40,12 +43,26 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "IVLP": ("ivlp", dict(depth=3, depth_image=2, n_ctx_image=3), dict()),
     "IVLP, shallow": ("ivlp", dict(depth=1, depth_image=1, n_ctx=2), dict()),
     "PromptSRC": ("ivlp", dict(depth=4, depth_image=4), dict()),
+    "PromptKD's teacher": ("ivlp", dict(depth=3, depth_image=4), dict()),
     "VPT": ("vpt", dict(depth=4, n_ctx_image=5), dict()),
     "VPT, shallow": ("vpt", dict(depth=1), dict()),
+    "TCP": ("tcp", dict(), dict()),
+    "TCP, pets": ("tcp", dict(layer=2, template=PETS), dict(layer=2, template=PETS)),
+    "TCP, textures": ("tcp", dict(after_name=" texture.", template=TEXTURES), dict(after_name=" texture.", template=TEXTURES)),
+    "TCP, cars": ("tcp", dict(after_name=", a type of car"), dict(after_name=", a type of car")),
+    "TCP, actions": ("tcp", dict(ctx_init=DOING, template=f"{DOING} {{}}."), dict(ctx_init=DOING, template=f"{DOING} {{}}.")),
+    "TCP, one vector": ("tcp", dict(n_ctx=1), dict()),
+    "CoCoOp, one vector": ("cocoop", dict(n_ctx=1, **RANDOM), dict()),
+    "DeKg with TCP": ("tcp", dict(template=PETS), dict(template=PETS)),
+    "MMA": ("mma", dict(rank=8, layers=3), dict()),
+    "MMA, one block": ("mma", dict(rank=4, layers=1, scale=0.5), dict(scale=0.5)),
+    "MMRL": ("mmrl", dict(width=24), dict()),
+    "MMRL, pets": ("mmrl", dict(width=12, n_tokens=2, layers=1, alpha=0.5, template=PETS), dict(template=PETS, alpha=0.5)),
 }
-FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "vpt": "prompt_learner", "maple": "MultiModalPromptLearner",
-           "coprompt": "MultiModalPromptLearner",
-           "ivlp": "VLPromptLearner"}
+AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
+FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
+           "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner",
+           "coprompt": "MultiModalPromptLearner", "mma": "adapter_learner", "mmrl": "MultiModalRepresentationLearner"}
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +80,48 @@ def trained(clip: FrozenCLIP, name: str, settings: dict) -> Learner:
     return learner
 
 
+def inside_state(learner: Learner) -> dict[str, Tensor]:
+    "The state of MMA's adapters, and of MMRL's whole model."
+    clip = learner.clip
+    tokens = clip.tokenize([learner.template.replace("{}", name.replace("_", " ")) for name in NAMES])
+    if learner.name == "mma":
+        state, last = {"token_embedding": clip.embed(tokens), "tokenized_prompts": tokens}, 4
+        for i, (text, image, shared) in enumerate(zip(learner.text_ends, learner.image_ends, learner.shared, strict=True)):
+            place = last - learner.layers + i + 1
+            for kind in "weight", "bias":
+                for tower, ends in ("text", text), ("visual", image):
+                    state[f"{tower}_adapter.{place}.down.0.{kind}"] = getattr(ends.down, kind)
+                    state[f"{tower}_adapter.{place}.up.{kind}"] = getattr(ends.up, kind)
+                state[f"shared_adapter.{place}.0.{kind}"] = getattr(shared, kind)
+        return state
+    state = {"prompt_embeddings": clip.embed(tokens), "representation_learner.compound_rep_tokens": learner.tokens, "logit_scale": torch.tensor(4.6)}
+    for tower, maps in ("t", learner.to_text), ("v", learner.to_image):
+        for i, one in enumerate(maps):
+            state |= {f"representation_learner.compound_rep_tokens_r2{tower}proj.{i}.{kind}": getattr(one, kind) for kind in ("weight", "bias")}
+    state |= {f"image_encoder.{key}": value for key, value in clip.model.visual.state_dict().items()}
+    return state | {"image_encoder.proj_rep": learner.projection, "text_encoder.text_projection": clip.model.text_projection}
+
+
 def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     "The state that the official model of this method has, in half precision."
     state, name = {}, learner.name
+    if name in ("mma", "mmrl"):
+        return {key: value.detach() if value.dtype == torch.int64 else value.detach().half() for key, value in inside_state(learner).items()}
     if name != "vpt":
         n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
-        vectors = learner.clip.embed(learner.clip.tokenize([f"{words} {called.replace('_', ' ')}." for called in NAMES]))
+        prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
+        vectors = learner.clip.embed(learner.clip.tokenize(prompts))
         state |= dict(ctx=learner.context, token_prefix=vectors[:, :1], token_suffix=vectors[:, 1 + n :])
+    if method == "PromptKD's teacher":  # base and novel classes apart
+        state |= dict(token_prefix2=state["token_prefix"][2:], token_suffix2=state["token_suffix"][2:])
+        state |= dict(token_prefix=state["token_prefix"][:2], token_suffix=state["token_suffix"][:2])
     if method == "KgCoOp":
         state |= {"bias_vectors": torch.ones(1, 512), "meta_net.linear1.weight": torch.ones(512, 512),
                   "meta_net.linear1.bias": torch.ones(512)}
-    if name == "cocoop":
+    if method == "DeKg":  # its prompt learner holds a whole image tower
+        state |= {f"image_encoder.{key}": value for key, value in learner.clip.model.visual.state_dict().items()}
+        state["bias_vectors"] = torch.ones(1, 512)
+    if name in ("cocoop", "tcp"):
         for number, layer in ((1, learner.meta_net[0]), (2, learner.meta_net[2])):
             state |= {f"meta_net.linear{number}.weight": layer.weight, f"meta_net.linear{number}.bias": layer.bias}
     if name in ("maple", "coprompt"):
@@ -119,7 +167,7 @@ class ConstantWarmup(LRScheduler):
 
 def checkpoint(state: dict[str, Tensor], optimizer=SGD, schedule=lambda o: CosineAnnealingLR(o, 5.0)) -> dict:
     "What Dassl saves after two epochs: with momentum, on parameters that share their numbers with the state."
-    parameters = [nn.Parameter(value) for value in state.values()]
+    parameters = [nn.Parameter(value) for value in state.values() if value.is_floating_point()]
     optimizer = optimizer(parameters, lr=0.002) if optimizer is not SGD else SGD(parameters, 0.002, 0.9, weight_decay=5e-4)
     scheduler = ConstantWarmup(optimizer, schedule(optimizer))
     before = [parameter.detach().clone() for parameter in parameters]
@@ -155,7 +203,7 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
     name, settings, said = CASES[method]
     learner = trained(clip, name, settings)
     content = checkpoint(official_state(learner, method))
-    assert all(value.dtype == torch.float16 for value in content["state_dict"].values())
+    assert all(value.dtype == torch.float16 for value in content["state_dict"].values() if value.is_floating_point())
     if method == "ProGrad":
         del content["val_result"]
     path = write(content, tmp_path / FOLDERS[name] / "model.pth.tar-2")
@@ -163,16 +211,17 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
         torch.load(path, weights_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_official(path, clip, NAMES, **said)
+        loaded = load_official(path, clip, NAMES, **said).eval()
+    learner.eval()
     assert loaded.name == name
     for key, value in learner.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
     assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0)
-    started = build_learner(name, clip, NAMES, **settings)
+    started = build_learner(name, clip, NAMES, **settings).eval()
     assert not torch.allclose(started.logits(images()), learner.logits(images()), atol=1e-3), "the file must matter"
     if not settings.get("class_specific"):
         others = ["dog", "annual crop land"]
-        novel = load_official(path, clip, others, **said)
+        novel = load_official(path, clip, others, **said).eval()
         assert torch.allclose(novel.logits(images()), learner.for_classes(others).logits(images()), atol=1e-6)
 
 
@@ -340,6 +389,10 @@ def without(key: str):
     ("MaPLe", dict, dict(class_token_position="end"), "'class_token_position' cannot be given for 'maple'"),
     ("CoOp", dict, dict(class_token_position="left"), "there is no class_token_position 'left'"),
     ("VPT", dict, dict(ctx_init=None), "'ctx_init' cannot be given for 'vpt'"),
+    ("CoCoOp", dict, dict(layer=2), "'layer' cannot be given for 'cocoop'"),
+    ("TCP", dict, dict(layer=4), "layer=4 is no block"),
+    ("TCP", replaced(meta_net__linear1__weight=torch.ones(12, 512)), {}, "image feature of width 512, .* random has 48"),
+    ("TCP", replaced(meta_net__linear2__weight=torch.ones(192, 12)), {}, r"read as 'tcp', but its meta_net\.2\.weight has the shape \(192, 12\)"),
 ])
 def test_what_fits_neither_method_nor_backbone_is_refused_in_a_sentence(clip, tmp_path, method, change, said, message):
     name, settings, _ = CASES[method]
@@ -366,3 +419,60 @@ def test_another_backbone_of_the_same_width_and_other_words_are_noticed(clip, go
     state = official_state(trained(clip, "maple", dict(ctx_init=None, depth=2)), "MaPLe")
     with pytest.warns(UserWarning, match="the prompt did not begin with 'a photo of a'"):
         load_official(write({"state_dict": state}, tmp_path / "b"), clip, NAMES)
+
+
+def tcp_file(clip, path: Path, method: str) -> Path:
+    name, settings, _ = CASES[method]
+    return write({"state_dict": official_state(trained(clip, name, settings), method)}, path)
+
+
+@pytest.mark.filterwarnings("ignore:.*the prompt did not begin with")  # which may be said too
+@pytest.mark.parametrize("method, said", [
+    ("TCP, pets", dict()),
+    ("TCP, pets", dict(template=PETS, after_name=".")),
+    ("TCP", dict(template=PETS)),
+    ("TCP, textures", dict(template=TEXTURES)),
+    ("TCP, cars", dict()),
+    ("TCP, actions", dict()),
+    ("TCP", dict(ctx_init=DOING)),
+])
+def test_other_words_around_the_names_are_noticed_in_tcp(clip, tmp_path, method, said):
+    path = tcp_file(clip, tmp_path / "a", method)
+    with pytest.warns(UserWarning, match="the words around the class names were not those of"):
+        load_official(path, clip, NAMES, **said)
+
+
+@pytest.mark.parametrize("method", ["TCP, pets", "TCP, actions", "TCP"])
+@pytest.mark.parametrize("classnames", [["dog"], ["dog", "blue whale", "annual crop land"], NAMES[:1], NAMES[::-1]])
+def test_other_classes_are_no_other_words(clip, tmp_path, method, classnames):
+    path, (_, _, said) = tcp_file(clip, tmp_path / "a", method), CASES[method]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_official(path, clip, classnames, **said).text_features().shape == (len(classnames), 48)
+
+
+def test_tcp_in_another_place_of_the_tower_is_another_learner(clip, tmp_path):
+    path = tcp_file(clip, tmp_path / "a", "TCP, pets")
+    one, other = (load_official(path, clip, NAMES, template=PETS, layer=layer) for layer in (2, 3))
+    assert (one.layer, other.layer) == (2, 3) and not torch.allclose(one.text_features(), other.text_features(), atol=1e-3)
+
+
+def test_adapters_elsewhere_than_in_the_uppermost_blocks_are_refused(clip, tmp_path):
+    state = official_state(trained(clip, "mma", dict(rank=4, layers=2)), "MMA")  # in the blocks 3 and 4 of four
+    lower = {key.replace("er.4.", "er.2."): value for key, value in state.items()}
+    gap = {key.replace("er.3.", "er.1."): value for key, value in state.items()}
+    for held, said in (lower, "its highest adapter is in block 3"), (gap, r"its adapters are in the blocks \[1, 4\]"):
+        path = write(checkpoint(held), tmp_path / "adapter_learner" / "model.pth.tar-5")
+        with pytest.raises(ValueError, match=f"{said}.*"):
+            load_official(path, clip, NAMES)
+
+
+def test_the_classes_of_mmrls_training_are_its_home_and_no_others(clip, tmp_path):
+    path = write(checkpoint(official_state(trained(clip, "mmrl", dict(width=24)), "MMRL")), tmp_path / "model.pth.tar-5")
+    assert load_official(path, clip, NAMES).home == NAMES
+    for other in load_official(path, clip, NAMES[::-1]), load_official(path, clip, NAMES, PETS):
+        assert other.home == [] and other.for_classes(NAMES).home == []
+        save_prompts(other, tmp_path / "prompts.safetensors")
+        again = build_learner("mmrl", clip, NAMES, width=24)
+        load_prompts(again, tmp_path / "prompts.safetensors")
+        assert again.home == []

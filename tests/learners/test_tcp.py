@@ -12,6 +12,7 @@ class TestTCP(EveryLearner):
     cases = {
         "random": ("tcp", dict(layer=2)),
         "words": ("tcp", dict(layer=3, n_ctx=2, ctx_init="a photo of a", template=PETS)),
+        "ending": ("tcp", dict(layer=2, after_name=" texture.", template=PETS)),
     }
 
 

@@ -6,7 +6,7 @@ from steps import Case
 from npt.objectives import objective
 from npt.objectives.terms import NAMED_OBJECTIVES, TERMS, term
 
-ROOMS = {"cross_entropy", "fidelity", "npt_terms"}
+ROOMS = {"cross_entropy", "fidelity", "npt_terms", "own_terms"}
 
 
 @pytest.fixture(autouse=True)
