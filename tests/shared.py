@@ -11,11 +11,14 @@ import torch.nn.functional as F
 
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
+from npt.data.features import split_features
+from npt.data.load import load_dataset
 from npt.learners.base import Learner
 from npt.learners.build import build_learner
 from npt.learners.coop import CoOp
 from npt.learners.recipes import recipe
 from npt.training.checkpoint import _save_checkpoint
+from npt.training.fit import fit
 
 LOADED = load_clip("world")
 
@@ -70,3 +73,16 @@ class Shifted(CoOp):
 
     def image_features(self, pixels):
         return F.normalize(self.clip.encode_image(pixels) + self.shift, dim=1)
+
+
+def fitted(name: str, objective: str, epochs: int = 2, **settings) -> tuple[Learner, Learner, pd.DataFrame]:
+    "A learner before and after a short fit on the offline world, and the history."
+    train = load_dataset("world/shapes", shots=2, seed=1).base.train
+    before, after = (build_learner(name, LOADED, train.classnames, **settings) for _ in range(2))
+    history = fit(after, train, objective=objective, epochs=epochs, batch_size=64, lr=0.1, progress=False)
+    if before.remembers:
+        before.remember(*split_features(LOADED, train))
+    return before, after, history
+
+
+SUMS = "own", "npt", "npt_anchored", "cpt", "ce + 0.5*lc + mi_dot + 0.1*kg + 0.1*etf", "ce | kl"  # that every learner is trained by

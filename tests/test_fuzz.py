@@ -276,7 +276,7 @@ WILD = st.sampled_from([
     {"alpha": -5}, {"": 0}, "{}", "[]", "{", "[" * 5000, '{"n_ctx": 2, "n_ctx": 3}', '{"beta": NaN}', b"bytes", (1, 2), {1}, 1j, object, Path("x")])
 GOOD = {
     "dataset": ["world/shapes", "dtd", "folder"], "learner": ["coop", "maple", "zero_shot", "tip_adapter_f"], "objective": ["npt", "ce + 0.5*lc", "own"],
-    "tau": [0.5, 1], "profile": ["step"], "shots": [4], "classes": ["all"], "class_split": [3], "seed": [7], "epochs": [2], "lr": [0.01],
+    "tau": [0.5, 1], "profile": ["step"], "rounding": ["floor"], "shots": [4], "classes": ["all"], "class_split": [3], "seed": [7], "epochs": [2], "lr": [0.01],
     "precision": ["bf16"], "prepare": ["10GB"], "views": [2], "learner_settings": [{"n_ctx": 2}, '{"n_ctx": 2}'], "backbone": ["world", "RN50"],
     "pretrained": ["none", "openai"], "runs_dir": ["runs"], "sampler": ["square_root"], "measured_on": ["val"], "device": ["cuda:1"]}
 SETTINGS = st.dictionaries(st.sampled_from([*RunSettings.model_fields, "epoch", ""]), WILD, max_size=2).flatmap(

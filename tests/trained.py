@@ -1,10 +1,12 @@
 "Runs that tests leave behind, with and without the time that measuring takes."
 
+import json
 from pathlib import Path
 
 import torch
 
 from npt._files import write_text
+from npt.data.load import load_dataset
 from npt.learners.base import Learner
 from npt.learners.saving import save_prompts
 from npt.study.folder import _write_metrics
@@ -33,3 +35,10 @@ def logits(learner: Learner, pixels: torch.Tensor) -> torch.Tensor:
 
 def without_time(metrics):
     return {key: value for key, value in metrics.items() if key not in ("seconds", "times")}
+
+
+def write_texts(path: Path, says: str = "It is a {}.") -> str:  # the path
+    "Write two sentences about each class of the offline world's textures."
+    classnames = load_dataset("world/textures", shots=1).all.classnames
+    write_text(json.dumps({name.upper(): [says.format(name), "One sees it."] for name in classnames}), path)
+    return str(path)

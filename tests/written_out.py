@@ -1,5 +1,6 @@
 """The published methods written out at full length, token by token and block by block, and learners that were trained a little."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
@@ -71,14 +72,21 @@ def written_text(clip, sentence, blocks=None) -> Tensor:
     return literal_text(clip, sentence, clip.embed(TOKENIZER(sentence[0]))[0, 1:5], {}, blocks=blocks)
 
 
+def blended(learner, tower: str, features: Tensor) -> Tensor:
+    "CoPrompt's network behind a tower, on features of any length."
+    first, second = getattr(learner, f"{tower}_network")[0].weight, getattr(learner, f"{tower}_network")[2].weight
+    made, share = (features @ first.T).clamp(min=0) @ second.T, dict(image="ratio", text="ratio_text")[tower]
+    return F.normalize(learner.settings[share] * made.clamp(min=0) + (1 - learner.settings[share]) * features, dim=-1)
+
+
 def literal_prompts(learner, pixels) -> Tensor:
-    "CoOp, CoCoOp, VPT, IVLP and MaPLe."
+    "CoOp, CoCoOp, VPT, IVLP, MaPLe and CoPrompt."
     clip, name, settings = learner.clip, learner.name, learner.settings
     classes = in_words(learner)
     lead = "a photo of a" if name == "vpt" or settings["ctx_init"] else "X " * settings["n_ctx"]
     deep = list(getattr(learner, "deep_text", []))
     prompts = list(getattr(learner, "image_prompts", []))
-    if name == "maple":
+    if name in ("maple", "coprompt"):
         text = [learner.context, *deep]
         prompts = [p @ c.weight.T + c.bias for p, c in zip(text, learner.couplings, strict=True)]
     image, scale, deep = literal_image(clip, pixels, prompts), clip.logit_scale, dict(enumerate(deep, start=1))
@@ -88,6 +96,9 @@ def literal_prompts(learner, pixels) -> Tensor:
         own = context if context.dim() == 3 else [context] * len(classes)
         return torch.stack([literal_text(clip, (lead, called), c, deep, where) for called, c in zip(classes, own)])
 
+    if name == "coprompt":
+        image, vectors = (blended(learner, tower, 7 * features) for tower, features in (("image", image), ("text", text(learner.context))))
+        return scale * image @ vectors.T
     if name != "cocoop":
         return scale * image @ text(clip.embed(TOKENIZER(lead))[0, 1:5] if name == "vpt" else learner.context).T
     first, _, second = learner.meta_net
@@ -168,6 +179,50 @@ def literal_zero_shot(learner, pixels) -> Tensor:
     return learner.clip.logit_scale * literal_image(learner.clip, pixels, []) @ written_classes(learner).T
 
 
+def literal_linear_probe(learner, pixels) -> Tensor:
+    "Image by image and class by class."
+    rows = []
+    for feature in literal_image(learner.clip, pixels, []):
+        rows.append(torch.stack([learner.clip.logit_scale * (feature @ vector) / vector.square().sum().sqrt() for vector in learner.vectors]))
+    return torch.stack(rows)
+
+
+def literal_step_sizes(features: Tensor, text: Tensor) -> tuple[float, float]:
+    "LP++'s, of weights and of blends, by singular values and a loop over the classes."
+    seen = features.detach().numpy()
+    largest = np.linalg.svd(seen, compute_uv=False)[0] ** 2
+    return 4 * len(seen) / largest, len(seen) / (4 * max(sum((seen @ one) ** 2) for one in text.detach().numpy()))
+
+
+def literal_lp_plus_plus(learner, pixels) -> Tensor:
+    "Weights, biases and blends in their own units, image by image and class by class."
+    text, rows = written_classes(learner), []
+    of_weight, of_alpha = (size**0.5 for size in literal_step_sizes(literal_image(learner.clip, images(5, seed=3), []), text))
+    for feature in literal_image(learner.clip, pixels, []):
+        row = [of_weight * (w @ feature + b) + of_alpha * a * (t @ feature) for w, b, a, t in zip(learner.weight, learner.bias, learner.alpha, text)]
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def literal_turned_etf(text: Tensor) -> Tensor:
+    "The simplex ETF nearest to unit vectors: the published formula, turned by the singular vectors of its product with them."
+    size, dim = text.shape
+    corners = np.zeros((size, dim))
+    corners[:, :size] = (size / (size - 1)) ** 0.5 * (np.eye(size) - 1 / size)
+    left, _, right = np.linalg.svd(corners.T @ text.detach().numpy())
+    return torch.as_tensor(corners @ left @ right)
+
+
+def literal_etf_head(learner, pixels) -> Tensor:
+    "A matrix before class vectors that stay; a random ETF is taken as it was drawn."
+    head = literal_turned_etf(written_classes(learner)) if learner.settings["start"] == "zero_shot" else learner.head
+    rows = []
+    for feature in literal_image(learner.clip, pixels, []):
+        changed = torch.stack([row @ feature for row in learner.map.weight])
+        rows.append(learner.clip.logit_scale * head @ changed / changed.square().sum().sqrt())
+    return torch.stack(rows)
+
+
 def slowed(x: Tensor, factor: float) -> Tensor:
     "The same numbers, of which the gradient is multiplied by a factor on its way back."
     y = 1.0 * x
@@ -245,7 +300,8 @@ def literal_mmrl(learner, pixels) -> Tensor:
     return learner.clip.logit_scale * (alpha * image @ text.T + (1 - alpha) * of_tokens @ text.T)
 
 
-LITERAL = {"zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
+LITERAL = {"linear_probe": literal_linear_probe, "clap": literal_linear_probe, "lp_plus_plus": literal_lp_plus_plus, "etf_head": literal_etf_head,
+           "zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
            "tip_adapter_f": literal_tip_adapter, "lora": literal_lora, "mma": literal_mma, "mmrl": literal_mmrl}
 
 

@@ -24,9 +24,10 @@ def _class_shares(num_classes: int, tau: float, profile: str) -> list[float]:
 # %% ../../nbs/data/imbalance.ipynb #2bf4e96b
 _PROFILES = ("exp", "step")
 _ORDERS = ("label", "random")
+_ROUNDINGS = ("half_up", "floor")
 
 
-def _check_tail(num_classes: int, max_shots: int, tau: float, profile: str, order: str) -> None:
+def _check_tail(num_classes: int, max_shots: int, tau: float, profile: str, order: str, rounding: str) -> None:
     "Raises ValueError for values out of range or unknown names."
     if num_classes < 1 or max_shots < 1:
         raise ValueError(f"Need at least 1 class and 1 shot, not num_classes={num_classes} and max_shots={max_shots}.")
@@ -34,6 +35,7 @@ def _check_tail(num_classes: int, max_shots: int, tau: float, profile: str, orde
         raise ValueError(f"The imbalance ratio tau must be above 0 and at most 1, not {tau}.")
     known("profile", profile, _PROFILES)
     known("order", order, _ORDERS)
+    known("rounding", rounding, _ROUNDINGS)
 
 # %% ../../nbs/data/imbalance.ipynb #4d6981d3
 def long_tail_counts(
@@ -43,14 +45,16 @@ def long_tail_counts(
     tau: float = 1.0,  # imbalance ratio, smallest over largest class, in (0, 1]
     profile: str = "exp",  # "exp": the same factor from class to class; "step": a head and a tail half
     order: str = "label",  # "label": class 0 is the largest; "random": the seed decides which is
+    rounding: str = "half_up",  # "half_up": to the nearest whole number, halves up; "floor": down, as `int()` in Candle's code (KDD 2024)
     seed: int = 0,  # for the random order
 ) -> list[int]:  # (K,) images of each class, in label order
-    """Shots per class, floor(x + 1/2) of max_shots * tau^(k/(K-1)) or of its step form, and at least 1.
+    """Shots per class, floor(x + 1/2) or floor(x) of x = max_shots * tau^(k/(K-1)) or of its step form, and at least 1.
 
     A smaller `tau` never gives a class more, all else equal. Raises `ValueError` for values out of range or unknown
     names."""
-    _check_tail(num_classes, max_shots, tau, profile, order)
-    counts = [max(1, math.floor(max_shots * share + 0.5)) for share in _class_shares(num_classes, tau, profile)]
+    _check_tail(num_classes, max_shots, tau, profile, order, rounding)
+    more = 0.5 if rounding == "half_up" else 0.0
+    counts = [max(1, math.floor(max_shots * share + more)) for share in _class_shares(num_classes, tau, profile)]
     if order == "random":
         ranks = torch.randperm(num_classes, generator=torch.Generator().manual_seed(seed))
         counts = [counts[rank] for rank in ranks.tolist()]

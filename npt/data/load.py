@@ -80,7 +80,7 @@ def _part(
     splits: Mapping[str, Split],
     labels: Sequence[int],  # of the part's classes
     shots: int,
-    **tail: object,  # tau, profile, order and seed, as in `long_tail_counts`
+    **tail: object,  # tau, profile, order, rounding and seed, as in `long_tail_counts`
 ) -> Part:
     "Some classes of a dataset, with a long tail cut from their shots."
     train, val, test = (splits[split].of_labels(labels) for split in _SPLITS)
@@ -101,6 +101,7 @@ def load_dataset(
     seed: int = 1,  # of the few-shot picks, and of a random order
     profile: str = "exp",  # how the counts fall from class to class: "exp" or "step"
     order: str = "label",  # which class is the largest: "label", the first one; "random", by the seed
+    rounding: str = "half_up",  # of the counts, to the nearest whole number; "floor": down, as in the public long-tailed few-shot sets
     class_split: str | int = "half",  # which classes are base: "half", the first, as published, or a seed: a random half, or new words in objects
 ) -> FewShotData:  # with .base, .novel and .all, each with .train, .val, .test and .classnames
     """Load a dataset's items, pick the shots and cut base from novel classes.
@@ -115,7 +116,7 @@ def load_dataset(
     splits = _as_splits(_picked(record, _read_rows(record, root), shots, seed), record, root)
     num_classes = len(splits["test"].classnames)
     labels = *_halves(num_classes, class_split), range(num_classes)
-    parts = [_part(splits, each, shots, tau=tau, profile=profile, order=order, seed=seed) for each in labels]
+    parts = [_part(splits, each, shots, tau=tau, profile=profile, order=order, rounding=rounding, seed=seed) for each in labels]
     if not record.drawn:
         _refuse_broken(splits.values())
     return FewShotData(record, *parts)

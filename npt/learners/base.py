@@ -274,8 +274,8 @@ def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
 def _check_transfers(learner: nn.Module, classnames: Sequence[str]) -> None:
     "Raise ValueError where what a learner learned belongs to its own classes and others are asked for."
     if not learner.transfers and classnames != learner.classnames:
-        raise ValueError(f"What this {learner.name!r} learned belongs to the classes that it was learned for, and means nothing "
-                         "for others. (With class_specific=False, CoOp learns a context that all classes share.)")
+        hint = " (With class_specific=False, CoOp learns a context that all classes share.)" if "class_specific" in learner.settings else ""
+        raise ValueError(f"What this {learner.name!r} learned belongs to the classes that it was learned for, and means nothing for others.{hint}")
 
 # %% ../../nbs/learners/base.ipynb #663f7236
 def _bind(
@@ -725,7 +725,7 @@ def _why_no_learner(cls: type) -> str | None:  # the reason, or None where it is
     return next((reason for why in _REASONS if (reason := why(cls))), None)
 
 # %% ../../nbs/learners/base.ipynb #3027e8fe
-_SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
+_SAME_PROMPTS = {"kgcoop": "coop", "prograd": "coop", "dekg": "coop", "promptsrc": "ivlp"}  # a method to the learner whose prompts it has
 
 # %% ../../nbs/learners/base.ipynb #bfbb8f43
 LEARNERS: dict[str, type[Learner]] = {}

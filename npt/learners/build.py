@@ -9,7 +9,7 @@ __all__ = ['learner_names', 'learner_settings', 'build_learner']
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_type_hints
 
@@ -28,9 +28,13 @@ from npt.learners.base import (
     _frozen_clips,
     _settings_of,
 )
+from .descriptions import _Described
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
-_ROOMS = "zero_shot", "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept"  # in the order of tables
+_ROOMS = (  # in the order of tables
+    "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora",
+    "coop", "cocoop", "deep", "coprompt", "tcp", "mma", "mmrl", "dept", "dpc",
+)
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")
 
@@ -168,12 +172,13 @@ def build_learner(
     name: str,  # in `learner_names`; the learner goes by it
     clip: FrozenCLIP,
     classnames: Sequence[str],  # K names
-    template: str | Sequence[str] | None = None,  # hand-written prompt, or several, each with one {}; None: the class's own
+    template: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,  # hand-written prompt, or several, each with one {}, or
+    # sentences by class name; None: the class's own
     **settings,  # of this learner, see `learner_settings`
 ) -> Learner:
     "Build a learner. Raises ValueError for an unknown learner or setting, or class names that cannot be used."
     complete = _all_settings(name, settings)
-    written = () if template is None else (template,)
+    written = () if template is None else (_Described(template) if isinstance(template, Mapping) else template,)
     built = _learner_class(name)(clip, classnames, *written, **{setting: complete[setting] for setting in settings})
     built.name, built.settings = name, _resolved(built, complete)
     _check_as_written(built, complete)

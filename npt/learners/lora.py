@@ -20,6 +20,7 @@ from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.recompute import _with_weights
 from ..clip.towers import _text_tower, normalised
 from .base import _Seed, _Size, fill, register_learner, seeded
+from .descriptions import _Described
 from .zero_shot import ZeroShot, _listed
 
 # %% ../../nbs/learners/lora.ipynb #2e7dc6da
@@ -96,6 +97,14 @@ def _attention_blocks(
 # %% ../../nbs/learners/lora.ipynb #45571211
 _TOWERS = {"both": ("text", "image"), "text": ("text",), "image": ("image",)}
 
+# %% ../../nbs/learners/lora.ipynb #673c31c4
+def _few_prompts(template: str | Sequence[str] | _Described) -> Sequence[str]:
+    "The templates of prompts that are read anew in each step. Raises ValueError for sentences of each class."
+    if isinstance(template, _Described):
+        raise ValueError("The learner 'lora' cannot read descriptions anew in each step, as an updated text tower would have to: leave "
+                         "descriptions out, or set towers='image'.")
+    return _listed(template)
+
 # %% ../../nbs/learners/lora.ipynb #2a3293a1
 @register_learner("lora")
 class LoRA(ZeroShot):
@@ -130,7 +139,8 @@ class LoRA(ZeroShot):
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.prompts = [_in_two(self.clip, fill(template, self.classnames)) for template in _listed(self.template)]
+        if self.towers != "image":
+            self.prompts = [_in_two(self.clip, fill(template, self.classnames)) for template in _few_prompts(self.template)]
 
     def text_features(self) -> Tensor:
         if "text" not in self.blocks:

@@ -99,6 +99,7 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"compound_prompt_projections\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "couplings.{n}.{kind}", 1),
     (r"text_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "deep_text.{n}", -1),
     (r"image_encoder\.VPT", "image_prompts.0", 0),
+    (r"adapter_(?P<kind>image|text)\.fc\.(?P<n>0|2)\.weight", "{kind}_network.{n}.weight", 0),
     (r"image_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "image_prompts.{n}", 0),
     (r"representation_learner\.compound_rep_tokens", "tokens", 0),
     (r"representation_learner\.compound_rep_tokens_r2tproj\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "to_text.{n}.{kind}", 0),
@@ -112,7 +113,7 @@ _NAMES = [  # official name, ours, what is added to the number in it
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder)\..+|logit_scale"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
@@ -120,6 +121,8 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"context", "meta_net"}): "cocoop",  # or TCP, see `_is_tcp`
     frozenset({"context", "couplings"}): "maple",
     frozenset({"context", "couplings", "deep_text"}): "maple",
+    frozenset({"context", "couplings", "image_network", "text_network"}): "coprompt",
+    frozenset({"context", "couplings", "deep_text", "image_network", "text_network"}): "coprompt",
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
@@ -222,6 +225,7 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "coop": {"ctx_init", "class_token_position"},
     "cocoop": {"ctx_init"},
     "maple": {"ctx_init"},
+    "coprompt": {"ctx_init"},
     "ivlp": {"ctx_init"},
     "tcp": {"ctx_init", "layer", "after_name"},
     "vpt": set(),
@@ -256,6 +260,9 @@ def _settings_from_shapes(
     if name in ("cocoop", "tcp"):
         return dict(n_ctx=context.shape[-2], ctx_init=None)
     deep = _deep_settings(tensors)
+    if name == "coprompt":
+        inside, width = tensors["image_network.0.weight"].shape
+        return dict(deep, reduction=width // inside)
     return deep if name == "maple" else dict(deep, n_ctx_image=len(layers[0]), depth_image=len(layers))
 
 # %% ../../nbs/learners/official.ipynb #9c083be6
@@ -270,6 +277,7 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "text tower", "to_text.0.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
     yield "image tower", "to_image.0.weight", 0, lambda: image_tower(clip.model)[0]
     yield "image feature", "projection", 1, lambda: clip.embed_dim
+    yield "image feature", "image_network.0.weight", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
 def _check_widths(

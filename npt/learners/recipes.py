@@ -50,7 +50,7 @@ class Recipe:
     epochs: int
     source: str  # where the numbers are from
     objective: str = "ce"  # its own
-    optimizer: str = "sgd"  # sgd, adam or adamw
+    optimizer: str = "sgd"  # sgd, sgd_no_decay, adam or adamw
     average: Average | None = None  # of the epochs' prompts; None: those of the last epoch are kept
     settings: dict = field(default_factory=dict)  # of the learner, where they are not its defaults
     tuned: dict[str, _Tuned] = field(default_factory=dict)  # by regulariser, where a search chose here
@@ -70,10 +70,16 @@ class Recipe:
 # %% ../../nbs/learners/recipes.ipynb #d1ff4b72
 _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, optimiser, average
     Recipe("zero_shot", 32, 0.0, 0, "Radford et al., ICML 2021: nothing is trained"),
+    Recipe("linear_probe", 256, 0.1, 300, "Silva-Rodríguez et al., CVPR 2024, official code: ZS-LP", "ce", "sgd_no_decay"),
+    Recipe("clap", 256, 0.1, 300, "Silva-Rodríguez et al., CVPR 2024, official code: ZS with the constraint l2", "ce + clap", "sgd_no_decay"),
+    Recipe("lp_plus_plus", 16384, 1.0, 300, "Huang et al., CVPR 2024, official code: all images in a step; the rate is times its own step sizes",
+           "ce", "sgd_no_decay"),
+    Recipe("etf_head", 1024, 0.1, 90, "Yang et al., NeurIPS 2022, official code: ImageNet-LT, a whole ResNet-50", "mi_dot"),
     Recipe("coop", 32, 0.002, 200, "Zhou et al., IJCV 2022: ViT-B/16, 16 shots"),
     Recipe("cocoop", 1, 0.002, 10, "Zhou et al., CVPR 2022: ViT-B/16, 16 shots"),
     Recipe("kgcoop", 128, 0.002, 100, "Yao et al., CVPR 2023: ViT-B/16, 16 shots", "kgcoop"),
     Recipe("prograd", 32, 0.002, 100, "Zhu et al., ICCV 2023, official code: 16 shots, written for RN50", "prograd"),
+    Recipe("dekg", 128, 0.002, 100, "DeKg, ICLR 2025, official code: ViT-B/16, 16 shots", "dekg"),
     Recipe("tcp", 32, 0.002, 50, "Yao et al., CVPR 2024, official code: ViT-B/16, 16 shots", "ce + 8*kg", "adam"),
     Recipe("vpt", 4, 0.0025, 5, "Khattak et al., CVPR 2023, official code: VPT-deep, ViT-B/16, 16 shots"),
     Recipe("ivlp", 4, 0.0025, 20, "Khattak et al., ICCV 2023, official code: ViT-B/16, 16 shots"),
@@ -82,6 +88,8 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
     Recipe("mma", 16, 0.0015, 5, "Yang et al., CVPR 2024, official code: ViT-B/16, 16 shots"),
     Recipe("mmrl", 4, 0.001, 10, "Guo and Gu, CVPR 2025, official code: ViT-B/16, 16 shots, its default weights", "mmrl", "adamw"),
     Recipe("dept", 4, 0.0035, 10, "Zhang et al., CVPR 2024, official code: around CoOp, KgCoOp or MaPLe, ViT-B/16, 16 shots", "dept"),
+    Recipe("dpc", 4, 0.0035, 40, "Li et al., CVPR 2025, official code: around CoOp, 20 epochs for each of two prompts, which one fit trains here", "dpc"),
+    Recipe("coprompt", 4, 0.0035, 8, "Roy and Etemad, ICLR 2024, official code: ViT-B/16, 16 shots", "coprompt"),
     Recipe("clip_adapter", 32, 0.002, 200, "Gao et al., IJCV 2024: official trainer, which has no settings of its own, at CoOp's"),
     Recipe("tip_adapter", 256, 0.0, 0, "Zhang et al., ECCV 2022: nothing is trained"),
     Recipe("tip_adapter_f", 256, 0.001, 20, "Zhang et al., ECCV 2022, official code: 16 shots", "ce", "adamw"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import normalised
 from .base import TEMPLATE, Learner, fill, register_learner
+from .descriptions import _class_means, _Described, _sentence_features
 
 # %% ../../nbs/learners/zero_shot.ipynb #f680c269
 def _listed(
@@ -25,13 +26,26 @@ def _listed(
         raise ValueError("template is an empty list: give at least one template.")
     return templates
 
+# %% ../../nbs/learners/zero_shot.ipynb #5b149e1e
+def _prompts_of(
+    template: str | Sequence[str] | _Described,
+    classnames: Sequence[str],  # K names
+) -> list[tuple[str, ...]]:  # K tuples
+    "The hand-written prompts of each class. Raises ValueError where there are none, or naming a class of which nothing is said."
+    if isinstance(template, _Described):
+        return template.of(classnames)
+    return list(zip(*(fill(one, classnames) for one in _listed(template))))
+
 # %% ../../nbs/learners/zero_shot.ipynb #31b57ff9
 def _written_features(
     clip: FrozenCLIP,
-    template: str | Sequence[str],
+    template: str | Sequence[str] | _Described,
     classnames: Sequence[str],  # K names
 ) -> Tensor:  # (K, d), L2-normalised
-    "The class vectors of hand-written prompts."
+    "The class vectors of hand-written prompts, or of sentences of each class. Raises ValueError naming a class that has none."
+    if isinstance(template, _Described):
+        sentences = template.of(classnames)
+        return normalised(_class_means(_sentence_features(clip, sentences), sentences))
     features = [clip.encode_text(fill(one, classnames)) for one in _listed(template)]
     return normalised(torch.stack(features).mean(dim=0))
 

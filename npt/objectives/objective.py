@@ -85,9 +85,12 @@ NAMED_OBJECTIVES.update(
     npt_open="ce + etf_open",
     cpt="ce + 0.25*tetf + 0.15*cc + 0.1*rs",  # Guo et al., arXiv 2605.11939
     kgcoop="ce + 8*kg",  # Yao et al., CVPR 2023
+    dekg="ce + 8*kg + 6*hsic",  # Divergence-enhanced Knowledge-guided Prompt Tuning, ICLR 2025
     prograd="ce | kl",  # Zhu et al., ICCV 2023
     dept="0.3*ce + 0.7*head_ce",  # Zhang et al., CVPR 2024
+    dpc="ce + hard_negatives",  # Li et al., CVPR 2025: the first prompt's loss and the second one's
     mmrl="0.7*ce + 0.3*token_ce + kg + kg_image",  # Guo and Gu, CVPR 2025, the code's default weights
+    coprompt="ce + con_text + kg_image",  # Roy and Etemad, ICLR 2024
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023
 )
 

@@ -59,7 +59,8 @@ def _weights_are_here(settings: RunSettings) -> bool:
 
 # %% ../../nbs/study/at_hand.ipynb #6a4642c4
 _WEIGHTS = ("backbone", "pretrained")
-_IMAGES = ("dataset", "data_root", "shots", "tau", "seed", "profile", "order", "classes", "class_split", "measured_on", "template")
+_IMAGES = ("dataset", "data_root", "shots", "tau", "seed", "profile", "order", "rounding", "classes", "class_split", "measured_on",
+           "template", "descriptions")
 
 # %% ../../nbs/study/at_hand.ipynb #a2856b18
 def _by_choice(runs: Sequence[RunSettings], names: Sequence[str]) -> list[list[RunSettings]]:

@@ -48,7 +48,8 @@ def _run_row(
 ) -> dict:  # its settings, base, novel, h, zero_shot_*, and before_* and after_* collapse
     "One run as a row of a table. Raises ValueError naming a damaged file."
     metrics = read_metrics(folder)
-    row = {**_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
+    usual = {name: field.get_default(call_default_factory=True) for name, field in RunSettings.model_fields.items()}
+    row = {**usual, **_read_json(folder.config), "folder": str(folder.path), "seconds": metrics["seconds"],
            "minimised": metrics["objective"], "version": metrics["versions"]["npt"],
            "source": metrics["versions"].get("source"), "num_classes": len(metrics["train_counts"]), **_made_from(folder), **metrics.get("times", {})}
     row |= {key: value for key, value in metrics.items() if isinstance(value, float)} | _of_sessions(metrics)

@@ -278,6 +278,7 @@ def _differing_settings(
     there = {key: field.get_default(call_default_factory=True) for key, field in RunSettings.model_fields.items()} | kept
     files = [_from_file(settings.backbone, weights) for weights in (there["pretrained"], settings.pretrained)]
     same = _NOT_COMPARED | ({"pretrained"} if any(files) else set())
+    same |= {"descriptions"} if there["descriptions"] and settings.descriptions else set()  # whose contents are compared
     return [f"{key}: {there[key]!r} there, {value!r} asked for" for key, value in settings.model_dump().items()
             if key not in same and there[key] != value and (key, value) != ("precision", None)]
 

@@ -8,6 +8,7 @@ __all__ = ['save_pretrained', 'from_pretrained']
 # %% ../../nbs/study/hub.ipynb #b23e642a
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -20,6 +21,7 @@ from ..clip.backbone import find_backbone
 from ..clip.frozen import FrozenCLIP
 from ..clip.load import _PRECISIONS
 from ..learners.base import Learner
+from ..learners.descriptions import _Described
 from ..learners.saving import save_prompts
 from .folder import RunFolder
 from .inputs import _preparation_of
@@ -90,14 +92,22 @@ def _inert(
     text = re.sub(r"[<>&`\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
     return text[1:-1] if isinstance(value, str) else text
 
+# %% ../../nbs/study/hub.ipynb #03e7d179
+def _written_apart(
+    template: str | Sequence[str] | _Described,
+) -> tuple[str | Sequence[str], dict[str, tuple[str, ...]] | None]:
+    "A template, and the sentences of each class that stand in its place."
+    return (template.template, template.texts) if isinstance(template, _Described) else (template, None)
+
 # %% ../../nbs/study/hub.ipynb #fc020f3b
 def _card_facts(learner: Learner, origin: _Origin) -> dict[str, str]:
     "What the prompts were made from, in the words of a card."
-    several = f"{len(learner.template)} of them"
+    template, _ = _written_apart(learner.template)
+    several = f"{len(template)} of them"
     return dict(learner=_inert(learner.name), settings=_inert(learner.settings), backbone=_inert(origin.backbone),
                 pretrained=f"`{_inert(origin.pretrained)}`" if origin.pretrained else find_backbone(origin.backbone).weights,
                 dataset=f"`{_inert(origin.dataset)}`" if origin.dataset else "not said",
-                template=f"`{_inert(learner.template)}`" if isinstance(learner.template, str) else several)
+                template=f"`{_inert(template)}`" if isinstance(template, str) else several)
 
 # %% ../../nbs/study/hub.ipynb #302191e1
 def _card_table(metrics: dict) -> str:
@@ -124,8 +134,9 @@ def _origin_of(
         raise ValueError(f"pretrained={pretrained!r} is no tag of weights for {clip.name}. Leave it out for weights of your "
                          "own; they are told by their fingerprint, and from_pretrained is given a clip.")
     precision = next(name for name, dtype in _PRECISIONS.items() if dtype == clip.dtype)
-    return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=learner.template,
-                   dataset=dataset, weights=clip.fingerprint, preprocess=_preparation_of(clip))
+    template, texts = _written_apart(learner.template)
+    return _Origin(backbone=clip.name, pretrained=pretrained, precision=precision, template=template, texts=texts, dataset=dataset,
+                   weights=clip.fingerprint, preprocess=_preparation_of(clip))
 
 # %% ../../nbs/study/hub.ipynb #c22fc9bd
 def save_pretrained(

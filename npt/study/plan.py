@@ -80,7 +80,7 @@ class _Look:
         return _short_hash([asdict(self.source), [run.model_dump() for run in self.runs], self.whole])
 
 # %% ../../nbs/study/plan.ipynb #5434b122
-_IMAGES = {"shots", "tau", "seed", "profile", "order", "classes", "class_split", "views", "measured_on"}
+_IMAGES = {"shots", "tau", "seed", "profile", "order", "rounding", "classes", "class_split", "views", "measured_on"}
 
 # %% ../../nbs/study/plan.ipynb #c08e0f1b
 def _with_views_met(settings: RunSettings) -> RunSettings:

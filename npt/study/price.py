@@ -111,15 +111,21 @@ class _Kind:
 # %% ../../nbs/study/price.ipynb #8ad4aba1
 _KINDS = {
     "zero_shot": _Kind(text=False, parameters=0),
+    "linear_probe": _Kind(text=False, more=20),
+    "clap": _Kind(text=False, more=4),
+    "lp_plus_plus": _Kind(text=False, parameters=3, more=48),
+    "etf_head": _Kind(text=False, more=37),
     "coop": _Kind(),
     "cocoop": _Kind(each=True, parameters=5),
     "kgcoop": _Kind(),
     "prograd": _Kind(),
+    "dekg": _Kind(),
     "tcp": _Kind(own_prefix=True, parameters=5),
     "vpt": _Kind(text=False, image=True, parameters=12, deep=11, vectors=8),
     "ivlp": _Kind(image=True, parameters=18, deep=16, vectors=4),
     "promptsrc": _Kind(image=True, parameters=18, deep=16, vectors=4),
     "maple": _Kind(image=True, parameters=27, deep=16, vectors=2),
+    "coprompt": _Kind(image=True, parameters=31, deep=16, vectors=2, more=66),
     "clip_adapter": _Kind(text=False, parameters=2, more=33),
     "tip_adapter": _Kind(text=False, parameters=0),
     "tip_adapter_f": _Kind(text=False, more=17),
@@ -239,7 +245,7 @@ def _image_pass(blocks: _Blocks, tokens: int, images: float) -> _Work:
     return _work_on(whole, images * tokens, tokens, blocks.count * _IMAGE_BLOCK + _IMAGE_ENDS, _IMAGE_VECTORS)
 
 # %% ../../nbs/study/price.ipynb #bc75d1d9
-_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kl"}  # terms
+_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kg_image", "kl"}  # terms
 
 
 def _image_work(case: _Case, machine: _Machine) -> _Work:
@@ -253,7 +259,7 @@ def _image_work(case: _Case, machine: _Machine) -> _Work:
 
 # %% ../../nbs/study/price.ipynb #026a104d
 _LOSS_LAUNCHES, _TERM_LAUNCHES = 27, 30  # with ce, and for each further term
-_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
+_OPTIMIZER_LAUNCHES = {"sgd": (4, 6), "sgd_no_decay": (3, 5), "adam": (10, 27), "adamw": (10, 27)}  # for each parameter, and for all together
 
 
 def _rest_work(case: _Case, machine: _Machine) -> _Work:
@@ -388,15 +394,15 @@ def _tests_of(task: Task, record: DatasetRecord) -> tuple[tuple[str, int, int], 
 
 
 @cache
-def _shots_of(classes: int, shots: int, tau: float, profile: str) -> int:
+def _shots_of(classes: int, shots: int, **tail: float | str) -> int:  # tail: tau, profile and rounding
     "How many images there are to train on, where each class has as many as it is asked for."
-    return sum(long_tail_counts(classes, max_shots=shots, tau=tau, profile=profile))
+    return sum(long_tail_counts(classes, max_shots=shots, **tail))
 
 # %% ../../nbs/study/price.ipynb #a8a0e8c0
 def _course_of(task: Task, plan: Recipe, classes: int) -> _Course:
     "How long a run goes on."
     settings = task.settings
-    images = _shots_of(classes, settings.shots, settings.tau, settings.profile)
+    images = _shots_of(classes, settings.shots, tau=settings.tau, profile=settings.profile, rounding=settings.rounding)
     return _Course(plan.epochs, images, _measures_in(settings, plan.epochs), _tests_of(task, find_dataset(settings.dataset)))
 
 
@@ -429,7 +435,8 @@ _REMEMBERING = "tip_adapter", "tip_adapter_f"  # they look at some crops of each
 
 def _training_images(settings: RunSettings) -> tuple:  # (dataset, what else tells them apart)
     "What decides which images a run trains on."
-    return (settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.shots, settings.classes, settings.class_split)
+    return (settings.dataset, settings.seed, settings.tau, settings.profile, settings.order, settings.rounding,
+            settings.shots, settings.classes, settings.class_split)
 
 
 def _crops_of(settings: RunSettings) -> tuple:  # (backbone, dataset, what else tells them apart, and None at the end where they are fresh)

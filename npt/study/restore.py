@@ -8,6 +8,7 @@ __all__ = ['load_run']
 # %% ../../nbs/study/restore.ipynb #c5f8ddf0
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,10 @@ from ..clip.pretraining import _PREPARATION
 from ..data.datasets import TEMPLATE_ENSEMBLE, find_dataset
 from ..learners.base import Learner
 from ..learners.build import build_learner
+from ..learners.descriptions import _Described, _descriptions_hash, _read_descriptions
 from ..learners.saving import _read_prompts, load_prompts
 from .folder import RunFolder, _check_sums
-from .inputs import _preparation_of, _read_inputs
+from .inputs import RunInputs, _preparation_of, _read_inputs
 from .machine import _stored_in
 
 # %% ../../nbs/study/restore.ipynb #080fbfd5
@@ -34,6 +36,8 @@ class _Origin(BaseModel):
     pretrained: str | None = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # tf32, a way to multiply, is put to use as fp32
     template: str | tuple[str, ...] | None = None  # of hand-written prompts; "ensemble": CLIP's 80; None: the dataset's own
+    descriptions: str | None = None  # a file of sentences of each class
+    texts: dict[str, tuple[str, ...]] | None = None  # such sentences themselves
     dataset: str | None = None  # a name in `npt.data.datasets.DATASETS`, or any where there is a template
     weights: str | None = None  # `FrozenCLIP.fingerprint`, to tell weights of the same backbone apart; None: not known
     preprocess: dict | None = None  # how images are prepared for them; None: as the backbone says
@@ -45,17 +49,37 @@ class _Origin(BaseModel):
         return self
 
     @property
-    def prompts(self) -> str | tuple[str, ...]:
-        "The hand-written prompt, or several."
-        return TEMPLATE_ENSEMBLE if self.template == "ensemble" else self.template or find_dataset(self.dataset).template
+    def prompts(self) -> str | tuple[str, ...] | _Described:
+        "The hand-written prompt, or several, or sentences of each class. Raises FileNotFoundError or ValueError for a file of descriptions."
+        template = TEMPLATE_ENSEMBLE if self.template == "ensemble" else self.template or find_dataset(self.dataset).template
+        texts = _read_descriptions(self.descriptions) if self.descriptions else self.texts
+        return _Described(texts, template) if texts else template
 
 # %% ../../nbs/study/restore.ipynb #ade45129
 def _problems_of(error: ValidationError) -> list[str]:
     "What pydantic says is wrong with a file, a phrase for each place."
     return [f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()]
 
+# %% ../../nbs/study/restore.ipynb #e573c27f
+def _check_descriptions(
+    origin: _Origin,
+    kept: RunInputs,  # what the run was made from
+) -> None:
+    "Raise FileNotFoundError or ValueError where a run's sentences are not there, or are others."
+    how = "Give the place of the right file: load_run(folder, descriptions=PATH)."
+    try:
+        prompts = origin.prompts if origin.descriptions else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} {how}") from error
+    names = list(chain(*kept.classnames.values()))
+    if (_descriptions_hash(prompts, names) if prompts else None) != kept.descriptions:
+        raise ValueError(f"descriptions={origin.descriptions!r} says something else of the classes than what the run was made from. {how}")
+
 # %% ../../nbs/study/restore.ipynb #6b4e59f8
-def _read_origin(path: Path) -> _Origin:  # from .../config.json
+def _read_origin(
+    path: Path,  # .../config.json
+    descriptions: str | Path | None = None,  # where the sentences of its classes are, if not where it says
+) -> _Origin:
     "Read what stands beside a prompts file. Raises FileNotFoundError or ValueError that names it."
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing: give the folder of a run, or one that save_pretrained wrote.")
@@ -65,7 +89,13 @@ def _read_origin(path: Path) -> _Origin:  # from .../config.json
         raise ValueError(f"{str(path)!r} is damaged, or neither a run nor save_pretrained wrote it "
                          f"({'; '.join(_problems_of(error))}).") from error
     inputs = RunFolder(path.parent).inputs  # a run says there what it was made from
-    return origin.model_copy(update=_read_inputs(inputs).model_dump(include={"weights", "preprocess"})) if inputs.exists() else origin
+    if not inputs.exists():
+        return origin.model_copy(update=dict(descriptions=None))  # what came from elsewhere names no file of ours
+    kept = _read_inputs(inputs)
+    moved = {"descriptions": str(descriptions)} if descriptions is not None else {}
+    origin = origin.model_copy(update=kept.model_dump(include={"weights", "preprocess"}) | moved)
+    _check_descriptions(origin, kept)
+    return origin
 
 # %% ../../nbs/study/restore.ipynb #ca3cd70f
 def _given_preprocess(
@@ -112,7 +142,7 @@ def _rebuild(
     path: Path,  # of the prompts file
     header: tuple[str, list[str], dict],  # as in `_read_header`
     clip: FrozenCLIP,
-    template: str | tuple[str, ...],
+    template: str | tuple[str, ...] | _Described,
 ) -> Learner:
     "Build a learner and put its prompts in. Raises ValueError for settings that no such learner can have."
     name, classnames, settings = header
@@ -129,10 +159,11 @@ def _load_folder(
     clip: FrozenCLIP | None,  # None: loaded as config.json says
     device: str,  # of a clip that is loaded
     pretrained: str | None = None,  # where its weights are, if not where config.json says
+    descriptions: str | Path | None = None,  # the same of the sentences of its classes
 ) -> Learner:
     "Build the learner of a folder. Raises FileNotFoundError or ValueError that names what is wrong."
     files = RunFolder(folder)
-    path, origin = files.prompts, _read_origin(files.config)
+    path, origin = files.prompts, _read_origin(files.config, descriptions)
     header = _read_header(path)
     if files.finished:
         _check_sums(files)
@@ -145,12 +176,13 @@ def load_run(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
     *,
     pretrained: str | Path | None = None,  # its weights, where they were moved: a tag, a file or a folder
+    descriptions: str | Path | None = None,  # the file of sentences of its classes, where it had one that was moved
     device: str = "cpu",
 ) -> Learner:  # with its prompts, its backbone as .clip and its class names as .classnames
     """Load what a run has learned; its dataset need not be there.
 
     The folder may have been moved, and so may the weights. Raises FileNotFoundError where a folder or file is missing, ValueError
-    where the run is not finished, a file is damaged or from elsewhere or the weights are others, and what `load_clip` raises.
+    where the run is not finished, a file is damaged or from elsewhere or weights or descriptions are others, and what `load_clip` raises.
     """
     folder = RunFolder(Path(run_dir).expanduser())
     if not folder.path.is_dir():
@@ -160,4 +192,4 @@ def load_run(
                          "on from its last epoch.")
     if folder.config.exists():
         _read_inputs(folder.inputs)
-    return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained))
+    return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained), descriptions)

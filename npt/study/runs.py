@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -31,10 +32,11 @@ from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.prepare import _announce, _check_size_agreed, dataset_state, prepare
 from ..data.split import Part
 from ..geometry.floors import collapse_floors
-from ..learners.base import _check_usable, fill
+from ..learners.base import _check_usable
 from ..learners.build import build_learner, learner_settings
+from ..learners.descriptions import _Described, _read_descriptions
 from ..learners.saving import load_prompts, save_prompts
-from ..learners.zero_shot import _listed
+from ..learners.zero_shot import _prompts_of
 from ..objectives.anchors import _cluster_count
 from npt.study.folder import (
     RunFolder,
@@ -124,7 +126,7 @@ def _load_run_data(settings: RunSettings) -> FewShotData:
         raise ValueError(f"{settings.dataset!r} is a test set without training images: use learner='zero_shot', or train on "
                          "imagenet")
     _fetch_missing(settings)
-    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+    picks = {name: getattr(settings, name) for name in ("shots", "tau", "seed", "profile", "order", "rounding", "class_split")}
     load = load_sessions if settings.classes == "sessions" else load_dataset
     data = load(settings.dataset, root=settings.data_root, **picks)
     _check_measurable(settings, data)
@@ -143,9 +145,10 @@ def _build_run_learner(
                          **_run_recipe(settings).settings | drawn | settings.learner_settings)
 
 # %% ../../nbs/study/runs.ipynb #3745ed98
-def _run_template(settings: RunSettings, data: FewShotData) -> str | tuple[str, ...]:
-    "The hand-written prompt of a run, or its prompts."
-    return TEMPLATE_ENSEMBLE if settings.template == "ensemble" else settings.template or data.record.template
+def _run_template(settings: RunSettings, data: FewShotData) -> str | tuple[str, ...] | _Described:
+    "The hand-written prompt of a run, or its prompts. Raises FileNotFoundError or ValueError that names a file of descriptions."
+    template = TEMPLATE_ENSEMBLE if settings.template == "ensemble" else settings.template or data.record.template
+    return template if settings.descriptions is None else _Described(_read_descriptions(settings.descriptions), template)
 
 # %% ../../nbs/study/runs.ipynb #b472a666
 @contextmanager
@@ -166,10 +169,9 @@ def _begun_in(settings: RunSettings) -> str | None:
 
 # %% ../../nbs/study/runs.ipynb #9238ac94
 def _try_hand_written(settings: RunSettings, zero_shot: nn.Module, data: FewShotData) -> None:
-    "Raise ValueError where the text tower has no room for a hand-written prompt of a novel class."
+    "Raise ValueError where the text tower has no room for a hand-written prompt of a novel class, or where nothing is said of one."
     if settings.classes == "base":
-        for template in _listed(zero_shot.template):
-            zero_shot.clip.tokenize(fill(template, data.novel.classnames))
+        zero_shot.clip.tokenize(list(chain(*_prompts_of(zero_shot.template, data.novel.classnames))))
 
 # %% ../../nbs/study/runs.ipynb #942f72ca
 def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:

@@ -30,7 +30,7 @@ _ON_IMAGES = "vpt", "ivlp", "promptsrc", "maple", "clip_adapter"
 
 def _rates_of(learner: str) -> tuple[float, ...]:
     "The learning rates that are tried for a learner."
-    return _RATES["adam" if RECIPES[learner].optimizer != "sgd" else "image" if learner in _ON_IMAGES else "text"]
+    return _RATES["adam" if RECIPES[learner].optimizer.startswith("adam") else "image" if learner in _ON_IMAGES else "text"]
 
 # %% ../../nbs/study/search.ipynb #29aa079a
 _EPOCHS = {  # in full, for the offline world

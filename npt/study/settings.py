@@ -110,6 +110,8 @@ def _check_together(settings: "RunSettings") -> None:
     _check_characters(settings)
     if settings.classes == "all" and settings.class_split != "half":
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
+    if settings.descriptions is not None and settings.template == "ensemble":
+        raise ValueError("template='ensemble' and descriptions are two lists of prompts: leave one out")
     _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone in BACKBONES:
         if settings.pretrained is not None:
@@ -182,8 +184,8 @@ def _cut(name: str) -> str:
 
 # %% ../../nbs/study/settings.ipynb #1056b7d7
 _NOT_COMPARED = {"runs_dir", "data_root", "device", "prepare", "workers", "memory_budget", "graphs"}
-_IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "sampler", "shots", "classes",
-             "class_split", "seed", "backbone", "views", "measured_on"}
+_IN_WORDS = {"dataset", "learner", "learner_settings", "objective", "num_clusters", "tau", "profile", "order", "rounding", "sampler", "shots",
+             "classes", "class_split", "seed", "backbone", "views", "measured_on"}
 _NOT_IN_NAMES = _NOT_COMPARED | {"measure_every"}
 
 # %% ../../nbs/study/settings.ipynb #950aab74
@@ -225,6 +227,7 @@ def _not_in_words(settings: "RunSettings") -> dict[str, Any]:
     untold |= {"tau"} if float(f"{settings.tau:g}") != settings.tau else set()
     untold |= set() if all(map(_told_by_its_word, settings.learner_settings.values())) else {"learner_settings"}
     told = settings.model_dump() | ({"pretrained": "file"} if _from_file(settings.backbone, settings.pretrained) else {})
+    told |= {"descriptions": Path(settings.descriptions).name} if settings.descriptions else {}
     return {name: told[name] for name in sorted(untold)}
 
 # %% ../../nbs/study/settings.ipynb #8f671158
@@ -236,7 +239,7 @@ def _hash_of_untold(settings: "RunSettings") -> str:  # "" where there is nothin
 # %% ../../nbs/study/settings.ipynb #311d3fba
 def _data_name(settings: "RunSettings") -> str:
     "The part of a folder's name that tells what is trained on, and what is unusual: imbalance ratio, shots and the rest."
-    tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "measured_on")
+    tail = "".join(f"-{getattr(settings, name)}" for name in ("classes", "profile", "order", "rounding", "measured_on")
                    if settings.is_unusual(name))
     tail += f"-half{settings.class_split}" if settings.is_unusual("class_split") else ""
     tail += f"-views{settings.views}" if settings.views else ""
@@ -301,6 +304,7 @@ class RunSettings(BaseModel):
     tau: float = Field(1.0, gt=0, le=1)  # imbalance ratio, smallest over largest class, in (0, 1]
     profile: Literal["exp", "step"] = "exp"  # how the counts fall from class to class: "exp" or "step"
     order: Literal["label", "random"] = "label"  # which classes are large where tau < 1: "label", the first, or "random", as the seed says
+    rounding: Literal["half_up", "floor"] = "half_up"  # of the counts where tau < 1: to the nearest whole number, or "floor", down, as in Candle's public code
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: _Number = 16  # training images of the largest class
     classes: Literal["base", "all", "sessions"] = "base"  # trained on: "base", one half, to be tried on the others too; "all"; or "sessions": base, then 5 by 5
@@ -309,6 +313,7 @@ class RunSettings(BaseModel):
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu
     pretrained: _Path | None = None  # an open_clip tag, a file or folder, "none" for random ones, world-2 or world-3; None: the world's, or OpenAI's
     template: _Template = None  # of hand-written prompts, with one {}; "ensemble": CLIP's 80; None: the dataset's own
+    descriptions: _Path | None = None  # a JSON file of class names with a list of sentences each, read where a template would be filled in
     data_root: _Path | None = None  # the folder that holds the datasets, or your photographs; None: data, here
     prepare: _Prepare = True  # fetch a published dataset that is missing: True, if it has at most 2 GB, False, or a size such as "10GB"
     workers: int | None = Field(None, ge=0, le=1024)  # processes that open images; None: as many as pay
@@ -316,7 +321,7 @@ class RunSettings(BaseModel):
     epochs: _Number | None = None  # None, here and below: the recipe's value for this learner and backbone
     batch_size: _Number | None = None  # images in a step
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)  # learning rate after the warm-up epoch
-    optimizer: Literal["sgd", "adam", "adamw"] | None = None  # sgd, adam or adamw
+    optimizer: Literal["sgd", "sgd_no_decay", "adam", "adamw"] | None = None  # sgd, sgd_no_decay, adam or adamw
     device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None  # fp32, tf32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
     memory_budget: float | None = Field(None, gt=0, allow_inf_nan=False)  # gigabytes that text may keep for a backward pass; None: half of what is free

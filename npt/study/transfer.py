@@ -29,6 +29,7 @@ from ..data.load import DATA_ROOT, FewShotData, load_dataset
 from ..data.split import Part, Split
 from ..learners.base import Learner, _as_tested, _with_template
 from ..learners.build import build_learner
+from ..learners.descriptions import _Described
 from .collect import _run_row
 from .folder import RunFolder, _check_sums, _read_json
 from .inputs import RunInputs, _differing_data, _in_short, _read_inputs
@@ -376,7 +377,8 @@ def _run_root(folder: RunFolder) -> str | None:
 def _run_picks(folder: RunFolder) -> dict:  # as `load_dataset` takes it
     "How a run picked its images."
     kept = json.loads(folder.config.read_bytes())
-    return {name: kept.get(name, RunSettings.model_fields[name].default) for name in ("shots", "tau", "seed", "profile", "order", "class_split")}
+    picks = "shots", "tau", "seed", "profile", "order", "rounding", "class_split"
+    return {name: kept.get(name, RunSettings.model_fields[name].default) for name in picks}
 
 
 def _run_measured(folder: RunFolder) -> tuple[str, str]:  # such as ("base", "test")
@@ -505,6 +507,12 @@ def _known_pair(
     zero_shot = build_learner("zero_shot", learner.clip, learner.classnames, template=source.origin.prompts)
     return _known_by(learner, part, source.measured[1]), _known_by(zero_shot, part, source.measured[1])
 
+# %% ../../nbs/study/transfer.ipynb #f873480a
+def _target_prompts(source: _Source, target: DatasetRecord) -> str | tuple[str, ...] | _Described:
+    "The hand-written prompts of a target. Raises FileNotFoundError or ValueError for a file of descriptions."
+    told = {} if target.name == source.record.name else dict(descriptions=None)
+    return source.origin.model_copy(update=dict(dataset=target.name, **told)).prompts
+
 # %% ../../nbs/study/transfer.ipynb #d657ce90
 def _try_target(
     learner: Learner,
@@ -516,8 +524,7 @@ def _try_target(
     "Measure one target, or say why it cannot be: its files are missing or broken, or its class names are too long."
     try:
         split = _target_split(source, target, root)
-        origin = source.origin
-        bound, zero_shot = _bind(learner, split, origin.model_copy(update=dict(dataset=target.name)).prompts, origin.prompts)
+        bound, zero_shot = _bind(learner, split, _target_prompts(source, target), source.origin.prompts)
     except (OSError, ValueError) as error:
         if isinstance(error, _OtherPictures):
             warnings.warn(str(error))

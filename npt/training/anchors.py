@@ -17,6 +17,7 @@ from ..clip.towers import normalised
 from ..data.datasets import TEMPLATE_ENSEMBLE
 from ..learners.base import fill
 from ..learners.build import build_learner
+from ..learners.descriptions import _class_means, _Described, _sentence_features
 from ..objectives.anchors import Anchors
 
 # %% ../../nbs/training/anchors.ipynb #4c3b7c7e
@@ -33,7 +34,10 @@ def _template_features(
 # %% ../../nbs/training/anchors.ipynb #3bc12c45
 @torch.no_grad()
 def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
-    "Frozen text features of a learner's classes, mean over templates before normalising (PromptSRC, ICCV 2023)."
+    "Frozen text features of a learner's classes, mean over templates, or a class's sentences, before normalising (PromptSRC, ICCV 2023)."
+    if isinstance(learner.template, _Described):
+        sentences = learner.template.of(learner.classnames)
+        return normalised(_class_means(_sentence_features(learner.clip, sentences, unit=False), sentences))
     prompts = (fill(template, learner.classnames) for template in _CONSISTENCY_TEMPLATES)
     return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
 

@@ -34,6 +34,7 @@ from ..data.features import _check_views
 from ..data.images import Draw
 from ..data.split import Split
 from ..learners.base import Seen, _check_seen, _check_usable
+from ..learners.descriptions import _Described
 from ..learners.recipes import Average, recipe
 from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
@@ -62,6 +63,7 @@ def _learning_rate(
 # %% ../../nbs/training/fit.ipynb #e61b9a55
 _OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
+    "sgd_no_decay": partial(torch.optim.SGD, momentum=0.9),
     "adam": partial(torch.optim.Adam, weight_decay=5e-4),
     "adamw": torch.optim.AdamW,
 }
@@ -194,7 +196,7 @@ def _made_from(
     clip = learner.clip
     parts = [_split_contents(train), learner.classnames, learner.template, clip.fingerprint, asdict(clip.preprocess_cfg), learner.settings]
     parts += [all_classnames] if all_classnames is not None else []
-    return hashlib.sha256(json.dumps(parts, default=lambda other: type(other).__name__).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(parts, default=lambda other: asdict(other) if isinstance(other, _Described) else type(other).__name__).encode()).hexdigest()[:12]
 
 # %% ../../nbs/training/fit.ipynb #ba680dda
 def _in_a_line(plan: _Plan, learner: nn.Module, train: Split) -> str:
@@ -584,7 +586,7 @@ def fit(
     num_clusters: int | None = None,  # of classes, for the term tetf; None: so that 16 share one, in the mean
     all_classnames: Sequence[str] | None = None,  # that will be asked about, the learner's among them, for the term etf_open
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
-    optimizer: str | None = None,  # sgd, adam or adamw; None: the recipe's
+    optimizer: str | None = None,  # sgd, sgd_no_decay, adam or adamw; None: the recipe's
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
     graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; whole fits were not timed with it
     progress: bool = True,  # show a bar

@@ -41,7 +41,7 @@ def load_sessions(
     name: str,  # as in `npt.data.load.load_dataset`
     *,
     session_shots: int = 5,  # training images of each novel class
-    **picks: object,  # root, shots, tau, seed, profile, order and class_split, as in `npt.data.load.load_dataset`
+    **picks: object,  # root, shots, tau, seed, profile, order, rounding and class_split, as in `npt.data.load.load_dataset`
 ) -> FewShotData:  # .base, .novel, and .all: the base classes and then the novel ones, in the order in which they arrive
     """Load a dataset whose novel classes are to come in sessions, see `fit_sessions`.
 

@@ -28,3 +28,23 @@ def test_a_steeper_tail_has_fewer_of_the_same_images(profile, order):
 def test_another_seed_draws_other_images():
     one, other = (load_dataset("world/shapes", tau=STEEP, seed=seed).base.train for seed in (1, 2))
     assert one.counts == other.counts and {item.image for item in one.items} != {item.image for item in other.items}
+
+
+@pytest.mark.parametrize("settings, half_up, floor", [
+    (dict(num_classes=4, tau=0.0625), [16, 6, 3, 1], [16, 6, 2, 1]),  # 16, 6.35, 2.52, 1
+    (dict(num_classes=5, tau=0.0625), [16, 8, 4, 2, 1], [16, 8, 4, 2, 1]),
+    (dict(num_classes=6, tau=0.25), [16, 12, 9, 7, 5, 4], [16, 12, 9, 6, 5, 4]),  # 16, 12.13, 9.19, 6.96, 5.28, 4
+    (dict(num_classes=3, max_shots=2, tau=0.01), [2, 1, 1], [2, 1, 1]),  # 2, 0.2, 0.02: at least one
+    (dict(num_classes=4, max_shots=10, tau=0.25, profile="step"), [10, 10, 3, 3], [10, 10, 2, 2]),  # 10, 2.5
+    (dict(num_classes=3), [16, 16, 16], [16, 16, 16]),
+])  # fmt: skip
+def test_counts_are_rounded_or_cut_as_they_are_by_hand(settings, half_up, floor):
+    assert long_tail_counts(**settings) == long_tail_counts(**settings, rounding="half_up") == half_up
+    assert long_tail_counts(**settings, rounding="floor") == floor
+
+
+def test_a_class_that_is_cut_has_at_most_one_image_less():
+    both = {rounding: load_dataset("world/shapes", tau=STEEP, rounding=rounding).base.train for rounding in ("half_up", "floor")}
+    less = [more - fewer for more, fewer in zip(*(train.counts for train in both.values()))]
+    assert set(less) == {0, 1} and {item.image for item in both["floor"].items} < {item.image for item in both["half_up"].items}
+    assert both["floor"].counts == [max(1, int(16 * STEEP ** (k / (len(less) - 1)))) for k in range(len(less))]

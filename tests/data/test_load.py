@@ -218,7 +218,7 @@ def test_settings_are_given_by_name(root):
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(shots=0), "shots must be at least 1"), (dict(tau=0), "tau must be above 0"), (dict(tau=2), "tau must be above 0"),
-    (dict(profile="expp"), "Did you mean 'exp'"), (dict(order="size"), "no order 'size'"),
+    (dict(profile="expp"), "Did you mean 'exp'"), (dict(order="size"), "no order 'size'"), (dict(rounding="flor"), "Did you mean 'floor'"),
 ])
 def test_a_setting_out_of_range_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):

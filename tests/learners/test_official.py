@@ -38,6 +38,8 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "MaPLe, shallow": ("maple", dict(depth=1), dict()),
     "MaPLe, random": ("maple", dict(n_ctx=2, depth=4, **RANDOM), RANDOM),
     "MaPLe, 6 random": ("maple", dict(n_ctx=6, depth=2, **RANDOM), dict()),
+    "CoPrompt": ("coprompt", dict(depth=3), dict()),
+    "CoPrompt, shallow": ("coprompt", dict(depth=1, reduction=3), dict()),
     "IVLP": ("ivlp", dict(depth=3, depth_image=2, n_ctx_image=3), dict()),
     "IVLP, shallow": ("ivlp", dict(depth=1, depth_image=1, n_ctx=2), dict()),
     "PromptSRC": ("ivlp", dict(depth=4, depth_image=4), dict()),
@@ -60,7 +62,7 @@ CASES = {  # method: learner, its settings, what must be said in loading
 AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
 FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
            "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner",
-           "mma": "adapter_learner", "mmrl": "MultiModalRepresentationLearner"}
+           "coprompt": "MultiModalPromptLearner", "mma": "adapter_learner", "mmrl": "MultiModalRepresentationLearner"}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     if name in ("cocoop", "tcp"):
         for number, layer in ((1, learner.meta_net[0]), (2, learner.meta_net[2])):
             state |= {f"meta_net.linear{number}.weight": layer.weight, f"meta_net.linear{number}.bias": layer.bias}
-    if name == "maple":
+    if name in ("maple", "coprompt"):
         first, *later = learner.couplings
         state |= {"proj.weight": first.weight, "proj.bias": first.bias}
         state |= {f"compound_prompts_text.{number}": vectors for number, vectors in enumerate(learner.deep_text)}
@@ -132,12 +134,15 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     tower, text = learner.clip.model.visual.state_dict(), learner.clip.model.state_dict()
     if method == "PromptSRC":
         state |= {f"ZS_image_encoder.{key}": value for key, value in tower.items()}
-    if name in ("maple", "ivlp", "vpt"):  # the whole model is saved
+    if name in ("maple", "coprompt", "ivlp", "vpt"):  # the whole model is saved
         state = {f"prompt_learner.{key}": value for key, value in state.items()}
         state |= {f"image_encoder.{key}": value for key, value in tower.items()}
         state |= {f"text_encoder.{key}": text[key] for key in text if key.startswith(("transformer.", "ln_final."))}
         state |= {f"text_encoder.{key}": text[key] for key in ("positional_embedding", "text_projection")}
         state["logit_scale"] = torch.tensor(4.6)
+    if name == "coprompt":
+        state |= {f"adapter_{part}.fc.{n}.weight": getattr(learner, f"{part}_network")[n].weight for part in ("image", "text") for n in (0, 2)}
+        state |= {f"model_distill.{key}": value for key, value in learner.clip.model.state_dict().items()}
     if name in ("ivlp", "vpt"):
         shallow, *deep = learner.image_prompts
         state["image_encoder.VPT"] = shallow

@@ -10,7 +10,7 @@ from npt.objectives import cross_entropy  # noqa: F401 (it puts its terms into t
 from npt.objectives.terms import TERMS, StepFeatures
 
 TAIL = [16, 11, 8, 5, 3, 2, 1]
-CASES = [("logit_adjusted", 0.0), ("class_balanced", 0.0), ("focal", 0.0), ("ldam", 0.0), ("ldam_drw", 0.79), ("ldam_drw", 0.8)]
+CASES = [("logit_adjusted", 0.0), ("logit_compensated", 0.0), ("class_balanced", 0.0), ("focal", 0.0), ("ldam", 0.0), ("ldam_drw", 0.79), ("ldam_drw", 0.8)]
 
 
 def random_step(num_classes, batch, counts, progress=0.0, seed=0):
@@ -35,6 +35,8 @@ def one_image(name, logits, label, counts, scale):
     weight = len(counts) / effective[label] / sum(1 / e for e in effective)
     if name == "logit_adjusted":
         logits = [z + math.log(n / sum(counts)) for z, n in zip(logits, counts)]
+    if name == "logit_compensated":
+        logits = [z + math.log((n + 1) / (sum(counts) + len(counts))) for z, n in zip(logits, counts)]
     if name.startswith("ldam"):
         logits[label] -= scale * 0.5 * counts[label] ** -0.25 / max(n**-0.25 for n in counts)
     p = math.exp(logits[label]) / sum(map(math.exp, logits))
@@ -78,7 +80,7 @@ def test_a_single_class_has_nothing_to_learn(name, progress):
     assert not any(feature.grad.abs().max() > 0 for feature in features)
 
 
-@pytest.mark.parametrize("name", ["logit_adjusted", "class_balanced"])
+@pytest.mark.parametrize("name", ["logit_adjusted", "logit_compensated", "class_balanced"])
 def test_without_a_tail_rebalancing_is_cross_entropy(name):
     features, make = random_step(4, 9, [16] * 4)
     torch.testing.assert_close(TERMS[name](make(*features)), TERMS["ce"](make(*features)))
@@ -99,3 +101,17 @@ def test_counts_that_do_not_fit_are_refused(counts):
     for name in "logit_adjusted", "class_balanced", "ldam":
         with pytest.raises(ValueError, match="counts"):
             TERMS[name](step)
+
+
+def test_a_class_without_an_image_is_compensated_for_and_one_with_fewer_is_refused():
+    features, make = random_step(4, 9, counts := [16, 4, 0, 0])
+    step = make(*features)
+    by_hand = [math.log(sum((n + 1) * math.exp(z) for n, z in zip(counts, row.tolist())) / ((counts[y] + 1) * math.exp(row[y])))
+               for row, y in zip(step.logits.detach(), step.labels.tolist())]
+    assert TERMS["logit_compensated"](step).item() == pytest.approx(np.mean(by_hand), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda *features: TERMS["logit_compensated"](make(*features)), features)
+    for wrong in None, [16, 4], [16, 4, 0, -1]:
+        features, make = random_step(4, 9, counts)
+        step = make(*features)
+        with pytest.raises(ValueError, match="counts"):
+            TERMS["logit_compensated"](StepFeatures(step.text, step.image, step.labels, step.logits, counts=wrong, logit_scale=1.0))

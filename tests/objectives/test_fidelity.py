@@ -1,5 +1,7 @@
 "The terms that hold to the frozen CLIP, against NumPy: what they compute, what they ask for, and what they refuse."
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from npt.objectives.objective import build_objective
 from npt.objectives.terms import TERMS, StepFeatures
 
 ASKED = {  # what each term asks for beyond the tuned features
-    "kg": {"template"}, "kl": {"template", "image"}, "scl_text": {"ensemble"}, "scl_image": {"image"},
+    "kg": {"template"}, "hsic": {"template"}, "kl": {"template", "image"}, "scl_text": {"ensemble"}, "scl_image": {"image"},
     "kg_image": {"image"}, "scl_logits": {"ensemble", "image"}, "tetf": {"template"}, "rs": {"template"},
 }  # fmt: skip
 SIZES = [(2, 1), (3, 2), (7, 3), (7, 7), (9, None)]  # classes and clusters, which only tetf reads
@@ -34,12 +36,18 @@ def in_numpy(name, case):
         return 1 - np.mean([text[k] @ template[k] for k in range(classes)])
     if name == "kg_image":
         return 1 - np.mean([h @ f for h, f in zip(image, frozen)])
+    if name == "hsic":
+        centre = np.eye(classes) - np.full((classes, classes), 1 / classes)
+        own, frozen_own = (rows @ rows.T / np.linalg.norm(rows) ** 2 for rows in (text, template))
+        return np.trace(centre @ own @ centre @ frozen_own)
     if name == "kl":
         return -(softmax(SCALE * frozen @ template.T) * np.log(softmax(SCALE * image @ text.T))).sum(1).mean()
     if name == "scl_text":
         return sum(np.abs(text[k] - ensemble[k]).sum() for k in range(classes)) / (classes * d)
     if name == "scl_image":
         return sum(np.abs(h - f).sum() for h, f in zip(image, frozen)) / (len(image) * d)
+    if name == "kg_image":
+        return 1 - np.mean([h @ f for h, f in zip(image, frozen)])
     if name == "scl_logits":
         q, p = softmax(SCALE * frozen @ ensemble.T), softmax(SCALE * image @ text.T)
         return (q * np.log(q / p)).sum() / q.size
@@ -111,3 +119,24 @@ def test_nothing_frozen_gets_a_gradient():
     build_objective(" + ".join(["ce", "etf", *ASKED]))(case.step(text, image))[0].backward()
     assert text.grad.abs().sum() > 0 and image.grad.abs().sum() > 0
     assert case.template.grad is None and case.ensemble.grad is None and case.frozen_image.grad is None
+
+
+def test_what_does_not_depend_on_the_frozen_features_costs_nothing_and_they_themselves_cost_most():
+    case = Case(num_classes=6, dim=12)
+    apart = torch.linalg.svd(case.template).Vh[6:]  # the directions that no frozen feature has
+    alone = torch.nn.functional.normalize(torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) @ apart, dim=1)
+    same = TERMS["hsic"](case.step(case.text[:1].repeat(6, 1)))
+    assert same.abs() < 1e-20 and TERMS["hsic"](case.step(case.text)) > 0
+    assert TERMS["hsic"](case.step(case.template)) > TERMS["hsic"](case.step(alone)) > 0
+    shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(2))
+    with pytest.raises(AssertionError):  # which class is which matters
+        torch.testing.assert_close(TERMS["hsic"](case.step(case.template[shuffled])), TERMS["hsic"](case.step(case.template)))
+
+
+def test_a_sentence_that_the_learner_gives_is_compared_class_by_class():
+    case = Case()
+    step = replace(case.step(), parts=dict(described=case.ensemble))
+    assert TERMS["con_text"](step).item() == pytest.approx(1 - np.mean([w @ s for w, s in zip(case.text.numpy(), case.ensemble.numpy())]), abs=1e-12)
+    with pytest.raises(ValueError, match="needs 'described', which this learner does not give"):
+        TERMS["con_text"](case.step())
+    assert not case.asked, "no anchor is needed"

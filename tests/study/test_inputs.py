@@ -12,6 +12,7 @@ from npt._files import write_text
 from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
 from npt.data.load import load_dataset
+from npt.learners.descriptions import _Described
 from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _run_inputs
 from npt.study.runs import do_run, set_up
 from npt.study.settings import RunSettings
@@ -70,6 +71,18 @@ def test_template_weights_and_pixels_count(one, clip):
               inputs.model_copy(update=dict(preprocess=inputs.preprocess | dict(mean=[0, 0, 0])))]
     assert [len(_differing_inputs(inputs, other)) for other in others] == [1, 1, 1]
     assert made_from(one, clip, classes="all").images.keys() == {"all train", "all test"}
+
+
+def test_descriptions_count_by_what_they_say_of_the_classes_at_hand(one, clip):
+    texts = {name: [f"A {name}.", "It moves."] for name in ("bird", "cat", "dog", "frog")}
+    usual, plain = made_from(one, clip, _Described(texts)), made_from(one, clip)
+    assert usual == made_from(one, clip, _Described(texts | {"cow": ["It moos."]})) and plain.descriptions is None
+    assert (usual.template, len(usual.descriptions)) == ("a photo of a {}.", 64)
+    for other in made_from(one, clip, _Described(texts | {"frog": ["It hops."]})), plain:
+        differ, = _differing_inputs(other, usual)
+        assert differ == f"the descriptions are {usual.descriptions[:12]}, and were {(other.descriptions or 'none')[:12]}"
+    with pytest.raises(ValueError, match="No description of the class 'frog'"):
+        made_from(one, clip, _Described({name: texts[name] for name in ("bird", "cat", "dog")}))
 
 
 def test_two_clips_of_the_world_are_told_apart_by_their_weights(one, clip, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import tiny_backbones
-from trained import logits, train_a_little
+from trained import logits, train_a_little, write_texts
 
 from npt._files import write_tensors
 from npt.data.datasets import DATASETS, TEMPLATE_ENSEMBLE
@@ -41,6 +41,31 @@ def test_template_of_the_run(template, expected, tmp_path, pixels):
     shared = from_pretrained(tmp_path / "shared", clip=loaded.clip)
     assert loaded.template == shared.template == expected
     assert torch.equal(logits(shared, pixels), logits(trained, pixels))
+
+
+@pytest.mark.parametrize("learner", ["zero_shot", "coop", "tcp"])
+def test_sentences_of_a_run_are_found_again_or_missed(learner, tmp_path, pixels):
+    path = write_texts(tmp_path / "texts.json")
+    folder, trained = train_a_little(tmp_path / "runs", learner=learner, descriptions=path)
+    loaded = load_run(folder)
+    assert loaded.template == trained.template and torch.equal(logits(loaded, pixels), logits(trained, pixels))
+    save_pretrained(loaded, tmp_path / "shared")
+    Path(path).rename(tmp_path / "moved.json")
+    assert torch.equal(logits(from_pretrained(tmp_path / "shared"), pixels), logits(trained, pixels))
+    with pytest.raises(FileNotFoundError, match="texts.json' is no file.*load_run\\(folder, descriptions=PATH\\)"):
+        load_run(folder)
+    assert torch.equal(logits(load_run(folder, descriptions=tmp_path / "moved.json"), pixels), logits(trained, pixels))
+    with pytest.raises(ValueError, match="says something else of the classes"):
+        load_run(folder, descriptions=write_texts(tmp_path / "others.json", "This is no {}."))
+
+
+def test_a_run_without_sentences_takes_none_and_what_is_shared_reads_no_file(trained_dir, tmp_path):
+    with pytest.raises(ValueError, match="says something else of the classes"):
+        load_run(trained_dir, descriptions=write_texts(tmp_path / "texts.json"))
+    save_pretrained(load_run(trained_dir), tmp_path / "shared")
+    config = json.loads((tmp_path / "shared" / "config.json").read_text())
+    (tmp_path / "shared" / "config.json").write_text(json.dumps(config | dict(descriptions=str(tmp_path / "texts.json"))))
+    assert from_pretrained(tmp_path / "shared").template == load_run(trained_dir).template
 
 
 def test_run_is_loaded_without_its_dataset_or_objective(run_dir, pixels):

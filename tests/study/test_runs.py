@@ -26,7 +26,7 @@ from server import serve
 from shared import count_calls
 from tiny import tiny_backbones
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from trained import SMALL, without_time
+from trained import SMALL, without_time, write_texts
 
 import npt
 import npt.data.prepare
@@ -37,7 +37,6 @@ from npt._lock import _HELD
 from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.formats import _list_rows
-from npt.data.imbalance import long_tail_counts
 from npt.data.load import load_dataset
 from npt.learners.build import learner_names
 from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
@@ -246,21 +245,27 @@ def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
     "With NPT, whose terms join those of the method's own objective."
     settings = RunSettings(dataset="world/textures", learner=learner, objective="npt", shots=1, epochs=2, runs_dir=str(tmp_path))
     metrics = do_run(settings)
-    assert 0 <= metrics["novel"] <= 100 and FILES <= {path.name for path in settings.folder.iterdir()}
-    assert metrics["objective"] == str(recipe(learner, "world").objective_for("npt"))
     learned = set_up(settings).learner
+    for side, there in dict(base=True, novel=learned.transfers, h=learned.transfers).items():
+        assert 0 <= metrics[side] <= 100 if there else metrics[side] != metrics[side]
+    assert FILES <= {path.name for path in settings.folder.iterdir()}
+    assert metrics["objective"] == str(recipe(learner, "world").objective_for("npt"))
     load_prompts(learned, settings.folder / "prompts.safetensors")
     assert do_run(settings) == metrics or metrics["h"] != metrics["h"], "it is found finished, also where nothing was trained"
     base = load_dataset("world/textures", shots=1).base
     assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
 
 
-@pytest.mark.parametrize("learner", ["coop", "maple"])  # words in the text tower alone, and vectors in both towers
+OF_ONE_LEARNER = {"clap", "head_ce", "token_ce"}  # terms that read what one learner alone gives
+
+
+@pytest.mark.parametrize("learner", ["coop", "maple", "clap"])  # words in the text tower alone, vectors in both towers, and class vectors
 def test_a_sum_of_all_terms_runs(learner, few_pictures, tmp_path):
     "Of which the named objectives are parts; `training/test_fit.py` trains each of them."
-    settings = RunSettings(dataset="world/textures", learner=learner, objective=" + ".join(f"0.01*{name}" for name in TERMS), shots=1,
+    terms = [name for name in TERMS if name not in OF_ONE_LEARNER - {learner}]
+    settings = RunSettings(dataset="world/textures", learner=learner, objective=" + ".join(f"0.01*{name}" for name in terms), shots=1,
                            epochs=2, measured_on="val", runs_dir=str(tmp_path))
-    assert 0 <= do_run(settings)["h"] <= 100
+    assert 0 <= do_run(settings)["base"] <= 100
 
 
 def test_own_settings_change_the_learner_and_the_folder(tmp_path):
@@ -423,6 +428,36 @@ def test_an_interrupted_run_goes_on_with_weights_that_were_moved(noise_folder, t
             fit_run(run, progress=False)
         again = set_up(RunSettings(pretrained=str(path.rename(tmp_path / "moved.safetensors")), **common, **SMALL))
         assert (again.folder.path / "checkpoint.safetensors").exists() and len(fit_run(again, progress=False)) == 3
+
+
+def test_a_run_is_told_its_classes_by_sentences_and_never_found_for_others(tmp_path):
+    texts = write_texts(tmp_path / "texts.json")
+    plain, told = (RunSettings(dataset="world/textures", learner="coop", objective="kgcoop", runs_dir=str(tmp_path / "runs"), descriptions=path,
+                               **SMALL) for path in (None, texts))
+    before, after = do_run(plain), do_run(told)
+    assert plain.folder != told.folder and before["zero_shot"]["base"] != after["zero_shot"]["base"]
+    histories = [(one.folder / "history.csv").read_text() for one in (plain, told)]
+    assert histories[0] != histories[1], "what the prompts are held to is another anchor"
+    assert "descriptions" in json.loads((told.folder / "inputs.json").read_text())
+    moved = RunSettings(**told.model_dump() | dict(descriptions=write_texts(tmp_path / "elsewhere" / "texts.json")))
+    assert do_run(moved) == after, "a file that says the same elsewhere is the same"
+    write_texts(tmp_path / "texts.json", "This is no {}.")
+    with pytest.raises(ValueError, match="the descriptions are [0-9a-f]{12}, and were [0-9a-f]{12}"):
+        set_up(told)
+
+
+@pytest.mark.parametrize("part, named", [("base", 0), ("novel", -1)])
+def test_a_class_of_which_nothing_is_said_is_named_before_anything_is_written(part, named, tmp_path):
+    classnames = getattr(load_dataset("world/textures", shots=1), part).classnames
+    path = write_texts(tmp_path / "texts.json")
+    texts = json.loads(Path(path).read_text())
+    del texts[classnames[named].upper()]
+    Path(path).write_text(json.dumps(texts))
+    with pytest.raises(ValueError, match=f"No description of the class {classnames[named]!r} is given"):
+        set_up(RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "runs"), descriptions=path, **SMALL))
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(FileNotFoundError, match="gone.json' is no file"):
+        set_up(RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "runs"), descriptions="gone.json", **SMALL))
 
 
 def test_a_random_half_is_a_run_of_its_own(tmp_path):
@@ -601,14 +636,14 @@ def test_a_test_set_trains_nothing(tmp_path):
 
 
 @FEW_IMAGES
-@pytest.mark.parametrize("profile", ["exp", "step"])
-def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, published, tmp_path):
+@pytest.mark.parametrize("profile, rounding", [("exp", "half_up"), ("step", "half_up"), ("exp", "floor")])
+def test_a_long_tail_trains_on_the_counts_of_the_profile(profile, rounding, published, tmp_path):
     publish, root = published
     publish("dtd")
-    settings = RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=4, tau=0.25, profile=profile,
-                           epochs=1)  # fmt: skip
+    settings = RunSettings(dataset="dtd", learner="coop", backbone="world", data_root=str(root), runs_dir=str(tmp_path / "runs"), shots=5, tau=0.25, profile=profile,
+                           rounding=rounding, epochs=1)  # fmt: skip
     counts = do_run(settings)["train_counts"]
-    assert list(counts.values()) == long_tail_counts(3, max_shots=4, tau=0.25, profile=profile)
+    assert list(counts.values()) == {("exp", "half_up"): [5, 3, 1], ("step", "half_up"): [5, 5, 1], ("exp", "floor"): [5, 2, 1]}[profile, rounding]
     assert json.loads((settings.folder / "config.json").read_text())["tau"] == 0.25
 
 

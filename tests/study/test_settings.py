@@ -27,6 +27,9 @@ BAD = {
     "another world": (dict(pretrained="world-9"), "no pretrained weights of the backbone 'world' called 'world-9'"),
     "a world beside photographs": (dict(dataset="dtd", backbone="world", pretrained="world_2"), "Did you mean 'world-2'"),
     "profile": (dict(profile="linear"), "'exp' or 'step'"),
+    "descriptions are no path": (dict(descriptions=7), "descriptions=7"), "descriptions are empty": (dict(descriptions=" "), "no path"),
+    "descriptions of a template": (dict(descriptions="t.json", template="ensemble"), "two lists of prompts"),
+    "rounding": (dict(rounding="int"), "'half_up' or 'floor'"),
     "views": (dict(dataset="dtd", views=0), "views"),
     "views of what is drawn": (dict(dataset="world/textures", views=4), "views"),
     "misspelt setting": (dict(epoch=3), "no setting is called 'epoch'; did you mean 'epochs'?"),
@@ -92,6 +95,7 @@ def test_settings_that_change_a_number_change_the_folder():
     usual = dict(dataset="dtd")
     others = [dict(tau=0.25), dict(shots=1), dict(seed=2), dict(objective="ce"), dict(objective="ce + lc"), dict(learner="coop"),
               dict(learner_settings=dict(n_ctx=8)), dict(sampler="class_balanced"), dict(profile="step"), dict(order="random"),
+              dict(rounding="floor"), dict(descriptions="cupl.json"), dict(descriptions="there/other.json"),
               dict(classes="all"), dict(classes="sessions"), dict(class_split=0), dict(class_split=1), dict(measured_on="val"), dict(views=2), dict(num_clusters=2),
               dict(backbone="RN50", pretrained="none"), dict(backbone="RN50", pretrained="w.pt"), dict(pretrained="w.pt"), dict(pretrained="none"),
               dict(tau=0.1234567), dict(tau=0.12345671), dict(learner="coop", learner_settings=dict(ctx_init="a b", n_ctx=2)),
@@ -110,6 +114,11 @@ def test_what_changes_no_number_is_no_part_of_the_folder():
               dict(measure_every=0)]
     assert {RunSettings(**other).folder for other in others} == {RunSettings().folder}
     assert {name for other in others for name in other} == _NOT_IN_NAMES - {"runs_dir"}
+
+
+def test_a_file_of_descriptions_is_told_by_its_name_wherever_it_lies():
+    here, there, other = (RunSettings(descriptions=path).folder for path in ("cupl.json", "there/cupl.json", "there/coprompt.json"))
+    assert here == there != other and RunSettings(template="a {}.", descriptions="cupl.json").folder != here
 
 
 def test_a_default_run_keeps_the_folder_that_it_had():

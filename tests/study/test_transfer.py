@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from tiny import tiny_backbones
+from trained import write_texts
 
 import npt.study.transfer
 from npt.clip.load import load_clip
@@ -101,6 +102,15 @@ def test_rows_are_evaluations_and_the_source_is_first(run_dir):
     table = result.table()
     assert table.index[-1] == "mean of 2 other datasets" and table.kind.tolist()[-1] == "mean"
     assert table.accuracy.iloc[-1] == pytest.approx(table.accuracy[["world/scenes", "world/objects-noisy"]].mean())
+
+
+def test_a_run_that_was_told_its_own_classes_asks_others_by_their_template(tmp_path):
+    told = RunSettings(runs_dir=str(tmp_path / "told"), descriptions=write_texts(tmp_path / "texts.json"), **COMMON)
+    plain = RunSettings(runs_dir=str(tmp_path / "plain"), **COMMON)
+    do_run(told), do_run(plain)
+    of_told, of_plain = ({row.target: row.zero_shot for row in transfer(one.folder, targets=["world/shapes", "world/textures"]).rows}
+                         for one in (told, plain))
+    assert of_told["world/shapes"] == of_plain["world/shapes"] and of_told["world/textures"] != of_plain["world/textures"]
 
 
 @pytest.mark.parametrize("class_split", ["half", 3])

@@ -46,6 +46,19 @@ def test_anchors_of_a_learner_are_its_own_clips_features(base):
     assert len(set(_CONSISTENCY_TEMPLATES)) == 60
 
 
+def test_anchors_of_a_learner_that_was_told_its_classes_are_the_means_of_their_sentences(base):
+    names = base.classnames[:3]
+    texts = {name: [f"{name} number {number}" for number in range(2 + place)] for place, name in enumerate(names)}
+    anchors = _frozen_anchors(coop(names, template=texts), all_classnames=names)
+    for part, unit in ("text", True), ("ensemble", False):
+        outputs = [[LOADED.encode_text([sentence], unit=unit)[0].double().numpy() for sentence in texts[name]] for name in names]
+        means = np.array([sum(some) / len(some) for some in outputs])
+        assert np.abs(getattr(anchors, part).numpy() - means / np.linalg.norm(means, axis=1, keepdims=True)).max() < 1e-6
+    assert torch.equal(anchors.encode_all(), anchors.text)
+    with pytest.raises(ValueError, match="No description of the class 'gull'"):
+        _frozen_anchors(coop([*names, "gull"], template=texts)).text
+
+
 def test_an_anchored_fit_comes_nearer_to_its_anchor(base):
     learner = coop(base.classnames)
     anchor = _frozen_anchors(learner).etf
