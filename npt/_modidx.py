@@ -1536,6 +1536,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'npt/learners/zero_shot.py'),
                                         'npt.learners.zero_shot.ZeroShot.text_features': ( 'learners/zero_shot.html#zeroshot.text_features',
                                                                                            'npt/learners/zero_shot.py'),
+                                        'npt.learners.zero_shot._fillable': ( 'learners/zero_shot.html#_fillable',
+                                                                              'npt/learners/zero_shot.py'),
                                         'npt.learners.zero_shot._listed': ('learners/zero_shot.html#_listed', 'npt/learners/zero_shot.py'),
                                         'npt.learners.zero_shot._prompts_of': ( 'learners/zero_shot.html#_prompts_of',
                                                                                 'npt/learners/zero_shot.py'),

@@ -15,15 +15,19 @@ from .._names import known
 from ..clip.frozen import FrozenCLIP
 from ..clip.towers import normalised
 from .base import Learner, _Seed, fill, register_learner, seeded
+from .descriptions import _class_means, _Described, _sentence_features
 from .zero_shot import _listed
 
 # %% ../../nbs/learners/linear_probe.ipynb #12280336
 def _tower_vectors(
     clip: FrozenCLIP,
-    template: str | Sequence[str],
+    template: str | Sequence[str] | _Described,
     classnames: Sequence[str],  # K names
 ) -> Tensor:  # (K, d), as long as the text tower gives them
-    "The class vectors of hand-written prompts before anyone normalises them."
+    "The class vectors of hand-written prompts, or of sentences of each class, before anyone normalises them."
+    if isinstance(template, _Described):
+        sentences = template.of(classnames)
+        return _class_means(_sentence_features(clip, sentences, unit=False), sentences)
     return torch.stack([clip.encode_text(fill(one, classnames), unit=False) for one in _listed(template)]).mean(dim=0)
 
 # %% ../../nbs/learners/linear_probe.ipynb #c7d91db3

@@ -18,7 +18,7 @@ from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.towers import image_tower, normalised, text_blocks, token_embedding
 from .base import Learner, Seen, _Seed, _Size, fill, register_learner, seeded
 from .mma import _upper_blocks
-from .zero_shot import _listed
+from .zero_shot import _fillable, _listed
 
 # %% ../../nbs/learners/mmrl.ipynb #5d64f310
 def _like_maps(
@@ -70,7 +70,7 @@ class _MMRL(Learner):
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.prompts = [_in_two(self.clip, fill(template, self.classnames)) for template in _listed(self.template)]
+        self.prompts = [_in_two(self.clip, fill(template, self.classnames)) for template in _listed(_fillable(self.template))]
 
     def entering(self, maps: nn.ModuleList, blocks: int) -> dict[int, Tensor]:  # by the number of the block, each (n, w)
         "The tokens as they enter the upper blocks of a tower."

@@ -16,14 +16,14 @@ from ..clip.towers import text_blocks
 from .base import Learner, _Seed, _Size, register_learner, seeded
 from .descriptions import _Described
 from .prompt import Prompts, context_vectors
-from .zero_shot import ZeroShot
+from .zero_shot import ZeroShot, _fillable
 
 # %% ../../nbs/learners/tcp.ipynb #39b5fd20
 def _words_after_name(
     template: str | Sequence[str] | _Described,  # one template with {} where the class name goes, or several, or sentences beside one
 ) -> str:  # to the full stop, which a template may lack and the prompt never does
     "What a template says after the class name; a full stop where there are several."
-    template = template.template if isinstance(template, _Described) else template
+    template = _fillable(template)
     return (template.partition("{}")[2].removesuffix(".") if isinstance(template, str) else "") + "."
 
 # %% ../../nbs/learners/tcp.ipynb #7d27af9f

@@ -18,13 +18,22 @@ from .descriptions import _class_means, _Described, _sentence_features
 
 # %% ../../nbs/learners/zero_shot.ipynb #f680c269
 def _listed(
-    template: str | Sequence[str],
+    template: str | Sequence[str] | _Described,
 ) -> Sequence[str]:
-    "A template as a list of one, several as they are. Raises ValueError where there is none."
+    "A template as a list of one, several as they are. Raises ValueError where there is none, and for sentences, which no name is put into."
+    if isinstance(template, _Described):
+        raise ValueError("Descriptions have no place for a class name, which this learner writes into a template: leave them out.")
     templates = [template] if isinstance(template, str) else template
     if not templates:
         raise ValueError("template is an empty list: give at least one template.")
     return templates
+
+# %% ../../nbs/learners/zero_shot.ipynb #20a23074
+def _fillable(
+    template: str | Sequence[str] | _Described,
+) -> str | Sequence[str]:
+    "A template, or several, also where sentences of each class were given in their place."
+    return template.template if isinstance(template, _Described) else template
 
 # %% ../../nbs/learners/zero_shot.ipynb #5b149e1e
 def _prompts_of(

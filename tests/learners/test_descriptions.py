@@ -9,7 +9,8 @@ import torch
 from random_clip import NAMES
 from shared import LOADED
 
-from npt.learners.build import build_learner
+from npt.learners.base import _learners_inside
+from npt.learners.build import build_learner, learner_names
 from npt.learners.descriptions import (
     _AT_ONCE,
     _MOST_SENTENCES,
@@ -18,7 +19,8 @@ from npt.learners.descriptions import (
     _read_descriptions,
     _sentence_features,
 )
-from npt.learners.zero_shot import _prompts_of
+from npt.learners.recipes import recipe
+from npt.learners.zero_shot import _listed, _prompts_of
 
 TEXTS = {"cat": ["A cat has whiskers.", "It purrs."], "Irish Wolfhound": ["A large dog.", "A tall, grey dog.", "It runs."], "dog": ["It barks."]}
 
@@ -94,6 +96,31 @@ def test_tcp_makes_its_vectors_from_the_sentences_and_writes_the_words_of_the_te
     plain = build_learner("tcp", LOADED, ["cat", "dog"], after)
     assert torch.equal(told.prompts.tokens, plain.prompts.tokens) and not torch.allclose(told.frozen, plain.frozen)
     assert np.abs(told.frozen.double().numpy() - [one_by_one(LOADED, texts[name]) for name in texts]).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_every_learner_takes_sentences_or_says_why_not(name):
+    texts = {name: TEXTS[name] for name in ("cat", "dog")}
+    if name == "lora":
+        with pytest.raises(ValueError, match="leave descriptions out"):
+            build_learner(name, LOADED, ["cat", "dog"], texts)
+        return
+    told = build_learner(name, LOADED, ["cat", "dog"], texts, **recipe(name, "world").settings)
+    told.remember(LOADED.encode_text(["one", "two"]), torch.tensor([0, 1]))
+    assert told.logits(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    anchors = [one.template for one in (told, *_learners_inside(told))]
+    assert all(one.texts == _Described(texts).texts for one in anchors), "what a fit holds to is made from them"
+
+
+def test_a_probe_starts_from_the_sentences():
+    names = ["cat", "irish_wolfhound"]
+    started = build_learner("linear_probe", LOADED, names, TEXTS).text_features().detach().double().numpy()
+    assert np.abs(started - [one_by_one(LOADED, TEXTS[key], unit=False) for key in ("cat", "Irish Wolfhound")]).max() < 1e-6
+
+
+def test_sentences_are_no_templates():
+    with pytest.raises(ValueError, match="no place for a class name"):
+        _listed(_Described(TEXTS))
 
 
 def test_lora_reads_sentences_only_where_the_text_tower_stays():
