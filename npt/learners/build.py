@@ -31,8 +31,8 @@ from npt.learners.base import (
 
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = (  # in the order of tables
-    "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head",
-    "clip_adapter", "tip_adapter", "lora", "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept",
+    "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora",
+    "coop", "cocoop", "deep", "tcp", "mma", "mmrl", "dept", "dpc",
 )
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..clip.frozen import FrozenCLIP
-from ..clip.towers import image_tower
-from .base import TEMPLATE, Learner
+from ..clip.towers import image_tower, text_blocks
+from .base import TEMPLATE, Learner, fill
 from .build import build_learner
+from .zero_shot import _listed
 
 # %% ../../nbs/learners/official.ipynb #51de2ef8
 class _Inert:
@@ -99,10 +100,19 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"text_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "deep_text.{n}", -1),
     (r"image_encoder\.VPT", "image_prompts.0", 0),
     (r"image_encoder\.transformer\.resblocks\.(?P<n>\d{1,3})\.VPT_shallow", "image_prompts.{n}", 0),
+    (r"representation_learner\.compound_rep_tokens", "tokens", 0),
+    (r"representation_learner\.compound_rep_tokens_r2tproj\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "to_text.{n}.{kind}", 0),
+    (r"representation_learner\.compound_rep_tokens_r2vproj\.(?P<n>\d{1,3})\.(?P<kind>weight|bias)", "to_image.{n}.{kind}", 0),
+    (r"image_encoder\.proj_rep", "projection", 0),
+    (r"text_adapter\.(?P<n>\d{1,3})\.down\.0\.(?P<kind>weight|bias)", "text_ends.{n}.down.{kind}", -1),
+    (r"text_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "text_ends.{n}.up.{kind}", -1),
+    (r"visual_adapter\.(?P<n>\d{1,3})\.down\.0\.(?P<kind>weight|bias)", "image_ends.{n}.down.{kind}", -1),
+    (r"visual_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "image_ends.{n}.up.{kind}", -1),
+    (r"shared_adapter\.(?P<n>\d{1,3})\.0\.(?P<kind>weight|bias)", "shared.{n}.{kind}", -1),
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|(image_encoder|text_encoder|ZS_image_encoder)\..+|logit_scale"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder)\..+|logit_scale"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
@@ -113,6 +123,8 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
+    frozenset({"tokens", "to_text", "to_image", "projection"}): "mmrl",
+    frozenset({"text_ends", "image_ends", "shared"}): "mma",
 }
 _LEARNERS = ", ".join(sorted({*_METHODS.values(), "tcp"}))
 
@@ -152,6 +164,25 @@ def _check_tensor(key: str, name: str, value: object) -> None:
     if not _is_plain(value) or value.dim() not in dims:
         raise ValueError(f"its {key!r} is not a {'vector' if dims == (1,) else 'matrix'} of finite real numbers")
 
+# %% ../../nbs/learners/official.ipynb #d999a844
+def _adapted(tensors: dict[str, Tensor]) -> list[int]:
+    "The blocks, from 0, that MMA's adapters are in."
+    return sorted({int(name.split(".")[1]) for name in tensors if name.startswith("shared.")})
+
+
+def _from_lowest(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Number MMA's adapters from 0. Raises ValueError where one is missing between others."
+    blocks = _adapted(tensors)
+    if blocks != [*range(blocks[0], blocks[0] + len(blocks))] if blocks else False:
+        raise ValueError(f"its adapters are in the blocks {[n + 1 for n in blocks]}, and ours are in the uppermost ones without a gap")
+    renamed = {}
+    for name, value in tensors.items():
+        part, *rest = name.split(".")
+        if blocks and part in ("text_ends", "image_ends", "shared"):
+            name = ".".join([part, str(int(rest[0]) - blocks[0]), *rest[1:]])
+        renamed[name] = value
+    return renamed
+
 # %% ../../nbs/learners/official.ipynb #7104f83d
 def _learned_tensors(
     state: dict[str, Tensor],  # of the model, as in an official checkpoint
@@ -162,7 +193,7 @@ def _learned_tensors(
         if name := _our_name(key):
             _check_tensor(key, name, value)
             tensors[name] = value.float()
-    return tensors
+    return _from_lowest(tensors)
 
 # %% ../../nbs/learners/official.ipynb #8c22a650
 def _is_tcp(
@@ -194,6 +225,8 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "ivlp": {"ctx_init"},
     "tcp": {"ctx_init", "layer", "after_name"},
     "vpt": set(),
+    "mma": {"ctx_init", "scale"},
+    "mmrl": {"alpha"},
 }
 
 # %% ../../nbs/learners/official.ipynb #e4d9c997
@@ -212,6 +245,11 @@ def _settings_from_shapes(
     layers = [value for key, value in tensors.items() if key.startswith("image_prompts.")]
     if name == "vpt":
         return dict(n_ctx_image=len(layers[0]), depth=len(layers))
+    if name == "mma":
+        return dict(rank=len(tensors["shared.0.bias"]), layers=len(_adapted(tensors)))
+    if name == "mmrl":
+        (n_tokens, width), maps = tensors["tokens"].shape, [key for key in tensors if re.fullmatch(r"to_text\.\d+\.weight", key)]
+        return dict(n_tokens=n_tokens, width=width, layers=len(maps))
     context = tensors["context"]
     if name == "coop":
         return dict(n_ctx=context.shape[-2], ctx_init=None, class_specific=context.dim() == 3)
@@ -227,6 +265,11 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "image tower", "image_prompts.0", 1, lambda: image_tower(clip.model)[0]
     yield "image tower", "couplings.0.weight", 0, lambda: image_tower(clip.model)[0]
     yield "image feature", "meta_net.0.weight", 1, lambda: clip.embed_dim
+    yield "text tower", "text_ends.0.up.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
+    yield "image tower", "image_ends.0.up.weight", 0, lambda: image_tower(clip.model)[0]
+    yield "text tower", "to_text.0.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
+    yield "image tower", "to_image.0.weight", 0, lambda: image_tower(clip.model)[0]
+    yield "image feature", "projection", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
 def _check_widths(
@@ -239,6 +282,18 @@ def _check_widths(
             raise ValueError(f"it needs a backbone with a {part} of width {tensors[name].shape[axis]}, and that of "
                              f"{clip.name} has {width()}. Load the backbone of its training (ViT-B/16: 512 for text and "
                              f"features, 768 for images)")
+
+# %% ../../nbs/learners/official.ipynb #f80b5e5c
+def _check_top(
+    state: dict[str, Tensor],  # as in the checkpoint
+    clip: FrozenCLIP,
+) -> None:
+    "Raise ValueError where MMA's adapters do not end in the last block of both towers."
+    numbers = [int(match[1]) for key in state if (match := re.match(r"(?:\w+\.)*shared_adapter\.(\d+)\.", key))]
+    blocks = {len(text_blocks(clip.model)), len(image_tower(clip.model).blocks)}
+    if numbers and blocks != {max(numbers)}:
+        raise ValueError(f"its highest adapter is in block {max(numbers)}, and the last of {clip.name} are the blocks {sorted(blocks)}: "
+                         "load the backbone of its training")
 
 # %% ../../nbs/learners/official.ipynb #b3652278
 def _check_settings(name: str, settings: dict) -> None:
@@ -331,6 +386,17 @@ def _warn_of_other_endings(
         warnings.warn(f"{path}: it seems that the words around the class names were not those of {said} and the template "
                       f"{learner.template!r}. Give the words of the training, since their logits may be wrong.", stacklevel=3)
 
+# %% ../../nbs/learners/official.ipynb #92f88da7
+def _home_in(
+    learner: Learner,  # an MMRL
+    state: dict[str, Tensor],  # as in the checkpoint
+) -> list[str]:  # the learner's class names, or none
+    "The classes that a file was trained for, where they are those of the learner."
+    held = state.get("prompt_embeddings")
+    ours = learner.clip.embed(learner.clip.tokenize(fill(_listed(learner.template)[0], learner.classnames)))
+    same = _is_plain(held) and held.shape == ours.shape and torch.allclose(held.to(ours), ours, rtol=1e-2, atol=1e-3)
+    return learner.classnames if same else []
+
 # %% ../../nbs/learners/official.ipynb #c0deda10
 @contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
@@ -345,16 +411,17 @@ def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
     classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT and TCP; the others do not use it
-    **settings,  # what a file does not tell: `ctx_init` (not VPT), `class_token_position` (CoOp), `layer`, `after_name` (TCP)
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp" or "vpt", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP), VPT, TCP or DeKg.
+    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP and MMRL; the others do not use it
+    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL)
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma" or "mmrl", its parameters those of the file, in float32
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC (an IVLP), VPT, TCP, DeKg, MMA or MMRL.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
     started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
     share with `template`. All else is read from the file, without running anything in it. Formats: the official code of
     Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024), Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023,
-    ICCV 2023) and Li et al. (ICLR 2025; a CoOp or a TCP). Raises FileNotFoundError where there is no file;
+    ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024) and Guo and Gu (CVPR 2025; where `classnames` in `template` are
+    not the classes of its training, its second feature is not used). Raises FileNotFoundError where there is no file;
     ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a setting that
     the file tells.
     """
@@ -364,12 +431,16 @@ def load_official(
         tensors = _learned_tensors(state)
         name = _recognise(tensors)
         _check_widths(tensors, clip)
+        if name == "mma":
+            _check_top(state, clip)
         _check_settings(name, settings)
         _check_class_count(name, tensors, classnames)
     learner = build_learner(name, clip, classnames, template, **_settings_from_shapes(name, tensors) | settings)
     with _naming_file(path):
         _load_tensors(learner, tensors)
-    if name != "vpt":
+    if name == "mmrl":
+        learner.home = _home_in(learner, state)
+    if name not in ("vpt", "mma", "mmrl"):
         _warn_of_other_words(learner, state, path)
     if name == "tcp":
         _warn_of_other_endings(learner, state, path)

@@ -87,6 +87,7 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
     Recipe("mma", 16, 0.0015, 5, "Yang et al., CVPR 2024, official code: ViT-B/16, 16 shots"),
     Recipe("mmrl", 4, 0.001, 10, "Guo and Gu, CVPR 2025, official code: ViT-B/16, 16 shots, its default weights", "mmrl", "adamw"),
     Recipe("dept", 4, 0.0035, 10, "Zhang et al., CVPR 2024, official code: around CoOp, KgCoOp or MaPLe, ViT-B/16, 16 shots", "dept"),
+    Recipe("dpc", 4, 0.0035, 40, "Li et al., CVPR 2025, official code: around CoOp, 20 epochs for each of two prompts, which one fit trains here", "dpc"),
     Recipe("clip_adapter", 32, 0.002, 200, "Gao et al., IJCV 2024: official trainer, which has no settings of its own, at CoOp's"),
     Recipe("tip_adapter", 256, 0.0, 0, "Zhang et al., ECCV 2022: nothing is trained"),
     Recipe("tip_adapter_f", 256, 0.001, 20, "Zhang et al., ECCV 2022, official code: 16 shots", "ce", "adamw"),

@@ -29,3 +29,47 @@ def _head_cross_entropy(step: StepFeatures) -> torch.Tensor:
 def _class_adaptive(step: StepFeatures) -> torch.Tensor:
     "Squared distance of a probe's vectors from their start, times a class's multiplier, mean over classes (CLAP, CVPR 2024)."
     return (step.own("multipliers") * step.own("moved")).mean()
+
+# %% ../../nbs/objectives/own_terms.ipynb #8c99ebe1
+def _hard_negatives(
+    logits: torch.Tensor,  # (B, K), of the first prompt
+    labels: torch.Tensor,  # (B,)
+    top: int,  # t
+) -> tuple[torch.Tensor, torch.Tensor]:  # (B (t - 1),) classes, image by image, and whether each is new
+    "The classes that images are most easily taken for (DPC, CVPR 2025, trainers/sple_coop.py)."
+    others = logits.detach().scatter(1, labels[:, None], -torch.inf)
+    classes = others.topk(min(top, logits.shape[1]) - 1).indices.flatten()
+    earlier = (classes[:, None] == classes).tril(-1).any(1)
+    return classes, ~earlier & ~(classes[:, None] == labels).any(1)
+
+# %% ../../nbs/objectives/own_terms.ipynb #ebd917fe
+def _drawn_of(
+    classes: torch.Tensor,  # (M,)
+    counts: torch.Tensor,  # (K,) remembered images of each class
+) -> torch.Tensor:  # (M,) places among the images, which are sorted by class; any for a class without images
+    "One image of each class at random."
+    starts = counts.cumsum(0) - counts
+    place = (torch.rand(len(classes), device=classes.device) * counts[classes]).long()
+    return (starts[classes] + place.minimum(counts[classes] - 1)).clamp(min=0)
+
+# %% ../../nbs/objectives/own_terms.ipynb #57c477ba
+def _matched(
+    logits: torch.Tensor,  # (M, M), image i with the text of image j's class
+    used: torch.Tensor,  # (M,) bool
+) -> torch.Tensor:  # scalar
+    "Cross-entropy of each used image to its own text among the used ones."
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    losses = F.cross_entropy(logits.masked_fill(~(used | own), -torch.inf), torch.arange(len(logits), device=logits.device), reduction="none")
+    return (losses * used).sum() / used.sum()
+
+
+@term("hard_negatives")
+def _hard_negative_pairs(step: StepFeatures) -> torch.Tensor:
+    "Images and texts of hard negative classes matched in both directions (DPC, CVPR 2025, section 3.3); from the learner's own epoch on."
+    images, counts, second = step.own("remembered"), step.own("remembered_counts"), step.own("second_text")
+    classes, new = _hard_negatives(step.logits, step.labels, int(step.own("top")))
+    used = torch.cat([torch.ones_like(step.labels, dtype=torch.bool), new & (counts[classes] > 0)])
+    shown = torch.cat([step.image, images[_drawn_of(classes, counts)].to(step.image)])
+    logits = step.logit_scale * shown.detach() @ second[torch.cat([step.labels, classes])].T
+    loss = (_matched(logits, used) + _matched(logits.T, used)) / 2
+    return loss if step.progress >= float(step.own("begins")) else 0 * loss

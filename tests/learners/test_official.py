@@ -19,6 +19,7 @@ from npt.clip.frozen import FrozenCLIP
 from npt.learners.base import Learner
 from npt.learners.build import build_learner
 from npt.learners.official import load_official
+from npt.learners.saving import load_prompts, save_prompts
 
 RANDOM = dict(ctx_init=None)
 PETS, TEXTURES, DOING = "a photo of a {}, a type of pet.", "a photo of a {}, a type of texture.", "a photo of a person doing"
@@ -50,10 +51,15 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "TCP, one vector": ("tcp", dict(n_ctx=1), dict()),
     "CoCoOp, one vector": ("cocoop", dict(n_ctx=1, **RANDOM), dict()),
     "DeKg with TCP": ("tcp", dict(template=PETS), dict(template=PETS)),
+    "MMA": ("mma", dict(rank=8, layers=3), dict()),
+    "MMA, one block": ("mma", dict(rank=4, layers=1, scale=0.5), dict(scale=0.5)),
+    "MMRL": ("mmrl", dict(width=24), dict()),
+    "MMRL, pets": ("mmrl", dict(width=12, n_tokens=2, layers=1, alpha=0.5, template=PETS), dict(template=PETS, alpha=0.5)),
 }
 AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
 FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
-           "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner"}
+           "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner",
+           "mma": "adapter_learner", "mmrl": "MultiModalRepresentationLearner"}
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +77,33 @@ def trained(clip: FrozenCLIP, name: str, settings: dict) -> Learner:
     return learner
 
 
+def inside_state(learner: Learner) -> dict[str, Tensor]:
+    "The state of MMA's adapters, and of MMRL's whole model."
+    clip = learner.clip
+    tokens = clip.tokenize([learner.template.replace("{}", name.replace("_", " ")) for name in NAMES])
+    if learner.name == "mma":
+        state, last = {"token_embedding": clip.embed(tokens), "tokenized_prompts": tokens}, 4
+        for i, (text, image, shared) in enumerate(zip(learner.text_ends, learner.image_ends, learner.shared, strict=True)):
+            place = last - learner.layers + i + 1
+            for kind in "weight", "bias":
+                for tower, ends in ("text", text), ("visual", image):
+                    state[f"{tower}_adapter.{place}.down.0.{kind}"] = getattr(ends.down, kind)
+                    state[f"{tower}_adapter.{place}.up.{kind}"] = getattr(ends.up, kind)
+                state[f"shared_adapter.{place}.0.{kind}"] = getattr(shared, kind)
+        return state
+    state = {"prompt_embeddings": clip.embed(tokens), "representation_learner.compound_rep_tokens": learner.tokens, "logit_scale": torch.tensor(4.6)}
+    for tower, maps in ("t", learner.to_text), ("v", learner.to_image):
+        for i, one in enumerate(maps):
+            state |= {f"representation_learner.compound_rep_tokens_r2{tower}proj.{i}.{kind}": getattr(one, kind) for kind in ("weight", "bias")}
+    state |= {f"image_encoder.{key}": value for key, value in clip.model.visual.state_dict().items()}
+    return state | {"image_encoder.proj_rep": learner.projection, "text_encoder.text_projection": clip.model.text_projection}
+
+
 def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     "The state that the official model of this method has, in half precision."
     state, name = {}, learner.name
+    if name in ("mma", "mmrl"):
+        return {key: value.detach() if value.dtype == torch.int64 else value.detach().half() for key, value in inside_state(learner).items()}
     if name != "vpt":
         n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
         prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
@@ -128,7 +158,7 @@ class ConstantWarmup(LRScheduler):
 
 def checkpoint(state: dict[str, Tensor], optimizer=SGD, schedule=lambda o: CosineAnnealingLR(o, 5.0)) -> dict:
     "What Dassl saves after two epochs: with momentum, on parameters that share their numbers with the state."
-    parameters = [nn.Parameter(value) for value in state.values()]
+    parameters = [nn.Parameter(value) for value in state.values() if value.is_floating_point()]
     optimizer = optimizer(parameters, lr=0.002) if optimizer is not SGD else SGD(parameters, 0.002, 0.9, weight_decay=5e-4)
     scheduler = ConstantWarmup(optimizer, schedule(optimizer))
     before = [parameter.detach().clone() for parameter in parameters]
@@ -164,7 +194,7 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
     name, settings, said = CASES[method]
     learner = trained(clip, name, settings)
     content = checkpoint(official_state(learner, method))
-    assert all(value.dtype == torch.float16 for value in content["state_dict"].values())
+    assert all(value.dtype == torch.float16 for value in content["state_dict"].values() if value.is_floating_point())
     if method == "ProGrad":
         del content["val_result"]
     path = write(content, tmp_path / FOLDERS[name] / "model.pth.tar-2")
@@ -172,16 +202,17 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
         torch.load(path, weights_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_official(path, clip, NAMES, **said)
+        loaded = load_official(path, clip, NAMES, **said).eval()
+    learner.eval()
     assert loaded.name == name
     for key, value in learner.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
     assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0)
-    started = build_learner(name, clip, NAMES, **settings)
+    started = build_learner(name, clip, NAMES, **settings).eval()
     assert not torch.allclose(started.logits(images()), learner.logits(images()), atol=1e-3), "the file must matter"
     if not settings.get("class_specific"):
         others = ["dog", "annual crop land"]
-        novel = load_official(path, clip, others, **said)
+        novel = load_official(path, clip, others, **said).eval()
         assert torch.allclose(novel.logits(images()), learner.for_classes(others).logits(images()), atol=1e-6)
 
 
@@ -415,3 +446,24 @@ def test_tcp_in_another_place_of_the_tower_is_another_learner(clip, tmp_path):
     path = tcp_file(clip, tmp_path / "a", "TCP, pets")
     one, other = (load_official(path, clip, NAMES, template=PETS, layer=layer) for layer in (2, 3))
     assert (one.layer, other.layer) == (2, 3) and not torch.allclose(one.text_features(), other.text_features(), atol=1e-3)
+
+
+def test_adapters_elsewhere_than_in_the_uppermost_blocks_are_refused(clip, tmp_path):
+    state = official_state(trained(clip, "mma", dict(rank=4, layers=2)), "MMA")  # in the blocks 3 and 4 of four
+    lower = {key.replace("er.4.", "er.2."): value for key, value in state.items()}
+    gap = {key.replace("er.3.", "er.1."): value for key, value in state.items()}
+    for held, said in (lower, "its highest adapter is in block 3"), (gap, r"its adapters are in the blocks \[1, 4\]"):
+        path = write(checkpoint(held), tmp_path / "adapter_learner" / "model.pth.tar-5")
+        with pytest.raises(ValueError, match=f"{said}.*"):
+            load_official(path, clip, NAMES)
+
+
+def test_the_classes_of_mmrls_training_are_its_home_and_no_others(clip, tmp_path):
+    path = write(checkpoint(official_state(trained(clip, "mmrl", dict(width=24)), "MMRL")), tmp_path / "model.pth.tar-5")
+    assert load_official(path, clip, NAMES).home == NAMES
+    for other in load_official(path, clip, NAMES[::-1]), load_official(path, clip, NAMES, PETS):
+        assert other.home == [] and other.for_classes(NAMES).home == []
+        save_prompts(other, tmp_path / "prompts.safetensors")
+        again = build_learner("mmrl", clip, NAMES, width=24)
+        load_prompts(again, tmp_path / "prompts.safetensors")
+        assert again.home == []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from npt.objectives.own_terms import _drawn_of, _hard_negatives
 from npt.objectives.terms import TERMS, StepFeatures
 
 
@@ -51,3 +52,52 @@ def test_a_learner_that_gives_nothing_of_the_name_is_told(name, part):
 def test_gradients_agree_with_finite_differences(name, shapes):
     inputs = [drawn(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes.values())]
     assert torch.autograd.gradcheck(lambda *given: TERMS[name](step([0, 2, 1, 1], **dict(zip(shapes, given)))), inputs)
+
+
+def taken_for(logits, labels, top):
+    "DPC's classes, one image after the other."
+    met, classes = {int(y) for y in labels}, []
+    for row, label in zip(logits, labels):
+        order = [k for k in row.argsort()[::-1] if k != label][: top - 1]
+        new = [int(k) for k in order if k not in met]
+        met |= set(new)
+        classes += new
+    return classes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hard_negatives_are_those_of_a_loop_and_their_pairs_are_matched(seed, monkeypatch):
+    logits, labels, top = drawn(5, 9, seed=seed), torch.randint(9, (5,), generator=torch.Generator().manual_seed(seed)), 4
+    classes, new = _hard_negatives(logits, labels, top)
+    expected = taken_for(logits.numpy(), labels.numpy(), top)
+    assert classes[new].tolist() == expected and expected
+    image, second, memory = drawn(5, 6, seed=seed + 10), drawn(9, 6, seed=seed + 20).requires_grad_(), drawn(9, 6, seed=seed + 30)
+    given = StepFeatures(image, image, labels, logits, logit_scale=7.0, progress=0.6, parts=dict(
+        remembered=memory, remembered_counts=torch.ones(9, dtype=torch.int64), second_text=second, top=torch.tensor(top), begins=torch.tensor(0.6, dtype=torch.float64)))
+    all_classes = [*labels.tolist(), *expected]
+    pairs = 7 * torch.cat([image, memory[expected]]) @ second[all_classes].T
+    target = torch.arange(len(all_classes))
+    written = (torch.nn.functional.cross_entropy(pairs, target) + torch.nn.functional.cross_entropy(pairs.T, target)) / 2
+    mine = TERMS["hard_negatives"](given)
+    assert mine.item() == pytest.approx(written.item(), abs=1e-12)
+    assert torch.allclose(*(torch.autograd.grad(value, second)[0] for value in (mine, written)), atol=1e-12)
+
+
+def test_images_of_a_class_are_drawn_alike():
+    counts, draws = torch.tensor([3, 1, 2]), []
+    torch.manual_seed(0)
+    for _ in range(600):
+        draws.append(_drawn_of(torch.tensor([0, 1, 2]), counts))
+    for column, places in zip(torch.stack(draws).T, ([0, 1, 2], [3], [4, 5])):
+        times = torch.bincount(column, minlength=6)[places]
+        assert int(times.sum()) == 600 and times.min() > 600 / len(places) * 0.8
+
+
+def test_a_class_without_remembered_images_is_no_negative():
+    logits, labels = torch.tensor([[9.0, 5, 4]]).double(), torch.tensor([0])
+    eye = torch.eye(3, dtype=torch.float64)
+    values = []
+    for counts, memory in ([1, 0, 1], eye[[0, 2]]), ([1, 1, 1], eye):
+        values.append(TERMS["hard_negatives"](StepFeatures(eye[:1], eye[:1], labels, logits, logit_scale=1.0, parts=dict(
+            remembered=memory, remembered_counts=torch.tensor(counts), second_text=eye, top=torch.tensor(3), begins=torch.tensor(0.0).double()))).item())
+    assert values == pytest.approx([np.log(1 + np.exp(-1)), np.log(1 + 2 * np.exp(-1))])
