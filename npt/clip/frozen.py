@@ -164,6 +164,26 @@ def _prompt_features(
     path = _PATHS["cut" if inside and path == "rows" else path]  # in rows nothing joins and nothing is added
     return path(clip.model, prefix.to(clip.dtype), suffix.to(clip.dtype), tokens, deep, clip.start_length, unit, clip.memory_budget, **inside)
 
+# %% ../../nbs/clip/frozen.ipynb #c105595d
+@_runs_tower("image")
+def _joined_features(
+    clip: "FrozenCLIP",
+    pixels: Tensor,  # (B, 3, H, W)
+    deep: Mapping[int, Tensor],  # block number to (n, w): the lowest join, the others replace them
+) -> tuple[Tensor, Tensor]:  # (B, d), L2-normalised, and (B, n, w), what became of the vectors; both differentiable
+    "Encode pictures with vectors that join in the lowest of some blocks. Raises ValueError where none can."
+    return _joined_image_features(clip.model, clip.as_input(pixels), deep)
+
+
+@_runs_tower("image")
+def _adding_features(
+    clip: "FrozenCLIP",
+    pixels: Tensor,  # (B, 3, H, W)
+    added: Mapping[int, Callable[[Tensor], Tensor]],  # block number to what is added to its output, from its normalised input (B, T, w)
+) -> Tensor:  # (B, d), L2-normalised; differentiable
+    "Encode pictures with something added to the output of blocks. Raises ValueError where the tower has none."
+    return _added_image_features(clip.model, clip.as_input(pixels), added)
+
 # %% ../../nbs/clip/frozen.ipynb #4f022da7
 def _check_contexts(contexts: int) -> None:
     "Raise ValueError for what is no number of prefixes."
@@ -174,7 +194,7 @@ def _check_contexts(contexts: int) -> None:
 class FrozenCLIP:
     "An open_clip model in evaluation mode with all parameters frozen."
 
-    fits, tokenize, text_features_from = _texts_fit, _tokenize, _prompt_features
+    fits, tokenize, text_features_from, encode_image_joined, encode_image_adding = _texts_fit, _tokenize, _prompt_features, _joined_features, _adding_features
 
     def __init__(
         self,
@@ -215,16 +235,6 @@ class FrozenCLIP:
     def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor]) -> Tensor:  # (B, d), L2-normalised
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
         return _prompted_image_features(self.model, self.as_input(pixels), prompts)
-
-    @_runs_tower("image")
-    def encode_image_joined(self, pixels: Tensor, deep: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:  # (B, d), L2-normalised, and (B, n, w)
-        "Encode pictures with vectors (n, w) that join in the lowest of some blocks and are renewed in the others; they come out too."
-        return _joined_image_features(self.model, self.as_input(pixels), deep)
-
-    @_runs_tower("image")
-    def encode_image_adding(self, pixels: Tensor, added: Mapping[int, Callable[[Tensor], Tensor]]) -> Tensor:  # (B, d), L2-normalised
-        "Encode pictures with something added to the output of blocks, from their normalised input (B, T, w); differentiable."
-        return _added_image_features(self.model, self.as_input(pixels), added)
 
     def text_lengths(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) int64, SOT and EOT included
         "Count tokens, whatever number the tokenizer pads with. Raises ValueError naming the first text that is too long."

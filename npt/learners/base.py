@@ -274,7 +274,7 @@ def _few_names(learner: nn.Module, other: nn.Module) -> list[str]:
 def _check_transfers(learner: nn.Module, classnames: Sequence[str]) -> None:
     "Raise ValueError where what a learner learned belongs to its own classes and others are asked for."
     if not learner.transfers and classnames != learner.classnames:
-        hint = " (With class_specific=False, CoOp learns a context that all classes share.)" if "class_specific" in learner.settings else ""
+        hint = " (With class_specific=False, CoOp learns a context that all classes share.)" if getattr(learner, "class_specific", False) else ""
         raise ValueError(f"What this {learner.name!r} learned belongs to the classes that it was learned for, and means nothing for others.{hint}")
 
 # %% ../../nbs/learners/base.ipynb #663f7236
