@@ -102,6 +102,7 @@ class _Kind:
     image: bool = False  # whether it learns on pixels
     each: bool = False  # whether each picture has prompts of its own
     own_prefix: bool = False  # whether each class has vectors of its own
+    passes: int = 1  # through the text tower in each step, each with prompts of its own
     weights: bool = False  # whether weights of the towers are learned
     parameters: int = 1  # tensors that the optimiser changes
     deep: int = 0  # layers of both towers that vectors enter, the first aside
@@ -126,6 +127,10 @@ _KINDS = {
     "promptsrc": _Kind(image=True, parameters=18, deep=16, vectors=4),
     "maple": _Kind(image=True, parameters=27, deep=16, vectors=2),
     "coprompt": _Kind(image=True, parameters=31, deep=16, vectors=2, more=66),
+    "mma": _Kind(image=True, parameters=80, more=150),
+    "mmrl": _Kind(image=True, parameters=30, vectors=5),
+    "dept": _Kind(parameters=5),
+    "dpc": _Kind(parameters=2, passes=2),
     "clip_adapter": _Kind(text=False, parameters=2, more=33),
     "tip_adapter": _Kind(text=False, parameters=0),
     "tip_adapter_f": _Kind(text=False, more=17),
@@ -227,6 +232,7 @@ def _text_work(case: _Case, machine: _Machine) -> _Work:
     if not case.kind.text:
         return _NOTHING
     work, blocks = _text_pass(case, machine, case.classes, case.batch if case.kind.each else 1), machine.sizes(case).text
+    work = _times(work, case.kind.passes)
     if case.guided:
         work += _times(work, 1 - _PASS[1])
     if case.kind.weights:
