@@ -85,7 +85,7 @@ def train_a_step(
     own = learner.train()(pixels if learner.learns_image else learner.clip.encode_image(pixels)).own
     parameters = dict(learner.named_parameters())
     if parameters:
-        (F.cross_entropy(logits, labels) + sum(part.square().mean() for part in own.values())).backward()
+        (F.cross_entropy(logits, labels) + sum(part.square().mean() for part in own.values() if part.requires_grad)).backward()
     wrong = [name for name, p in parameters.items() if p.grad is None or not p.grad.isfinite().all()]
     size = sum(float(p.grad.norm()) for name, p in parameters.items() if name not in wrong)
     if wrong or not logits.isfinite().all() or (parameters and not 0 < size < math.inf):

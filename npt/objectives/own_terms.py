@@ -65,7 +65,7 @@ def _matched(
 
 @term("hard_negatives")
 def _hard_negative_pairs(step: StepFeatures) -> torch.Tensor:
-    "Images and texts of hard negative classes matched in both directions (DPC, CVPR 2025, section 3.3); from the learner's own epoch on."
+    "Images and texts of hard negative classes, matched in both directions (DPC, CVPR 2025, trainers/sple_coop.py)."
     images, counts, second = step.own("remembered"), step.own("remembered_counts"), step.own("second_text")
     classes, new = _hard_negatives(step.logits, step.labels, int(step.own("top")))
     used = torch.cat([torch.ones_like(step.labels, dtype=torch.bool), new & (counts[classes] > 0)])
