@@ -59,8 +59,8 @@ class _DPC(Learner):
         self.remembered = features.detach()[labels.argsort(stable=True)]
 
     def moved(self, share: float) -> Tensor:  # (K, d)
-        "Class vectors of the first prompt, moved by a share of the offset."
-        weights = {name: p.detach() + share * self.offsets[name.replace(".", "_")] for name, p in self.inner.named_parameters()}
+        "Class vectors of the first prompt, moved by a share of the offset; in training the first prompt stands still meanwhile."
+        weights = {name: (p.detach() if self.training else p) + share * self.offsets[name.replace(".", "_")] for name, p in self.inner.named_parameters()}
         return _with_weights(self.inner, weights, self.inner.text_features)
 
     def text_features(self) -> Tensor:
