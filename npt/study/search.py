@@ -25,7 +25,7 @@ _RATES = {  # five of each, for those learners
     "image": (0.005, 0.015, 0.05, 0.15, 0.5),  # vectors among the patches, or an adapter of image features, with SGD
     "adam": (0.0005, 0.0015, 0.005, 0.015, 0.05),  # whatever Adam or AdamW changes
 }
-_ON_IMAGES = "vpt", "ivlp", "promptsrc", "maple", "clip_adapter"
+_ON_IMAGES = "vpt", "ivlp", "promptsrc", "maple", "mma", "clip_adapter"
 
 
 def _rates_of(learner: str) -> tuple[float, ...]:
@@ -35,7 +35,7 @@ def _rates_of(learner: str) -> tuple[float, ...]:
 # %% ../../nbs/study/search.ipynb #29aa079a
 _EPOCHS = {  # in full, for the offline world
     "coop": 60, "kgcoop": 60, "prograd": 60, "clip_adapter": 60, "cocoop": 12, "tcp": 20, "vpt": 20, "ivlp": 20, "promptsrc": 20, "maple": 20,
-    "tip_adapter_f": 20, "lora": 12,
+    "tip_adapter_f": 20, "lora": 12, "mma": 20, "mmrl": 20,
 }
 
 # %% ../../nbs/study/search.ipynb #a4352316
