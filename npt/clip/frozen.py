@@ -212,9 +212,9 @@ class FrozenCLIP:
         return normalised(self.model.encode_image(self.as_input(pixels)))
 
     @_runs_tower("image")
-    def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor]) -> Tensor:  # (B, d), L2-normalised
+    def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor], unit: bool = True) -> Tensor:  # (B, d), at least float32
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
-        return _prompted_image_features(self.model, self.as_input(pixels), prompts)
+        return _prompted_image_features(self.model, self.as_input(pixels), prompts, unit)
 
     @_runs_tower("image")
     def encode_image_joined(self, pixels: Tensor, deep: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:  # (B, d), L2-normalised, and (B, n, w)
