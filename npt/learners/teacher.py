@@ -83,11 +83,12 @@ def _finished(
 
     if prompts is None:
         return LEARNERS["zero_shot"](clip, classnames, template)
-    if prompts.suffix != ".safetensors":
-        return load_official(prompts, clip, classnames, template)
-    header = _read_prompts(prompts)[1]
-    learner = build_learner(header["learner"], clip, classnames, template, **json.loads(header["settings"]))
-    load_prompts(learner, prompts)
+    if prompts.suffix == ".safetensors":
+        header = _read_prompts(prompts)[1]
+        learner = build_learner(header["learner"], clip, classnames, template, **json.loads(header["settings"]))
+        load_prompts(learner, prompts)
+    else:
+        learner = load_official(prompts, clip, classnames, template)
     if learner.conditional:
         raise ValueError(f"The learner {learner.name!r} of {prompts} cannot teach: its class vectors differ from picture to picture.")
     return learner

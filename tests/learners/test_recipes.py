@@ -8,7 +8,7 @@ from npt.learners.build import learner_names
 from npt.learners.recipes import _WORLD_RECIPES, RECIPES, _Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
-UNSEARCHED = {"coprompt", "dekg"}  # of which the offline world's search knows nothing, and which have the published recipe there
+UNSEARCHED = {"coprompt", "dekg", "promptkd"}  # of which the offline world's search knows nothing, and which have the published recipe there
 
 
 def test_recipes():

@@ -256,7 +256,7 @@ def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
     assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
 
 
-OF_ONE_LEARNER = {"clap", "head_ce", "token_ce"}  # terms that read what one learner alone gives
+OF_ONE_LEARNER = {"clap", "head_ce", "kd", "token_ce"}  # terms that read what one learner alone gives
 
 
 @pytest.mark.parametrize("learner", ["coop", "maple", "clap"])  # words in the text tower alone, vectors in both towers, and class vectors
