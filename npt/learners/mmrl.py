@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..clip.blocks import _ClassTokenBlock
 from ..clip.frozen import FrozenCLIP, _in_two
 from ..clip.towers import image_tower, normalised, text_blocks, token_embedding
-from .base import Learner, Seen, _Seed, _Size, fill, register_learner, seeded
+from .base import Learner, Seen, _Seed, fill, register_learner, seeded
 from .mma import _upper_blocks
 from .zero_shot import _listed
 
