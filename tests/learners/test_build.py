@@ -19,7 +19,7 @@ from npt.learners.base import LEARNERS, Learner, register_learner
 from npt.learners.build import build_learner
 from npt.learners.zero_shot import ZeroShot
 
-IMAGE_PROMPTS = {"vpt", "ivlp", "maple", "promptkd"}  # the learners that need a place for them
+IMAGE_PROMPTS = {"vpt", "ivlp", "maple", "coprompt", "promptkd"}  # the learners that need a place for them
 NAMES = ["red circle", "blue_star", "large striped green heart"]
 
 
