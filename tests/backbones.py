@@ -81,16 +81,22 @@ def train_a_step(
     pixels = torch.randn(3, *learner.clip.preprocess_cfg.input_size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(3)
     learner.remember(learner.clip.encode_image(pixels), labels)
-    logits = learner.eval().logits(pixels)
-    own = learner.train()(pixels if learner.learns_image else learner.clip.encode_image(pixels)).own
+    seen = learner.train()(pixels if learner.learns_image else learner.clip.encode_image(pixels))
+    logits = learner.eval().logits(pixels)  # later, since what a batch norm has met must not change before the backward pass
     parameters = dict(learner.named_parameters())
     if parameters:
-        (F.cross_entropy(logits, labels) + sum(part.square().mean() for part in own.values() if part.requires_grad)).backward()
+        own = sum(part.square().mean() for part in seen.own.values() if part.is_floating_point())
+        (F.cross_entropy(logits, labels) + F.cross_entropy(seen.logits, labels) + own).backward()
     wrong = [name for name, p in parameters.items() if p.grad is None or not p.grad.isfinite().all()]
     size = sum(float(p.grad.norm()) for name, p in parameters.items() if name not in wrong)
     if wrong or not logits.isfinite().all() or (parameters and not 0 < size < math.inf):
         raise ArithmeticError(f"{learner.name} on {learner.clip.name}: no finite gradient for {wrong}, their sum is {size}")
     return logits.detach()
+
+
+def on_backbone(name: str, clip: FrozenCLIP) -> Learner:
+    "A learner of the three `CLASSNAMES`; one that needs a teacher has its own CLIP for one. Raises ValueError where it cannot be."
+    return build_learner(name, clip, CLASSNAMES, **{"teacher": clip.name} if name == "promptkd" else {})
 
 
 def why_not(
@@ -99,7 +105,7 @@ def why_not(
 ) -> str | None:  # the reason in a sentence, or None where it works
     "Say why a learner cannot be used on a backbone, after trying."
     try:
-        train_a_step(build_learner(name, clip, CLASSNAMES))
+        train_a_step(on_backbone(name, clip))
     except ValueError as error:
         return str(error)
     return None

@@ -35,6 +35,7 @@ TRAINED = [name for name in learner_names() if name not in ("zero_shot", "tip_ad
 COLUMNS = range(3) if os.environ.get("NPT_DEVICE") == "whole" else (0, 1)  # of the precisions; each learner takes one half precision by default
 RUNS = [(name, OBJECTIVES[(row + column) % 6], DTYPES[column and (row + column) % 2 + 1], f"cuda:{(row + column) % 2}")
         for row, name in enumerate(learner_names()) for column in COLUMNS]
+TAUGHT = {"promptkd": dict(teacher="random")}  # by its own CLIP
 SHORT = dict(epochs=2, batch_size=4, lr=0.01, progress=False)
 
 
@@ -91,7 +92,7 @@ def test_no_step_of_any_learner_by_any_objective_waits(name, few):
     with pretend("cuda:0") as gpu:
         clip, (train, _) = random_clip(dtype=torch.float32, device="cuda:0", **TINY), few[0]
         for objective in OBJECTIVES:
-            learner = build_learner(name, clip, train.classnames)
+            learner = build_learner(name, clip, train.classnames, **TAUGHT.get(name, {}))
             with steps_counted(gpu) as counted:
                 fit(learner, train, objective=objective, measure_every=0, **settings)
             waits, handed = waits_within(counted, train, settings)
@@ -116,7 +117,7 @@ def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, fo
         train = load_dataset("folder", root=noise_folder, shots=3).base.train
         for views, sampler in zip((None, 2, None, 2), SAMPLERS, strict=True):
             settings = dict(SHORT, views=views, sampler=sampler, optimizer="adamw", measure_every=0, workers=0, batch_size=2)
-            learner = build_learner(name, clip, train.classnames)
+            learner = build_learner(name, clip, train.classnames, **TAUGHT.get(name, {}))
             with killed_after(1):
                 fit(learner, train, run_dir=tmp_path / sampler, **settings)
             with steps_counted(gpu) as counted:
@@ -129,7 +130,7 @@ def test_no_step_waits_for_crops_samplers_or_a_checkpoint(name, noise_folder, fo
 
 
 # From words that are the template, the guide's gradient is rounding and nothing else, and ProGrad takes its direction out of the step.
-OWN = {"prograd": dict(ctx_init=None)}
+OWN = {"prograd": dict(ctx_init=None)} | TAUGHT
 
 
 def a_run(name: str, objective: str, dtype: torch.dtype, device: str, few, path) -> dict:

@@ -48,7 +48,7 @@ def literal_text(clip, sentence, context, deep, position="end", blocks=None) -> 
     return F.normalize(model.ln_final(x)[0, tokens.argmax()] @ model.text_projection, dim=-1)
 
 
-def literal_image(clip, pixels, prompts, blocks=None) -> Tensor:
+def literal_image(clip, pixels, prompts, blocks=None, unit=True) -> Tensor:
     "The vision transformer block by block, prompts last among its tokens."
     tower, n = clip.model.visual, len(prompts[0]) if prompts else 0
     x = tower.conv1(pixels).flatten(2).transpose(1, 2)
@@ -60,7 +60,8 @@ def literal_image(clip, pixels, prompts, blocks=None) -> Tensor:
         if 1 <= number < len(prompts):
             x = torch.cat([x[:, :-n], prompts[number].expand(len(x), -1, -1)], dim=1)
         x = block(x)
-    return F.normalize(tower.ln_post(x[:, 0]) @ tower.proj, dim=-1)
+    features = tower.ln_post(x[:, 0]) @ tower.proj
+    return F.normalize(features, dim=-1) if unit else features
 
 
 def in_words(learner) -> list[str]:
@@ -300,9 +301,27 @@ def literal_mmrl(learner, pixels) -> Tensor:
     return learner.clip.logit_scale * (alpha * image @ text.T + (1 - alpha) * of_tokens @ text.T)
 
 
+def literal_promptkd_image(learner, pixels) -> Tensor:
+    "PromptKD's features in its teacher's space, number by number of the hidden layer; in training its batch norm sees the batch alone."
+    features = literal_image(learner.clip, pixels, list(learner.image_prompts), unit=False)
+    first, norm, _, second = learner.projection
+    columns = []
+    for j, column in enumerate((features @ first.weight.T + first.bias).T):
+        mean = sum(column) / len(column) if learner.training else norm.running_mean[j]
+        variance = sum((one - mean) ** 2 for one in column) / len(column) if learner.training else norm.running_var[j]
+        columns.append((norm.weight[j] * (column - mean) / (variance + 1e-5) ** 0.5 + norm.bias[j]).clamp(min=0))
+    projected = torch.stack(columns, dim=1) @ second.weight.T + second.bias
+    return projected / projected.square().sum(1, keepdim=True) ** 0.5
+
+
+def literal_promptkd(learner, pixels) -> Tensor:
+    "Of a student of the zero-shot CLIP that it is itself."
+    return learner.clip.logit_scale * literal_promptkd_image(learner, pixels) @ written_classes(learner).T
+
+
 LITERAL = {"linear_probe": literal_linear_probe, "clap": literal_linear_probe, "lp_plus_plus": literal_lp_plus_plus, "etf_head": literal_etf_head,
            "zero_shot": literal_zero_shot, "tcp": literal_tcp, "clip_adapter": literal_clip_adapter, "tip_adapter": literal_tip_adapter,
-           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora, "mma": literal_mma, "mmrl": literal_mmrl}
+           "tip_adapter_f": literal_tip_adapter, "lora": literal_lora, "mma": literal_mma, "mmrl": literal_mmrl, "promptkd": literal_promptkd}
 
 
 def literal_logits(learner, pixels) -> Tensor:

@@ -232,9 +232,9 @@ class FrozenCLIP:
         return normalised(self.model.encode_image(self.as_input(pixels)))
 
     @_runs_tower("image")
-    def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor]) -> Tensor:  # (B, d), L2-normalised
+    def encode_image_with(self, pixels: Tensor, prompts: Sequence[Tensor], unit: bool = True) -> Tensor:  # (B, d), at least float32
         "Encode pictures with vectors (n, w) beside their patches, the i-th in block i; differentiable. ValueError where none can enter."
-        return _prompted_image_features(self.model, self.as_input(pixels), prompts)
+        return _prompted_image_features(self.model, self.as_input(pixels), prompts, unit)
 
     def text_lengths(self, texts: Sequence[str]) -> Tensor:  # K texts to (K,) int64, SOT and EOT included
         "Count tokens, whatever number the tokenizer pads with. Raises ValueError naming the first text that is too long."

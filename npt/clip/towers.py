@@ -572,7 +572,8 @@ def _prompted_image_features(
     model: nn.Module,  # an open_clip model for which `_why_no_image_prompts` is None
     pixels: Tensor,  # (B, 3, H, W), on the model's device and in its precision
     prompts: Sequence[Tensor],  # each (n, w), w the width of the image tower; the i-th enters block i
-) -> Tensor:  # (B, d), L2-normalised
+    unit: bool = True,  # L2-normalise
+) -> Tensor:  # (B, d), at least float32
     """Features of pictures with learned vectors beside their patches; they leave before the feature is pooled.
 
     Raises ValueError where the image tower cannot take prompts, or not these.
@@ -585,4 +586,5 @@ def _prompted_image_features(
             hooks.enter_context(_change_input(block, _entering_image(learned)))
         if not isinstance(tower.blocks[-1], _ClassTokenBlock):
             hooks.enter_context(tower.blocks[-1].register_forward_hook(lambda module, args, x: x[:, : -len(prompts[0])]))
-        return normalised(model.encode_image(pixels))
+        features = model.encode_image(pixels)
+    return normalised(features) if unit else _at_least_float32(features)

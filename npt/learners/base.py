@@ -20,6 +20,7 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..clip.frozen import FrozenCLIP
 
@@ -137,8 +138,10 @@ def _frozen_clips(learner: nn.Module) -> list[FrozenCLIP]:
 def _shared(
     learner: nn.Module,  # a learner
 ) -> dict[int, object]:  # by id, as `copy.deepcopy` wants it
-    "What two bindings of one learner have in common: its parameters, its CLIP and the parts of that."
+    "What two bindings of one learner have in common: its parameters, what a batch norm has met, its CLIP and the parts of that."
     common = [*learner.parameters()]
+    for module in learner.modules():
+        common += module.buffers(recurse=False) if isinstance(module, _BatchNorm) else ()
     for clip in _frozen_clips(learner):
         common += [clip, *clip.model.modules(), *clip.model.parameters()]
     return {id(one): one for one in common}
@@ -321,8 +324,8 @@ def _check_shape(
     vectors: Tensor,
     count: int,  # how many there should be
 ) -> Tensor:  # the vectors
-    "Raise ValueError where vectors that a learner gives are not `count` of the width of its CLIP."
-    expected = count, learner.clip.embed_dim
+    "Raise ValueError where vectors that a learner gives are not `count` of the width of its space."
+    expected = count, learner.space.embed_dim
     shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
     if shape != expected:
         each = isinstance(vectors, Tensor) and vectors.ndim == 3 and "class_logits" in what
@@ -438,6 +441,11 @@ def _register_parameter(learner: nn.Module, name: str, param: nn.Parameter | Non
     else:
         nn.Module.register_parameter(learner, name, param)
 
+# %% ../../nbs/learners/base.ipynb #97a12d4b
+def _space(learner: nn.Module) -> FrozenCLIP:
+    "The CLIP in whose space a learner's features lie: its own, where a learner says nothing else."
+    return learner.clip
+
 # %% ../../nbs/learners/base.ipynb #f3a14eba
 class Learner(nn.Module):
     "A way to make class vectors from prompts, bound to a frozen CLIP and to K classes."
@@ -448,7 +456,7 @@ class Learner(nn.Module):
     transfers = True  # False: what it learns means nothing for other classes
     conditional = False  # True: the class vectors that class_logits compares with differ from picture to picture
     rate_factors: Mapping[str, float] = MappingProxyType({})  # a part or parameter to the factor on its learning rate
-    logit_scale, register_parameter = property(_logit_scale), _register_parameter
+    logit_scale, space, register_parameter = property(_logit_scale), property(_space), _register_parameter
 
     def __init_subclass__(cls, **more) -> None:
         super().__init_subclass__(**more)

@@ -33,7 +33,7 @@ from .descriptions import _Described
 # %% ../../nbs/learners/build.ipynb #r00msreg
 _ROOMS = (  # in the order of tables
     "zero_shot", "linear_probe", "clap", "lp_plus_plus", "etf_head", "clip_adapter", "tip_adapter", "lora",
-    "coop", "cocoop", "deep", "coprompt", "tcp", "mma", "mmrl", "dept", "dpc",
+    "coop", "cocoop", "deep", "coprompt", "tcp", "mma", "mmrl", "dept", "dpc", "promptkd",
 )
 for _room in _ROOMS:
     importlib.import_module(f"npt.learners.{_room}")

@@ -110,10 +110,11 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"visual_adapter\.(?P<n>\d{1,3})\.down\.0\.(?P<kind>weight|bias)", "image_ends.{n}.down.{kind}", -1),
     (r"visual_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "image_ends.{n}.up.{kind}", -1),
     (r"shared_adapter\.(?P<n>\d{1,3})\.0\.(?P<kind>weight|bias)", "shared.{n}.{kind}", -1),
+    (r"VPT_image_trans\.conv1\.(?P<n>0|1|3)\.(?P<kind>weight|bias|running_mean|running_var)", "projection.{n}.{kind}", 0),
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale|VPT_image_trans\.conv1\.1\.num_batches_tracked"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
@@ -126,6 +127,7 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"context", "image_prompts"}): "ivlp",
     frozenset({"context", "image_prompts", "deep_text"}): "ivlp",
     frozenset({"image_prompts"}): "vpt",
+    frozenset({"image_prompts", "projection"}): "promptkd",
     frozenset({"tokens", "to_text", "to_image", "projection"}): "mmrl",
     frozenset({"text_ends", "image_ends", "shared"}): "mma",
 }
@@ -163,9 +165,15 @@ def _is_plain(value: object) -> bool:
 # %% ../../nbs/learners/official.ipynb #6ab7a2c8
 def _check_tensor(key: str, name: str, value: object) -> None:
     "Raise ValueError where a tensor, by its official name and ours, is no finite matrix or vector as it should be."
-    dims = (1,) if name.endswith("bias") else (2, 3) if name == "context" else (2,)
+    dims = (1,) if name.endswith("bias") or name.startswith("projection.1.") else (2, 3) if name == "context" else (2,)
     if not _is_plain(value) or value.dim() not in dims:
         raise ValueError(f"its {key!r} is not a {'vector' if dims == (1,) else 'matrix'} of finite real numbers")
+
+# %% ../../nbs/learners/official.ipynb #93cc0d4d
+def _as_matrix(name: str, value: object) -> object:
+    "A convolution with one place, which PromptKD projects by, as the matrix that it is; all else as it came."
+    placeless = name in ("projection.0.weight", "projection.3.weight") and isinstance(value, Tensor) and value.shape[2:] == (1, 1)
+    return value[:, :, 0, 0] if placeless else value
 
 # %% ../../nbs/learners/official.ipynb #d999a844
 def _adapted(tensors: dict[str, Tensor]) -> list[int]:
@@ -194,6 +202,7 @@ def _learned_tensors(
     tensors = {}
     for key, value in _without_surplus(state).items():
         if name := _our_name(key):
+            value = _as_matrix(name, value)
             _check_tensor(key, name, value)
             tensors[name] = value.float()
     return _from_lowest(tensors)
@@ -231,6 +240,7 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "vpt": set(),
     "mma": {"ctx_init", "scale"},
     "mmrl": {"alpha"},
+    "promptkd": {"teacher", "teacher_pretrained", "teacher_prompts", "teacher_sha256"},
 }
 
 # %% ../../nbs/learners/official.ipynb #e4d9c997
@@ -247,7 +257,7 @@ def _settings_from_shapes(
 ) -> dict:  # its settings
     "Read a learner's settings off the shapes; where words may be left in the prompt, assume \"a photo of a\"."
     layers = [value for key, value in tensors.items() if key.startswith("image_prompts.")]
-    if name == "vpt":
+    if name in ("vpt", "promptkd"):
         return dict(n_ctx_image=len(layers[0]), depth=len(layers))
     if name == "mma":
         return dict(rank=len(tensors["shared.0.bias"]), layers=len(_adapted(tensors)))
@@ -277,6 +287,7 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "text tower", "to_text.0.weight", 0, lambda: clip.embed(clip.tokenize([""])).shape[-1]
     yield "image tower", "to_image.0.weight", 0, lambda: image_tower(clip.model)[0]
     yield "image feature", "projection", 1, lambda: clip.embed_dim
+    yield "image feature", "projection.0.weight", 1, lambda: clip.embed_dim
     yield "image feature", "image_network.0.weight", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
@@ -320,7 +331,8 @@ def _check_class_count(name: str, tensors: dict[str, Tensor], classnames: Sequen
 # %% ../../nbs/learners/official.ipynb #d2793dc9
 def _load_tensors(learner: Learner, tensors: dict[str, Tensor]) -> None:
     "Put tensors into a learner. Raises ValueError naming the first that is missing, left over or of another shape."
-    needed, held = ({key: tuple(value.shape) for key, value in d.items()} for d in (learner.state_dict(), tensors))
+    needed, held = ({key: tuple(value.shape) for key, value in d.items() if not key.endswith("num_batches_tracked")}
+                    for d in (learner.state_dict(), tensors))
     for key in sorted(needed.keys() | held.keys()):
         if held.get(key) != needed.get(key):
             raise ValueError(f"it was read as {learner.name!r}, but its {key} has the shape {held.get(key)} in place of "
@@ -419,19 +431,19 @@ def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
     classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP and MMRL; the others do not use it
-    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL)
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma" or "mmrl", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC and PromptKD's teachers (IVLP), VPT, TCP, DeKg, MMA or MMRL.
+    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP, MMRL and a PromptKD whose teacher uses one; the others do not use it
+    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL), `teacher`... (PromptKD)
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma", "mmrl" or "promptkd", its parameters those of the file, in float32
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, MMA or MMRL.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
     started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
-    share with `template`. All else is read from the file, without running anything in it. Formats: the official code of
-    Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024), Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023,
-    ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024) and Guo and Gu (CVPR 2025; where `classnames` in `template` are
-    not the classes of its training, its second feature is not used). Raises FileNotFoundError where there is no file;
-    ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a setting that
-    the file tells.
+    share with `template`. A PromptKD saves nothing of its teacher, which its own settings name. All else is read from the file,
+    without running anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024),
+    Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023, ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024), Li et al. (CVPR 2024) and
+    Guo and Gu (CVPR 2025; where `classnames` in `template` are not the classes of its training, its second feature is not used). Raises
+    FileNotFoundError where there is no file; ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a
+    setting that the file tells.
     """
     path = _official_checkpoint(path)
     state = _read_official(path)
@@ -448,7 +460,7 @@ def load_official(
         _load_tensors(learner, tensors)
     if name == "mmrl":
         learner.home = _home_in(learner, state)
-    if name not in ("vpt", "mma", "mmrl"):
+    if name not in ("vpt", "mma", "mmrl", "promptkd"):
         _warn_of_other_words(learner, state, path)
     if name == "tcp":
         _warn_of_other_endings(learner, state, path)

@@ -89,6 +89,7 @@ _RECORDS = [  # learner, batch size, learning rate, epochs, source, objective, o
     Recipe("mmrl", 4, 0.001, 10, "Guo and Gu, CVPR 2025, official code: ViT-B/16, 16 shots, its default weights", "mmrl", "adamw"),
     Recipe("dept", 4, 0.0035, 10, "Zhang et al., CVPR 2024, official code: around CoOp, KgCoOp or MaPLe, ViT-B/16, 16 shots", "dept"),
     Recipe("dpc", 4, 0.0035, 40, "Li et al., CVPR 2025, official code: around CoOp, 20 epochs for each of two prompts, which one fit trains here", "dpc"),
+    Recipe("promptkd", 8, 0.005, 20, "Li et al., CVPR 2024, official code: ViT-B/16 taught by ViT-L/14, all training images", "promptkd"),
     Recipe("coprompt", 4, 0.0035, 8, "Roy and Etemad, ICLR 2024, official code: ViT-B/16, 16 shots", "coprompt"),
     Recipe("clip_adapter", 32, 0.002, 200, "Gao et al., IJCV 2024: official trainer, which has no settings of its own, at CoOp's"),
     Recipe("tip_adapter", 256, 0.0, 0, "Zhang et al., ECCV 2022: nothing is trained"),

@@ -89,6 +89,7 @@ NAMED_OBJECTIVES.update(
     prograd="ce | kl",  # Zhu et al., ICCV 2023
     dept="0.3*ce + 0.7*head_ce",  # Zhang et al., CVPR 2024
     dpc="ce + hard_negatives",  # Li et al., CVPR 2025: the first prompt's loss and the second one's
+    promptkd="1000*kd",  # Li et al., CVPR 2024; 200 for aircraft, flowers and textures
     mmrl="0.7*ce + 0.3*token_ce + kg + kg_image",  # Guo and Gu, CVPR 2025, the code's default weights
     coprompt="ce + con_text + kg_image",  # Roy and Etemad, ICLR 2024
     promptsrc="ce + 25*scl_text + 10*scl_image + scl_logits",  # Khattak et al., ICCV 2023

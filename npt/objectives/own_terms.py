@@ -73,3 +73,10 @@ def _hard_negative_pairs(step: StepFeatures) -> torch.Tensor:
     logits = step.logit_scale * shown.detach() @ second[torch.cat([step.labels, classes])].T
     loss = (_matched(logits, used) + _matched(logits.T, used)) / 2
     return loss if step.progress >= float(step.own("begins")) else 0 * loss
+
+# %% ../../nbs/objectives/own_terms.ipynb #32f9a723
+@term("kd")
+def _distillation(step: StepFeatures) -> torch.Tensor:
+    "Divergence from a teacher's probabilities, mean over images and classes (PromptKD, CVPR 2024, trainers/promptkd.py)."
+    taught, logits = step.own("teacher_logits").log_softmax(1), step.logits.log_softmax(1)
+    return F.kl_div(logits, taught, log_target=True, reduction="batchmean") / logits.shape[1]

@@ -363,7 +363,7 @@ def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where the
 # %% ../../nbs/study/runs.ipynb #4c302549
 def _floors(run: Run) -> dict[str, dict[str, float]]:
     "The best that any features of so many classes could have, see `npt.geometry.floors.collapse_floors`."
-    dim, sizes = run.clip.embed_dim, {"floor": len(run.trained.classnames)}
+    dim, sizes = run.learner.space.embed_dim, {"floor": len(run.trained.classnames)}
     if run.settings.classes == "base":
         sizes["floor_novel"] = len(run.data.novel.classnames)
     floors = {name: collapse_floors(size, dim) for name, size in sizes.items()}

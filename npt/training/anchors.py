@@ -29,7 +29,7 @@ def _template_features(
     classnames: Sequence[str] | None = None,  # None: the learner's
 ) -> Tensor:  # (K, d), L2-normalised
     "Frozen text features of classes in a learner's own template; the zero-shot mean where it has several."
-    return build_learner("zero_shot", learner.clip, classnames or learner.classnames, learner.template).text_features()
+    return build_learner("zero_shot", learner.space, classnames or learner.classnames, learner.template).text_features()
 
 # %% ../../nbs/training/anchors.ipynb #3bc12c45
 @torch.no_grad()
@@ -37,9 +37,9 @@ def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     "Frozen text features of a learner's classes, mean over templates, or a class's sentences, before normalising (PromptSRC, ICCV 2023)."
     if isinstance(learner.template, _Described):
         sentences = learner.template.of(learner.classnames)
-        return normalised(_class_means(_sentence_features(learner.clip, sentences, unit=False), sentences))
+        return normalised(_class_means(_sentence_features(learner.space, sentences, unit=False), sentences))
     prompts = (fill(template, learner.classnames) for template in _CONSISTENCY_TEMPLATES)
-    return normalised(sum(learner.clip.encode_text(texts, unit=False) for texts in prompts))
+    return normalised(sum(learner.space.encode_text(texts, unit=False) for texts in prompts))
 
 # %% ../../nbs/training/anchors.ipynb #7ba53999
 def _places_among(classnames: Sequence[str], all_classnames: Sequence[str]) -> list[int]:  # (K,)

@@ -81,7 +81,7 @@ def _feature_lookup(
     views: int | None,  # as in `_image_batches`
 ) -> Callable[[list[Draw]], Tensor]:  # from B draws to (B, d), features of the frozen image tower
     "Look features up by their draws."
-    clip = learner.clip
+    clip = learner.space if learner.learns_image else learner.clip
     frozen = cache(lambda: crop_features(clip, split, views, workers=workers) if views else split_features(clip, split)[0])
     return lambda batch: frozen()[_handed([draw.seed if views else draw.index for draw in batch], clip.device)]
 
@@ -166,7 +166,7 @@ def _opened_batches(
 ) -> Iterator[_Batch]:
     "Batches of images that are opened and cropped, for a learner that is handed images."
     for batch, pixels, labels in _opened_images(learner, split, draws, workers):
-        yield _Batch(pixels, labels, partial(look_up, batch) if look_up else partial(learner.clip.encode_image, pixels))
+        yield _Batch(pixels, labels, partial(look_up, batch) if look_up else partial(learner.space.encode_image, pixels))
 
 # %% ../../nbs/training/batches.ipynb #9e159277
 def _image_batches(

@@ -46,7 +46,7 @@ def literal_text_features(model, prefix, suffix, tokens, deep, start=1) -> Tenso
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def literal_image_features(model, pixels, prompts) -> Tensor:
+def literal_image_features(model, pixels, prompts, unit=True) -> Tensor:
     "The image tower block by block, read at the class token or averaged over the patches."
     tower, n, batch = model.visual, len(prompts[0]), len(pixels)
     x = tower.conv1(pixels).flatten(2).transpose(1, 2)
@@ -58,7 +58,7 @@ def literal_image_features(model, pixels, prompts) -> Tensor:
             x = torch.cat([x[:, :-n], prompts[number].repeat(batch, 1, 1)], dim=1)
         x = block(x)
     x = tower.ln_post(x[:, 0]) if tower.pool_type == "tok" else tower.ln_post(x[:, 1:patches].mean(dim=1))
-    return F.normalize(x @ tower.proj, dim=-1)
+    return F.normalize(x @ tower.proj, dim=-1) if unit else x @ tower.proj
 
 
 def with_gradients(way, learned: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -317,6 +317,7 @@ def test_image_prompts_in_single_precision_and_as_a_parameter_list():
     prompts = nn.ParameterList([drawn(2, IMAGE_WIDTH, seed=i).float() for i in range(3)])
     expected = literal_image_features(model, pixels, list(prompts))
     assert (_prompted_image_features(model, pixels, prompts) - expected).abs().max() < 1e-5
+    assert (_prompted_image_features(model, pixels, prompts, unit=False) - literal_image_features(model, pixels, list(prompts), unit=False)).abs().max() < 1e-4
     assert (expected - F.normalize(model.encode_image(pixels), dim=-1)).abs().max() > 1e-3
 
 

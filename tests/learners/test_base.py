@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from random_clip import random_clip
 from torch import nn
 
 from npt.clip.load import load_clip
@@ -1034,3 +1035,39 @@ def test_a_learner_knows_the_classes_that_it_was_made_for(tmp_path):
         other = build_learner("mine", CLIP, NOVEL)
         load_prompts(other, tmp_path / f"{file}.safetensors")
         assert (other.home, other.classnames) == (BASE, NOVEL)
+
+
+class Taught(Learner):
+    "A learner whose features lie in the space of another CLIP, which it names or does not."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, *template)
+        self.other = random_clip(dtype=torch.float32)
+        self.prepare(classnames)
+        self.project = nn.Sequential(nn.Linear(clip.embed_dim, self.other.embed_dim), nn.BatchNorm1d(self.other.embed_dim))
+
+    def text_features(self):
+        return self.other.encode_text(self.classnames)
+
+    def adapt(self, frozen):
+        return F.normalize(self.project(frozen), dim=-1)
+
+
+class InItsSpace(Taught):
+    space = property(lambda self: self.other)
+
+
+def test_features_are_as_wide_as_the_space_that_a_learner_names():
+    assert build_learner("coop", CLIP, BASE).space is CLIP
+    with pytest.raises(ValueError, match=rf"in place of \(\d+, {CLIP.embed_dim}\)"):
+        Taught(CLIP, BASE)(torch.zeros(2, CLIP.embed_dim))
+    history = fit(made(InItsSpace), DATA.base.train, objective="ce + 0.1*kg", **SMALL)
+    assert history.term_kg[0] < 0.3, "the anchors are of that space too"
+
+
+def test_class_sets_share_what_a_batch_norm_has_met():
+    learner = made(InItsSpace)
+    other = learner.for_classes(["gull", "crow"])
+    learner.train()(torch.randn(4, CLIP.embed_dim))
+    norms = learner.project[1], other.project[1]
+    assert norms[0].running_mean.any() and norms[1].running_mean is norms[0].running_mean and norms[1].running_var is norms[0].running_var

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from backbones import CLASSNAMES, NO_IMAGE_PROMPTS, SMALL_IMAGE, assert_a_sentence, images, reduced, train_a_step, why_not
+from backbones import (
+    NO_IMAGE_PROMPTS,
+    SMALL_IMAGE,
+    assert_a_sentence,
+    images,
+    on_backbone,
+    reduced,
+    train_a_step,
+    why_not,
+)
 from torch import Tensor, nn
 
 from npt.clip.load import load_clip
@@ -10,7 +19,7 @@ from npt.learners.base import LEARNERS, Learner, register_learner
 from npt.learners.build import build_learner
 from npt.learners.zero_shot import ZeroShot
 
-IMAGE_PROMPTS = {"vpt", "ivlp", "maple", "coprompt"}  # the learners that need a place for them
+IMAGE_PROMPTS = {"vpt", "ivlp", "maple", "coprompt", "promptkd"}  # the learners that need a place for them
 NAMES = ["red circle", "blue_star", "large striped green heart"]
 
 
@@ -96,7 +105,7 @@ def reduced_clip(request):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_works_or_says_in_a_sentence_why_not(reduced_clip, name):
     try:
-        made = build_learner(name, reduced_clip, CLASSNAMES)
+        made = on_backbone(name, reduced_clip)
     except ValueError as error:
         assert_a_sentence(str(error))
         assert why_not(name, reduced_clip) == str(error)

@@ -58,11 +58,12 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "MMA, one block": ("mma", dict(rank=4, layers=1, scale=0.5), dict(scale=0.5)),
     "MMRL": ("mmrl", dict(width=24), dict()),
     "MMRL, pets": ("mmrl", dict(width=12, n_tokens=2, layers=1, alpha=0.5, template=PETS), dict(template=PETS, alpha=0.5)),
+    "PromptKD": ("promptkd", dict(teacher="random", depth=3, n_ctx_image=3), dict(teacher="random")),
 }
 AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
 FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
            "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner",
-           "coprompt": "MultiModalPromptLearner", "mma": "adapter_learner", "mmrl": "MultiModalRepresentationLearner"}
+           "coprompt": "MultiModalPromptLearner", "mma": "adapter_learner", "promptkd": "VLPromptLearner", "mmrl": "MultiModalRepresentationLearner"}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,9 @@ def trained(clip: FrozenCLIP, name: str, settings: dict) -> Learner:
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.copy_((parameter + torch.randn(parameter.shape, generator=generator) * 0.05).half())
+        for statistics in learner.buffers():
+            if statistics.is_floating_point() and name == "promptkd":
+                statistics.copy_((statistics + 0.2 * torch.rand(statistics.shape, generator=generator)).half())
     return learner
 
 
@@ -107,7 +111,7 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     state, name = {}, learner.name
     if name in ("mma", "mmrl"):
         return {key: value.detach() if value.dtype == torch.int64 else value.detach().half() for key, value in inside_state(learner).items()}
-    if name != "vpt":
+    if name not in ("vpt", "promptkd"):
         n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
         prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
         vectors = learner.clip.embed(learner.clip.tokenize(prompts))
@@ -143,14 +147,19 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     if name == "coprompt":
         state |= {f"adapter_{part}.fc.{n}.weight": getattr(learner, f"{part}_network")[n].weight for part in ("image", "text") for n in (0, 2)}
         state |= {f"model_distill.{key}": value for key, value in learner.clip.model.state_dict().items()}
-    if name in ("ivlp", "vpt"):
+    if name == "promptkd":  # its projection is a pair of convolutions over one place
+        layers = {key.replace("projection", "VPT_image_trans.conv1"): value for key, value in learner.state_dict().items() if "proj" in key}
+        layers = {key: value[..., None, None] if value.dim() == 2 else value for key, value in layers.items()}
+        state |= {f"image_encoder.{key}": value for key, value in tower.items()} | layers | {"logit_scale": torch.tensor(4.6)}
+        state["VPT_image_trans.conv1.1.num_batches_tracked"] = torch.tensor(120)
+    if name in ("ivlp", "vpt", "promptkd"):
         shallow, *deep = learner.image_prompts
         state["image_encoder.VPT"] = shallow
         state |= {f"image_encoder.transformer.resblocks.{n}.VPT_shallow": vectors for n, vectors in enumerate(deep, start=1)}
     if name == "ivlp":
         text = enumerate(learner.deep_text, start=1)
         state |= {f"text_encoder.transformer.resblocks.{n}.VPT_shallow": vectors for n, vectors in text}
-    return {key: value.detach().half() for key, value in state.items()}
+    return {key: value.detach() if value.dtype == torch.int64 else value.detach().half() for key, value in state.items()}
 
 
 class ConstantWarmup(LRScheduler):
@@ -391,6 +400,13 @@ def without(key: str):
     ("VPT", dict, dict(ctx_init=None), "'ctx_init' cannot be given for 'vpt'"),
     ("CoCoOp", dict, dict(layer=2), "'layer' cannot be given for 'cocoop'"),
     ("TCP", dict, dict(layer=4), "layer=4 is no block"),
+    ("PromptKD", replaced(VPT_image_trans__conv1__0__weight=torch.ones(48, 512, 1, 1)), dict(teacher="random"), "image feature of width 512, .* random has 48"),
+    ("PromptKD", replaced(VPT_image_trans__conv1__0__weight=torch.ones(48, 48, 3, 3)), dict(teacher="random"), "conv1.0.weight' is not a matrix"),
+    ("PromptKD", replaced(VPT_image_trans__conv1__1__running_var=torch.full((48,), torch.nan)), dict(teacher="random"), "running_var' is not a vector"),
+    ("PromptKD", replaced(VPT_image_trans__conv1__3__weight=torch.ones(72, 48, 1, 1)), dict(teacher="random"), r"projection\.3\.weight has the shape \(72, 48\)"),
+    ("PromptKD", without("running_mean"), dict(teacher="random"), r"its projection\.1\.running_mean has the shape None"),
+    ("PromptKD", dict, dict(teacher="random", depth=2), "'depth' cannot be given for 'promptkd'"),
+    ("PromptKD", dict, dict(), "A student on random needs a teacher"),
     ("TCP", replaced(meta_net__linear1__weight=torch.ones(12, 512)), {}, "image feature of width 512, .* random has 48"),
     ("TCP", replaced(meta_net__linear2__weight=torch.ones(192, 12)), {}, r"read as 'tcp', but its meta_net\.2\.weight has the shape \(192, 12\)"),
 ])

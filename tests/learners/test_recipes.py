@@ -9,7 +9,7 @@ from npt.learners.recipes import _WORLD_RECIPES, RECIPES, _Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
 UNSEARCHED = {  # of which the offline world's search knows nothing, and which have the published recipe there
-    "coprompt", "dekg", "dept", "dpc", "linear_probe", "clap", "lp_plus_plus", "etf_head",
+    "coprompt", "dekg", "dept", "dpc", "linear_probe", "clap", "lp_plus_plus", "etf_head", "promptkd",
 }
 
 

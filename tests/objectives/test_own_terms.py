@@ -41,7 +41,18 @@ def test_the_penalty_of_a_probe_is_a_mean_over_classes():
     assert TERMS["clap"](step([0, 1], multipliers=multipliers, moved=moved)).item() == pytest.approx(expected, abs=1e-15)
 
 
-@pytest.mark.parametrize("name, part", [("token_ce", "token_logits"), ("head_ce", "head_image"), ("clap", "multipliers")])
+def test_the_divergence_from_a_teacher_is_a_mean_over_images_and_classes():
+    logits, taught = drawn(5, 3), drawn(5, 3, seed=1)
+    mine, its = log_softmax(logits.numpy()), log_softmax(taught.numpy())
+    expected = sum(np.exp(its[i, k]) * (its[i, k] - mine[i, k]) for i in range(5) for k in range(3)) / 15
+    given = StepFeatures(logits, logits, torch.tensor([0, 2, 1, 2, 2]), logits, parts=dict(teacher_logits=taught))
+    other_labels = StepFeatures(logits, logits, torch.zeros(5, dtype=torch.int64), logits, parts=dict(teacher_logits=taught))
+    assert TERMS["kd"](given).item() == pytest.approx(expected, abs=1e-12)
+    assert TERMS["kd"](given) == TERMS["kd"](other_labels), "labels are not read"
+    assert torch.autograd.gradcheck(lambda z: TERMS["kd"](StepFeatures(z, z, given.labels, z, parts=given.parts)), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("name, part", [("token_ce", "token_logits"), ("head_ce", "head_image"), ("clap", "multipliers"), ("kd", "teacher_logits")])
 def test_a_learner_that_gives_nothing_of_the_name_is_told(name, part):
     with pytest.raises(ValueError, match=f"needs '{part}', which this learner does not give .*it gives other"):
         TERMS[name](step([0], other=torch.zeros(1)))

@@ -256,7 +256,7 @@ def test_every_learner_runs_on_the_world(learner, few_pictures, tmp_path):
     assert evaluate(learned, base.test)["per_class"] == metrics["base_per_class"]
 
 
-OF_ONE_LEARNER = {"clap": "clap", "head_ce": "dept", "token_ce": "mmrl", "con_text": "coprompt", "hard_negatives": "dpc"}  # terms that read what one learner alone gives
+OF_ONE_LEARNER = {"clap": "clap", "head_ce": "dept", "token_ce": "mmrl", "con_text": "coprompt", "hard_negatives": "dpc", "kd": "promptkd"}  # terms that read what one learner alone gives
 
 
 @pytest.mark.parametrize("learner", ["coop", "maple", "clap", "coprompt"])  # words in the text tower alone, vectors in both towers, and class vectors
