@@ -131,6 +131,7 @@ _KINDS = {
     "mmrl": _Kind(image=True, parameters=30, vectors=5),
     "dept": _Kind(parameters=5),
     "dpc": _Kind(parameters=2, passes=2),
+    "promptkd": _Kind(text=False, image=True, parameters=15, deep=8, vectors=4, more=60),
     "clip_adapter": _Kind(text=False, parameters=2, more=33),
     "tip_adapter": _Kind(text=False, parameters=0),
     "tip_adapter_f": _Kind(text=False, more=17),

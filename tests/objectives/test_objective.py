@@ -27,10 +27,11 @@ def test_named_objectives_have_the_published_weights():
     assert weights["dept"] == {"ce": 0.3, "head_ce": 0.7}
     assert weights["dpc"] == {"ce": 1, "hard_negatives": 1}
     assert weights["mmrl"] == {"ce": 0.7, "token_ce": 0.3, "kg": 1, "kg_image": 1}
+    assert weights["promptkd"] == {"kd": 1000}
     assert weights["promptsrc"] == {"ce": 1, "scl_text": 25, "scl_image": 10, "scl_logits": 1}
     prograd = build_objective("prograd")
     assert dict(prograd.weights) == {"ce": 1} and prograd.guide == build_objective("kl")
-    assert set(weights) == {"ce", "npt", "npt_anchored", "npt_open", "cpt", "kgcoop", "dekg", "prograd", "dept", "dpc", "mmrl", "coprompt", "promptsrc"}
+    assert set(weights) == {"ce", "npt", "npt_anchored", "npt_open", "cpt", "kgcoop", "dekg", "prograd", "dept", "dpc", "mmrl", "coprompt", "promptkd", "promptsrc"}
 
 
 def test_a_loss_is_the_weighted_sum_of_what_it_reports():

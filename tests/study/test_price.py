@@ -61,7 +61,8 @@ def batches(learner, number):
 
 def counted(clip, name, objective="own") -> tuple[int, int]:
     "Operations and arithmetic of the second step of a training; the first makes what is remembered."
-    learner, own = build_learner(name, clip, IMAGENET_CLASSNAMES[:K]), recipe(name, "ViT-B-16-quickgelu")
+    settings = dict(teacher=clip.name) if name == "promptkd" else {}
+    learner, own = build_learner(name, clip, IMAGENET_CLASSNAMES[:K], **settings), recipe(name, "ViT-B-16-quickgelu")
     if learner.remembers:
         learner.remember(F.normalize(torch.randn(K, 48), dim=-1), torch.arange(K))
     plan = _Plan(own.objective_for(objective), own.optimizer, own.average, 3, B, 1e-3, 1, "plain", None, 0, None)

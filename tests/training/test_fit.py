@@ -269,7 +269,7 @@ def test_the_largest_seed_trains_and_what_is_none_is_refused(drawn):
 # ---- objectives and samplers
 
 
-@pytest.mark.parametrize("objective", sorted(set(NAMED_OBJECTIVES) - {"coprompt", "dept", "dpc", "mmrl"}))  # whose terms no other learner can give
+@pytest.mark.parametrize("objective", sorted(set(NAMED_OBJECTIVES) - {"coprompt", "dept", "dpc", "mmrl", "promptkd"}))  # whose terms no other learner can give
 def test_every_named_objective_trains_and_repeats_to_the_last_bit(objective, drawn, few_templates):
     everything = dict(all_classnames=(*drawn.classnames, "teapot")) if objective == "npt_open" else {}
     one, again = (fitted(LOADED, drawn.train, objective=objective, epochs=2, batch_size=8, seed=4, **everything) for _ in range(2))
