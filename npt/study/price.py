@@ -252,7 +252,7 @@ def _image_pass(blocks: _Blocks, tokens: int, images: float) -> _Work:
     return _work_on(whole, images * tokens, tokens, blocks.count * _IMAGE_BLOCK + _IMAGE_ENDS, _IMAGE_VECTORS)
 
 # %% ../../nbs/study/price.ipynb #bc75d1d9
-_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kg_image", "kl"}  # terms
+_OF_FROZEN_IMAGES = {"scl_image", "scl_logits", "kg_image", "kl", "kd"}  # terms; a teacher's pass is told as if it were of the student's size
 
 
 def _image_work(case: _Case, machine: _Machine) -> _Work:
