@@ -263,10 +263,10 @@ _SMALLEST = 2.0**-100  # a gradient that is worth to be made larger
 
 def _loss_scale(
     loss: Tensor,  # scalar
-    seen: Iterable[Tensor],  # what came out of the towers, and the logits
+    seen: Iterable,  # what came out of the towers, and the logits; what is no tensor is passed over
 ) -> Tensor:  # scalar
     "The power of two that brings the largest gradient which enters the towers to between 1/2 and 1."
-    entering = torch.autograd.grad(loss, [part for part in seen if part.requires_grad], retain_graph=True, allow_unused=True)
+    entering = torch.autograd.grad(loss, [part for part in seen if isinstance(part, Tensor) and part.requires_grad], retain_graph=True, allow_unused=True)
     largest = torch.stack([torch.zeros_like(loss), *(part.abs().amax() for part in entering if part is not None)]).amax()
     return torch.exp2(-largest.clamp(min=_SMALLEST).log2().ceil())
 

@@ -107,7 +107,7 @@ def test_every_learner_takes_sentences_or_says_why_not(name):
         return
     told = build_learner(name, LOADED, ["cat", "dog"], texts, **recipe(name, "world").settings)
     told.remember(LOADED.encode_text(["one", "two"]), torch.tensor([0, 1]))
-    assert told.logits(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    assert told.eval().logits(torch.zeros(1, 3, 32, 32)).isfinite().all()
     anchors = [one.template for one in (told, *_learners_inside(told))]
     assert all(one.texts == _Described(texts).texts for one in anchors), "what a fit holds to is made from them"
 
