@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/learners/mmrl.ipynb #29e0ce17
+import copy
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -28,10 +29,7 @@ def _like_maps(
 ) -> nn.ModuleList:  # of linear maps, (n, m) to (n, to)
     "Maps that start as copies of one linear layer, see `seeded`."
     first = nn.Linear(width, to)
-    maps = nn.ModuleList([nn.Linear(width, to, device="meta").to_empty(device="cpu") for _ in range(layers)])
-    for one in maps:
-        one.load_state_dict(first.state_dict())
-    return maps
+    return nn.ModuleList([copy.deepcopy(first) for _ in range(layers)])
 
 # %% ../../nbs/learners/mmrl.ipynb #a5d059f8
 def _check_class_token(clip: FrozenCLIP) -> None:
