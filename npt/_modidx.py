@@ -1887,6 +1887,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.study.inputs._differing_inputs': ('study/inputs.html#_differing_inputs', 'npt/study/inputs.py'),
                                   'npt.study.inputs._differing_names': ('study/inputs.html#_differing_names', 'npt/study/inputs.py'),
                                   'npt.study.inputs._differing_recipe': ('study/inputs.html#_differing_recipe', 'npt/study/inputs.py'),
+                                  'npt.study.inputs._files_named': ('study/inputs.html#_files_named', 'npt/study/inputs.py'),
                                   'npt.study.inputs._in_few': ('study/inputs.html#_in_few', 'npt/study/inputs.py'),
                                   'npt.study.inputs._in_short': ('study/inputs.html#_in_short', 'npt/study/inputs.py'),
                                   'npt.study.inputs._measured_part': ('study/inputs.html#_measured_part', 'npt/study/inputs.py'),

@@ -104,4 +104,7 @@ class _DePT(Learner):
         return text, (1 - self.weight) * logits + self.weight * self.head.of_image(self.length * image_features)
 
     def for_terms(self, text: Tensor, image: Tensor) -> Mapping[str, Tensor]:
+        if self.classnames != self.home:
+            raise ValueError("The head of 'dept' belongs to the classes that it was made for, and cannot be trained with others: build the "
+                             "learner for these.")
         return {"head_text": self.head.of_text(self.length * text), "head_image": self.head.of_image(self.length * image)}

@@ -23,7 +23,7 @@ from ..data.datasets import find_dataset
 from ..data.load import DATA_ROOT
 from ..data.prepare import dataset_state
 from .folder import RunFolder
-from .inputs import _MOST_TOLD, RunInputs, _differing_inputs, _read_inputs, _run_inputs, _said_by_recipe
+from .inputs import _MOST_TOLD, RunInputs, _differing_inputs, _files_named, _read_inputs, _run_inputs, _said_by_recipe
 from .runs import _load_run_data, _run_template
 from .settings import RunSettings
 
@@ -98,7 +98,7 @@ def _other_inputs(finished: Sequence[RunSettings]) -> dict[Path, list[str]]:  # 
         clip = _load_quietly(some[0])
         for alike in _by_choice(some, _IMAGES):
             here = _inputs_at_hand(alike[0], clip)
-            own = {run.folder: here.model_copy(update=dict(recipe=_said_by_recipe(run))) for run in alike} if here else {}
+            own = {run.folder: here.model_copy(update=dict(recipe=_said_by_recipe(run), files=_files_named(run))) for run in alike} if here else {}
             found |= {folder: differ for folder, now in own.items() if (differ := _differing_inputs(_read_inputs(RunFolder(folder).inputs), now))}
     return found
 

@@ -6,6 +6,7 @@
 __all__ = ['RunInputs']
 
 # %% ../../nbs/study/inputs.ipynb #f2af14b0
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -36,6 +37,7 @@ class RunInputs(BaseModel):
     descriptions: str | None = None  # a hash of the sentences of the classes below, see `npt.learners.descriptions`; None: there are none
     classnames: dict[str, tuple[str, ...]]  # of base and novel, or of all, in label order
     images: dict[str, _Contents]  # of each split that is trained or measured on, such as "base train"
+    files: dict[str, str] = {}  # setting of the learner that names a file, such as a teacher's prompts, to a hash of what is in it
     recipe: dict | None = None  # what the settings leave to it: rate, epochs, batch, optimiser, the sum that is minimised; None: not written then
 
 # %% ../../nbs/study/inputs.ipynb #f8f7625b
@@ -63,6 +65,12 @@ def _said_by_recipe(settings: RunSettings) -> dict:
     return dict(lr=plan.lr, epochs=plan.epochs, batch_size=plan.batch_size, optimizer=settings.optimizer or plan.optimizer,
                 objective=str(plan.objective_for(settings.objective)), settings=plan.settings)
 
+# %% ../../nbs/study/inputs.ipynb #ace38b71
+def _files_named(settings: RunSettings) -> dict[str, str]:  # setting to 64 hexadecimal digits
+    "What is in the files that a learner's settings name."
+    paths = {name: Path(value).expanduser() for name, value in settings.learner_settings.items() if isinstance(value, str)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
+
 # %% ../../nbs/study/inputs.ipynb #bd2d4d01
 def _told_of_prompts(
     template: str | tuple[str, ...] | _Described,  # of hand-written prompts, or sentences of each class
@@ -86,7 +94,7 @@ def _run_inputs(
     return RunInputs(
         weights=clip.fingerprint, preprocess=_preparation_of(clip), **_told_of_prompts(template, classnames), classnames=classnames,
         images={f"{part} {split}": _split_contents(getattr(getattr(data, part), split)) for part, split in used},
-        recipe=_said_by_recipe(settings))
+        files=_files_named(settings), recipe=_said_by_recipe(settings))
 
 # %% ../../nbs/study/inputs.ipynb #e9cb91b0
 def _differing_names(there: RunInputs, here: RunInputs) -> Iterator[str]:
@@ -131,6 +139,7 @@ def _differing_inputs(
         differ.append(f"the template is {here.template!r}, and was {there.template!r}")
     if there.descriptions != here.descriptions:
         differ.append(f"the descriptions are {_in_few(here.descriptions)}, and were {_in_few(there.descriptions)}")
+    differ += [f"the file of {name} holds something else" for name in here.files if here.files[name] != there.files.get(name)]
     if there.preprocess != here.preprocess:
         differ.append(f"images are prepared with {here.preprocess}, and were with {there.preprocess}")
     if there.weights != here.weights:

@@ -263,10 +263,11 @@ _SMALLEST = 2.0**-100  # a gradient that is worth to be made larger
 
 def _loss_scale(
     loss: Tensor,  # scalar
-    seen: Iterable,  # what came out of the towers, and the logits; what is no tensor is passed over
+    seen: Seen,  # what came out of the towers, and the logits
 ) -> Tensor:  # scalar
     "The power of two that brings the largest gradient which enters the towers to between 1/2 and 1."
-    entering = torch.autograd.grad(loss, [part for part in seen if isinstance(part, Tensor) and part.requires_grad], retain_graph=True, allow_unused=True)
+    parts = [part for part in (seen.text, seen.image, seen.logits, *seen.own.values()) if part.requires_grad]
+    entering = torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)
     largest = torch.stack([torch.zeros_like(loss), *(part.abs().amax() for part in entering if part is not None)]).amax()
     return torch.exp2(-largest.clamp(min=_SMALLEST).log2().ceil())
 
@@ -283,7 +284,7 @@ def _backward(
     loss: Tensor,  # scalar
     guide: Tensor | None,  # scalar that the step should not raise, or None
     parameters: Sequence[nn.Parameter],
-    halved: Sequence[Tensor] = (),  # where the towers are in half precision, what came out of them, and the logits
+    halved: Seen | tuple = (),  # where the towers are in half precision, what came out of them, and the logits
 ) -> None:
     "Put the gradient of the loss on the parameters, without the part that is against the guide's."
     if halved and guide is not None:
@@ -408,7 +409,7 @@ def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State
     "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
     state.optimizer.zero_grad()
     through_logits = state.checked or _goes_through(step.loss, step.seen.logits)
-    halved = [*step.seen[:3], *step.seen.own.values()] if learner.clip.dtype == torch.float16 else ()
+    halved = step.seen if learner.clip.dtype == torch.float16 else ()
     _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad], halved)
     if not state.checked:
         _check_reached(learner, objective, through_logits)

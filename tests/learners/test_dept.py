@@ -100,3 +100,10 @@ def test_the_head_learns_faster_by_its_factor():
         fit(learner, data.base.train, objective="own", epochs=2, batch_size=1000, lr=1e-4, progress=False)
         moved.append((learner.head.classifier.bias - before).norm().item())
     assert moved[1] == pytest.approx(6.5 * moved[0], rel=0.02)
+
+
+def test_a_head_is_not_trained_with_other_classes_than_its_own(small):
+    novel = build_learner("dept", small, NAMES).for_classes(["dog", "cat", "horse"])
+    with pytest.raises(ValueError, match="The head of 'dept' belongs to the classes that it was made for"):
+        novel.train()(small.encode_image(images()))
+    novel.eval()(small.encode_image(images()))

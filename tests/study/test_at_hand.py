@@ -7,6 +7,9 @@ from other_worlds import leave_world
 from workflows import small_grid
 
 from npt.clip.load import load_clip
+from npt.data.load import load_dataset
+from npt.learners.build import build_learner
+from npt.learners.saving import save_prompts
 from npt.study import at_hand
 from npt.study.at_hand import _inputs_at_hand, _refuse_other_inputs, _was_fetched
 from npt.study.collect import do_runs
@@ -92,3 +95,16 @@ def test_weights_of_the_hub_are_looked_for_where_they_are_kept(monkeypatch):
     assert asked[0][0] == "laion/CLIP-ViT-B-16-laion2B-s34B-b88K" and len(asked) == 2
     monkeypatch.setattr(at_hand, "try_to_load_from_cache", lambda repository, file: "there" if file.endswith(".safetensors") else None)
     assert _was_fetched("ViT-B-16", "laion2b_s34b_b88k") and RunSettings(dataset="dtd").pretrained == "openai"
+
+
+def test_another_teacher_in_a_file_of_the_same_name_is_found(tmp_path):
+    prompts, clip = tmp_path / "prompts.safetensors", load_clip("world")
+    names = load_dataset("world/textures", shots=1, seed=1).base.classnames
+    save_prompts(build_learner("coop", clip, names, seed=1), prompts)
+    settings = RunSettings(dataset="world/textures", learner="promptkd", learner_settings=dict(teacher_prompts=str(prompts)), objective="own",
+                           shots=1, epochs=1, batch_size=8, measured_on="val", measure_every=0, runs_dir=str(tmp_path / "runs"))
+    do_runs([settings])
+    do_runs([settings])
+    save_prompts(build_learner("coop", clip, names, ctx_init="a drawing of a"), prompts)
+    with pytest.raises(ValueError, match="the file of teacher_prompts holds something else"):
+        do_runs([settings])
