@@ -98,6 +98,15 @@ NAMED_OBJECTIVES.update(
 # %% ../../nbs/objectives/objective.ipynb #84ba5060
 REGULARISERS = "npt", "npt_anchored", "npt_open", "cpt"  # named objectives whose terms may join a method's own loss
 
+# %% ../../nbs/objectives/objective.ipynb #48d608a5
+_READ_NO_LABELS = frozenset({"lc", "lc_centered", "kg", "hsic", "kg_image", "kl", "scl_text", "scl_image", "scl_logits", "con_text", "tetf", "rs", "clap", "kd"})
+
+
+def _label_readers(objective: Objective) -> list[str]:
+    "The terms of an objective that read the labels of a step's images, its guide's among them."
+    terms = [name for one in (objective, objective.guide) if one for name, _ in one.weights]
+    return [name for name in terms if name not in _READ_NO_LABELS]
+
 # %% ../../nbs/objectives/objective.ipynb #448647d0
 def _joined(
     own: Objective,  # a method's loss

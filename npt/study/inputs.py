@@ -49,7 +49,7 @@ def _preparation_of(clip: FrozenCLIP) -> dict:
 def _used_splits(settings: RunSettings) -> list[tuple[str, str]]:
     "Part and split of all images that enter the numbers of a run."
     measured = [("base", settings.measured_on), ("novel", settings.measured_on)]
-    trained = dict(base=["base"], sessions=["base", "novel"], all=["all"])[settings.classes]
+    trained = dict(base=["base"], sessions=["base", "novel"], unlabelled=["base", "novel"], all=["all"])[settings.classes]
     return [*((part, "train") for part in trained), *(measured if settings.classes != "all" else [("all", settings.measured_on)])]
 
 # %% ../../nbs/study/inputs.ipynb #62bb407b

@@ -31,7 +31,7 @@ from .at_hand import _refuse_other_inputs
 from .grid import Task
 from .machine import _check_tf32, _multiplying, _stored_in, _usual_precision
 from .plan import _Look, _short_hash
-from .runs import _load_run_data, do_run
+from .runs import _load_run_data, _trained_part, do_run
 from .settings import RunSettings
 from .transfer import transfer
 from ..training.sessions import _splits_met
@@ -92,8 +92,8 @@ def _splits_of(settings: RunSettings, data: FewShotData) -> list[Split]:
     "The splits of a run; the one that it is trained on comes last."
     if settings.classes == "sessions":
         return _splits_met(data, settings.measured_on)
-    parts = (data.base, data.novel) if settings.classes == "base" else (data.all,)
-    return [*(getattr(part, settings.measured_on) for part in parts), parts[0].train]
+    parts = (data.all,) if settings.classes == "all" else (data.base, data.novel)
+    return [*(getattr(part, settings.measured_on) for part in parts), _trained_part(settings, data).train]
 
 # %% ../../nbs/study/jobs.ipynb #9213a3ae
 def _cache_run(clip: FrozenCLIP, settings: RunSettings) -> None:

@@ -378,7 +378,7 @@ def _case_of(settings: RunSettings, plan: Recipe, path: str | None) -> _Case:
     record, objective = find_dataset(settings.dataset), plan.objective_for(settings.objective)
     guide, given = objective.guide, learner_settings(settings.learner) | plan.settings | settings.learner_settings
     terms = tuple(name for one in (objective, guide) if one for name, _ in one.weights)
-    classes = record.num_classes if settings.classes == "all" else (record.num_classes + 1) // 2
+    classes = record.num_classes if settings.classes in ("all", "unlabelled") else (record.num_classes + 1) // 2
     return _Case(settings.learner, settings.backbone, settings.dataset, classes, plan.batch_size, terms, guide is not None,
                  settings.optimizer or plan.optimizer, False, given.get("n_ctx", 4), path)
 

@@ -38,6 +38,7 @@ from ..learners.descriptions import _Described, _read_descriptions
 from ..learners.saving import load_prompts, save_prompts
 from ..learners.zero_shot import _prompts_of
 from ..objectives.anchors import _cluster_count
+from ..objectives.objective import Objective, _label_readers
 from npt.study.folder import (
     RunFolder,
     _check_sums,
@@ -69,6 +70,11 @@ from npt.training.sessions import (
 def _trained_part(settings: RunSettings, data: FewShotData) -> Part:
     "The classes that a run is trained on."
     return data.base if settings.classes == "base" else data.all
+
+
+def _tried_apart(settings: RunSettings) -> bool:
+    "Whether a run is measured base to novel."
+    return settings.classes in ("base", "unlabelled")
 
 # %% ../../nbs/study/runs.ipynb #f5444661
 @dataclass(frozen=True)
@@ -170,17 +176,27 @@ def _begun_in(settings: RunSettings) -> str | None:
 # %% ../../nbs/study/runs.ipynb #9238ac94
 def _try_hand_written(settings: RunSettings, zero_shot: nn.Module, data: FewShotData) -> None:
     "Raise ValueError where the text tower has no room for a hand-written prompt of a novel class, or where nothing is said of one."
-    if settings.classes == "base":
+    if _tried_apart(settings):
         zero_shot.clip.tokenize(list(chain(*_prompts_of(zero_shot.template, data.novel.classnames))))
 
 # %% ../../nbs/study/runs.ipynb #942f72ca
 def _try_novel(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
     "Raise ValueError where the learner cannot have the novel classes that it will be tried on."
-    if settings.classes == "base" and learner.transfers:
+    if _tried_apart(settings) and learner.transfers:
         with torch.random.fork_rng(devices=[]):
             learner.for_classes(data.novel.classnames)
 
 # %% ../../nbs/study/runs.ipynb #bb2f2d3a
+def _check_without_labels(learner: nn.Module, objective: Objective) -> None:
+    "Raise ValueError where labels would be read that a run shall do without."
+    if readers := _label_readers(objective):
+        raise ValueError(f"the objective {str(objective)!r} reads labels ({', '.join(readers)}), and with classes='unlabelled' there are none: "
+                         "give a sum of terms that read none, such as promptkd's own, kd")
+    if learner.remembers or not learner.transfers:
+        why = "remembers images by their labels" if learner.remembers else "belongs to the classes that it was built for, and is tried on base and novel apart"
+        raise ValueError(f"classes='unlabelled' cannot be had with {learner.name!r}, which {why}: take another learner, or classes='base'")
+
+
 def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
     "Raise ValueError where nothing could be learned."
     trained, objective = _trained_part(settings, data), _run_recipe(settings).objective_for(settings.objective)
@@ -189,6 +205,8 @@ def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotDat
     _check_graphs(settings.graphs, learner)
     if settings.classes == "sessions":
         _check_sessions(learner, data, objective)
+    if settings.classes == "unlabelled":
+        _check_without_labels(learner, objective)
 
 # %% ../../nbs/study/runs.ipynb #04e35b6f
 def _hold_run(
@@ -231,7 +249,7 @@ def set_up(
         clip = load_clip(settings.backbone, settings.pretrained, device=chosen.device, precision=_stored_in(chosen.precision),
                          memory_budget=settings.memory_budget)
         template, names = _run_template(settings, data), _trained_part(settings, data).classnames
-        _cluster_count(len(names if settings.classes == "all" else data.base.classnames), settings.num_clusters)
+        _cluster_count(len(data.base.classnames if settings.classes in ("base", "sessions") else names), settings.num_clusters)
         zero_shot = build_learner("zero_shot", clip, names, template)
         learner = _build_run_learner(settings, clip, names, template)
         _check_trainable(settings, learner, data)
@@ -331,8 +349,9 @@ def _made_on(run: Run) -> dict[str, str]:
 def _evaluate_learner(run: Run, learner: nn.Module) -> dict:  # percent, and collapse
     "Evaluate base to novel, or on all classes where all are trained on."
     on = run.settings.measured_on
-    if run.settings.classes == "base":
-        return base_to_novel(learner, run.data, on=on, collapse=True)
+    if _tried_apart(run.settings):
+        of_base = learner if run.settings.classes == "base" else learner.for_classes(run.data.base.classnames)
+        return base_to_novel(of_base, run.data, on=on, collapse=True)
     counts = run.trained.train.counts if len(run.trained.train) else None
     return evaluate(learner, getattr(run.trained, on), counts=counts, collapse=True)
 
@@ -363,11 +382,10 @@ def _peak_memory(device: torch.device) -> dict[str, float]:  # nothing where the
 # %% ../../nbs/study/runs.ipynb #4c302549
 def _floors(run: Run) -> dict[str, dict[str, float]]:
     "The best that any features of so many classes could have, see `npt.geometry.floors.collapse_floors`."
-    dim, sizes = run.learner.space.embed_dim, {"floor": len(run.trained.classnames)}
-    if run.settings.classes == "base":
-        sizes["floor_novel"] = len(run.data.novel.classnames)
-    floors = {name: collapse_floors(size, dim) for name, size in sizes.items()}
-    return floors | ({"floor": floors["floor"] | {"nc5": 0.0}} if run.settings.classes == "base" else {})
+    dim, apart = run.learner.space.embed_dim, _tried_apart(run.settings)
+    parts = {"floor": run.data.base, "floor_novel": run.data.novel} if apart else {"floor": run.trained}
+    floors = {name: collapse_floors(len(part.classnames), dim) for name, part in parts.items()}
+    return floors | ({"floor": floors["floor"] | {"nc5": 0.0}} if apart else {})
 
 # %% ../../nbs/study/runs.ipynb #2059748e
 def _measured(

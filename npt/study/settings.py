@@ -112,6 +112,8 @@ def _check_together(settings: "RunSettings") -> None:
         raise ValueError(f"class_split={settings.class_split} draws the base classes, and with classes='all' there are none: leave it out")
     if settings.descriptions is not None and settings.template == "ensemble":
         raise ValueError("template='ensemble' and descriptions are two lists of prompts: leave one out")
+    if settings.classes == "unlabelled" and settings.sampler != "plain":
+        raise ValueError(f"sampler={settings.sampler!r} draws images by their labels, which classes='unlabelled' has not: leave it out")
     _check_views(settings.views, DATASETS[settings.dataset])
     if settings.backbone in BACKBONES:
         if settings.pretrained is not None:
@@ -307,7 +309,7 @@ class RunSettings(BaseModel):
     rounding: Literal["half_up", "floor"] = "half_up"  # of the counts where tau < 1: to the nearest whole number, or "floor", down, as in Candle's public code
     sampler: _Sampler = "plain"  # how training images are drawn: plain, class_balanced, square_root or progressive
     shots: _Number = 16  # training images of the largest class
-    classes: Literal["base", "all", "sessions"] = "base"  # trained on: "base", one half, to be tried on the others too; "all"; or "sessions": base, then 5 by 5
+    classes: Literal["base", "all", "sessions", "unlabelled"] = "base"  # trained on: "base", to be tried on novel too; "all"; "sessions": base, then 5 by 5; "unlabelled": base and novel
     class_split: _ClassSplit = "half"  # which half: "half", the first, as published, or a seed: a random one, or new words in world/objects
     seed: _Seed = 1  # of the picks, the prompts' start and the order of the images
     backbone: _Backbone | None = None  # an open_clip model, or "world", the small offline CLIP; None: world for world/*, else ViT-B-16-quickgelu

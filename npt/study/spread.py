@@ -64,7 +64,7 @@ def _by_seed(
     tables: Iterable[str | Path],  # as in `seed_spread`
 ) -> list[pd.Series]:  # by place: H, or accuracy, by seed
     "The result of each seed. Raises ValueError naming a damaged file."
-    runs, metric = collect_runs(settings.folder.parent), "h" if settings.classes == "base" else "accuracy"
+    runs, metric = collect_runs(settings.folder.parent), "h" if settings.classes in ("base", "unlabelled") else "accuracy"
     if len(runs):
         runs = _other_seeds(runs, settings, _FREE | {"pretrained"})
         runs = runs[_measured_alike(runs, settings)]

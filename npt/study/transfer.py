@@ -384,8 +384,8 @@ def _run_picks(folder: RunFolder) -> dict:  # as `load_dataset` takes it
 def _run_measured(folder: RunFolder) -> tuple[str, str]:  # such as ("base", "test")
     "The classes that a run was trained on, and the images that it was measured on."
     kept = json.loads(folder.config.read_bytes())
-    part, on = (kept.get(name, RunSettings.model_fields[name].default) for name in ("classes", "measured_on"))
-    return part, on
+    classes, on = (kept.get(name, RunSettings.model_fields[name].default) for name in ("classes", "measured_on"))
+    return "base" if classes == "base" else "all", on
 
 # %% ../../nbs/study/transfer.ipynb #91687829
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 "Objectives: the published weights, sums as text that are read again, and texts that are refused."
 
+from dataclasses import replace
+
 import pytest
 import torch
 from steps import Case
 
-from npt.objectives.objective import REGULARISERS, Objective, _joined, build_objective
+from npt.objectives.objective import REGULARISERS, Objective, _joined, _label_readers, build_objective
 from npt.objectives.terms import NAMED_OBJECTIVES, TERMS
 
 
@@ -66,3 +68,21 @@ def test_a_sum_that_is_not_written_as_text_is_checked_too():
         with pytest.raises(ValueError):
             Objective(weights)
     assert Objective((("mi", 1), ("ce", 1))) == build_objective("ce + mi")
+
+
+@pytest.mark.parametrize("name", list(TERMS))
+def test_a_term_reads_labels_where_it_is_said_to(name):
+    case, draw = Case(num_classes=4, images=6, dim=5), torch.Generator().manual_seed(1)
+    case.anchors = replace(case.anchors, encode_all=lambda: case.template, places=(0, 1, 2, 3))
+    parts = dict(
+        token_logits=torch.randn(6, 4, generator=draw), head_image=torch.randn(6, 4, generator=draw), head_text=torch.randn(4, 4, generator=draw),
+        multipliers=torch.rand(4, generator=draw), moved=torch.rand(4, generator=draw), teacher_logits=torch.randn(6, 4, generator=draw),
+        remembered=torch.randn(4, 5, generator=draw), remembered_counts=torch.ones(4, dtype=torch.int64), second_text=torch.randn(4, 5, generator=draw),
+        top=torch.tensor(2), begins=torch.tensor(0.0), described=torch.randn(4, 5, generator=draw))
+    parts = {part: value.double() if value.is_floating_point() else value for part, value in parts.items()}
+    values = []
+    for labels in [0, 0, 0, 0, 1, 2], [2, 3, 0, 1, 1, 1]:
+        torch.manual_seed(0)
+        counts = torch.bincount(torch.tensor(labels), minlength=4) + 1
+        values.append(TERMS[name](replace(case.step(), labels=torch.tensor(labels), counts=counts, parts=parts, progress=0.9)))
+    assert (values[0] != values[1]) == bool(_label_readers(Objective(((name, 1),)))), "of equal values labels are not read"

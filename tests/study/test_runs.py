@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree
@@ -38,7 +39,7 @@ from npt.clip.load import load_clip
 from npt.data.datasets import DATASETS, find_dataset
 from npt.data.formats import _list_rows
 from npt.data.load import load_dataset
-from npt.learners.build import learner_names
+from npt.learners.build import build_learner, learner_names
 from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
 from npt.learners.saving import load_prompts
 from npt.objectives.terms import TERMS
@@ -47,7 +48,7 @@ from npt.study.restore import load_run
 from npt.study.runs import _peak_memory, _source_hash, do_run, fit_run, measure_run, set_up, set_up_baseline
 from npt.study.settings import RunSettings
 from npt.study.transfer import transfer
-from npt.training.evaluation import evaluate
+from npt.training.evaluation import base_to_novel, evaluate
 from npt.training.fit import fit
 from npt.training.measure import measure_collapse
 from npt.training.sessions import _incremental_metrics, load_sessions
@@ -804,3 +805,66 @@ def test_the_baseline_of_a_run_in_sessions_has_sessions_too(few_pictures, tmp_pa
 def test_zero_shot_clip_has_sessions_without_learning(in_sessions, tmp_path):
     zero_shot = do_run(in_sessions[0].model_copy(update=dict(learner="zero_shot", runs_dir=str(tmp_path))), progress=False)
     assert zero_shot["sessions"]["learned"] == zero_shot["sessions"]["stopped"] == zero_shot["sessions"]["zero_shot"] == in_sessions[1]["sessions"]["zero_shot"]
+
+
+# ---- images without labels
+
+def unlabelled(folder: Path, **settings) -> RunSettings:
+    return RunSettings(**dict(dataset="world/textures", learner="promptkd", objective="own", classes="unlabelled", shots=2, epochs=2, measure_every=0,
+                              runs_dir=str(folder)) | settings)
+
+
+@pytest.fixture(scope="module")
+def without_labels(tmp_path_factory):
+    "A whole run on images of base and novel classes without labels: its settings and its metrics."
+    settings = unlabelled(tmp_path_factory.mktemp("runs"))
+    return settings, do_run(settings, progress=False)
+
+
+def test_a_run_without_labels_learns_from_both_halves_and_is_tried_on_each(without_labels):
+    settings, metrics = without_labels
+    data, clip = load_dataset("world/textures", shots=2), load_clip("world")
+    by_hand = build_learner("promptkd", clip, data.all.classnames, data.record.template, seed=1)
+    fit(by_hand, data.all.train, objective="own", epochs=2, progress=False, measure_every=0, all_classnames=data.all.classnames)
+    tried = base_to_novel(by_hand.for_classes(data.base.classnames), data)
+    assert {name: metrics[name] for name in ("base", "novel", "h")} == {name: tried[name] for name in ("base", "novel", "h")}
+    assert len(metrics["train_counts"]) == 16 and set(metrics["collapse"]) == {"before", "before_novel", "after", "after_novel", "floor", "floor_novel"}
+    found = load_run(settings.folder)
+    assert found.classnames == list(data.all.classnames) and do_run(settings) == metrics
+    assert "unlabelled" in settings.folder.as_posix()
+    row = transfer(settings.folder, targets=["world/textures"]).rows[0]
+    assert row.trained_classes == 16 and row.accuracy == pytest.approx(evaluate(found, data.all.test)["accuracy"])
+
+
+def test_a_run_without_labels_reads_none(without_labels, tmp_path, monkeypatch):
+    load, settings = npt.study.runs._load_run_data, unlabelled(tmp_path)
+
+    def mislabelled(asked):
+        data = load(asked)
+        items, labels = data.all.train.items, data.all.train.labels.roll(1).tolist()
+        train = replace(data.all.train, items=tuple(item._replace(label=label) for item, label in zip(items, labels)))
+        return replace(data, all=replace(data.all, train=train))
+
+    monkeypatch.setattr(npt.study.runs, "_load_run_data", mislabelled)
+    metrics = do_run(settings, progress=False)
+    one, other = (load_file(folder / "prompts.safetensors") for folder in (settings.folder, without_labels[0].folder))
+    assert all(torch.equal(one[name], other[name]) for name in one) and metrics["h"] == without_labels[1]["h"]
+    accuracies = [pd.read_csv(folder / "history.csv").accuracy.tolist() for folder in (settings.folder, without_labels[0].folder)]
+    assert accuracies[0] != accuracies[1], "the labels were others"
+
+
+@pytest.mark.parametrize("own, said", [
+    (dict(objective="npt"), r"'ce \+ 1000\*kd \+ lc \+ mi' reads labels \(ce, mi\).*there are none"),
+    (dict(learner="coop", objective="kg | ce"), r"reads labels \(ce\)"),
+    (dict(learner="coop", objective="kg", learner_settings=dict(class_specific=True)), "'coop', which belongs to the classes that it was built for"),
+    (dict(learner="tip_adapter_f", objective="kg"), "'tip_adapter_f', which remembers images by their labels"),
+])
+def test_what_needs_labels_is_refused_without_them(own, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        set_up(unlabelled(tmp_path, **own))
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_without_labels_are_not_drawn_by_them():
+    with pytest.raises(ValueError, match="sampler='class_balanced' draws images by their labels, which classes='unlabelled' has not"):
+        RunSettings(classes="unlabelled", sampler="class_balanced")
