@@ -520,12 +520,13 @@ def _check_home(
 ) -> None:
     "Raise ValueError where a file's prompts were for other classes than the learner's, naming the first."
     held, ours = state.get("prompt_learner.token_suffix", state.get("token_suffix")), inner.prompts.suffix
-    if not _is_plain(held) or held.dim() != 3 or held.shape[1:] != ours.shape[1:]:
+    if not _is_plain(held) or held.dim() != 3 or held.shape[-1] != ours.shape[-1]:
         return
     if len(held) != len(ours):
         raise ValueError(f"it was trained with {len(held)} classes, and there are {len(ours)} classnames. Give those of its training, in their order; "
                          "for others, call for_classes of what comes")
-    same = torch.isclose(held.to(ours), ours, rtol=1e-2, atol=1e-3).flatten(1).all(1).tolist()
+    held = held[:, : ours.shape[1]].to(ours)  # which goes on after the end of the longest prompt
+    same = torch.isclose(held, ours[:, : held.shape[1]], rtol=1e-2, atol=1e-3).flatten(1).all(1).tolist()
     if not all(same):
         number = same.index(False)
         raise ValueError(f"its class {number} was not {inner.classnames[number]!r}, or the words of its prompt were others. Give the classnames of its "
