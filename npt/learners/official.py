@@ -396,7 +396,7 @@ def _check_settings(name: str, settings: dict, around: str | None = None) -> Non
                          f"{', '.join(sorted(free)) or 'the class names'}")
 
 # %% ../../nbs/learners/official.ipynb #efe54753
-def _all_settings(
+def _told_settings(
     name: str,  # the learner
     tensors: dict[str, Tensor],  # what was learned, under our names
     settings: dict,  # given by the user
@@ -607,7 +607,7 @@ def load_official(
         _check_widths({key.removeprefix("inner."): value for key, value in tensors.items()}, clip)
         if name == "mma":
             _check_top(state, clip)
-        settings = _all_settings(name, tensors, settings)
+        settings = _told_settings(name, tensors, settings)
         _check_class_count(tensors, classnames)
     made = build_learner(name, clip, classnames, template, **settings)
     with _naming_file(path):
