@@ -584,7 +584,7 @@ def load_official(
     first: str | Path | None = None,  # for DPC's file: that of the CoOp that its training started from
     **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL), `teacher`... (PromptKD), `weight` (DePT, DPC), `length` (DePT)
 ) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "coprompt", "mma", "mmrl", "promptkd", "dept", "dpc", "linear_probe" or "clap", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, CoPrompt, MMA, MMRL, DePT around any of the first six, DPC around CoOp, CLAP's probes.
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, CoPrompt, MMA, MMRL, DePT around CoOp, CoCoOp, KgCoOp or MaPLe, DPC around CoOp, CLAP's probes.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
     started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
