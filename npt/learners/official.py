@@ -19,6 +19,7 @@ from ..clip.frozen import FrozenCLIP
 from ..clip.towers import image_tower, text_blocks
 from .base import TEMPLATE, Learner, fill
 from .build import build_learner
+from .prompt import Prompts
 from .zero_shot import _listed
 
 # %% ../../nbs/learners/official.ipynb #51de2ef8
@@ -111,10 +112,14 @@ _NAMES = [  # official name, ours, what is added to the number in it
     (r"visual_adapter\.(?P<n>\d{1,3})\.up\.(?P<kind>weight|bias)", "image_ends.{n}.up.{kind}", -1),
     (r"shared_adapter\.(?P<n>\d{1,3})\.0\.(?P<kind>weight|bias)", "shared.{n}.{kind}", -1),
     (r"VPT_image_trans\.conv1\.(?P<n>0|1|3)\.(?P<kind>weight|bias|running_mean|running_var)", "projection.{n}.{kind}", 0),
+    (r"film_lp_(?P<kind>text|img)\.scale", "head.scale.{kind}", 0),
+    (r"film_lp_(?P<kind>text|img)\.bias", "head.shift.{kind}", 0),
+    (r"linear_probe_proj\.(?P<kind>weight|bias)", "head.classifier.{kind}", 0),
+    (r"prototypes", "vectors", 0),
 ]
 
 # %% ../../nbs/learners/official.ipynb #27d894fa
-_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale|VPT_image_trans\.conv1\.1\.num_batches_tracked"  # embedded words, and CLIP itself
+_FROZEN = r"token_\w+|tokenized_prompts|prompt_embeddings|base_text_features|(image_encoder|text_encoder|ZS_image_encoder|model_distill)\..+|logit_scale|VPT_image_trans\.conv1\.1\.num_batches_tracked"  # embedded words, and CLIP itself
 
 # %% ../../nbs/learners/official.ipynb #cbeab3ff
 _METHODS = {  # what was learned, and by which learner
@@ -130,8 +135,11 @@ _METHODS = {  # what was learned, and by which learner
     frozenset({"image_prompts", "projection"}): "promptkd",
     frozenset({"tokens", "to_text", "to_image", "projection"}): "mmrl",
     frozenset({"text_ends", "image_ends", "shared"}): "mma",
+    frozenset({"inner", "head"}): "dept",
+    frozenset({"inner", "offsets"}): "dpc",
+    frozenset({"vectors"}): "linear_probe",  # or CLAP, see `_chosen`
 }
-_LEARNERS = ", ".join(sorted({*_METHODS.values(), "tcp"}))
+_LEARNERS = ", ".join(sorted({*_METHODS.values(), "tcp", "clap"}))
 
 # %% ../../nbs/learners/official.ipynb #61ca2f98
 def _our_name(
@@ -152,7 +160,7 @@ def _without_surplus(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state of a model without the prompt learner's name, and without what KgCoOp and DeKg do not use."
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     if "bias_vectors" in state:
-        state = {key: value for key, value in state.items() if key != "bias_vectors" and not key.startswith("meta_net.")}
+        state = {key: value for key, value in state.items() if key != "bias_vectors" and not key.startswith(("meta_net.", "adapter.fc."))}
     return state
 
 # %% ../../nbs/learners/official.ipynb #b115f45d
@@ -165,7 +173,7 @@ def _is_plain(value: object) -> bool:
 # %% ../../nbs/learners/official.ipynb #6ab7a2c8
 def _check_tensor(key: str, name: str, value: object) -> None:
     "Raise ValueError where a tensor, by its official name and ours, is no finite matrix or vector as it should be."
-    dims = (1,) if name.endswith("bias") or name.startswith("projection.1.") else (2, 3) if name == "context" else (2,)
+    dims = (1,) if name.endswith("bias") or name.startswith(("projection.1.", "head.scale.", "head.shift.")) else (2, 3) if name == "context" else (2,)
     if not _is_plain(value) or value.dim() not in dims:
         raise ValueError(f"its {key!r} is not a {'vector' if dims == (1,) else 'matrix'} of finite real numbers")
 
@@ -194,6 +202,34 @@ def _from_lowest(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[name] = value
     return renamed
 
+# %% ../../nbs/learners/official.ipynb #425ef905
+def _channels(
+    head: dict[str, Tensor],  # DePT's head, under our names
+    kind: str,  # scale or shift
+) -> Tensor:  # (2, d), of text and of images
+    "Scales or shifts of both towers. Raises ValueError where one is missing, or they are not as wide as the classifier."
+    rows = [head.get(f"head.{kind}.{tower}") for tower in ("text", "img")]
+    width = head["head.classifier.weight"].shape[1]
+    if all(row is None for row in rows):
+        return torch.full((2, width), float(kind == "scale"))
+    for tower, row in zip(("text", "img"), rows):
+        if row is None or len(row) != width:
+            what = "is missing" if row is None else f"has {len(row)} numbers"
+            raise ValueError(f"its 'film_lp_{tower}.{kind.replace('shift', 'bias')}' {what}, and its classifier takes {width}")
+    return torch.stack(rows)
+
+
+def _with_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Put DePT's head together, and the prompts under it `inner`; the tensors of all else as they came. Raises ValueError for half a head."
+    head = {name: value for name, value in tensors.items() if name.startswith("head.")}
+    if not head:
+        return tensors
+    if "head.classifier.weight" not in head:
+        raise ValueError("it has the scales and shifts of DePT's head and no 'linear_probe_proj.weight'. Only a head of the type 'linear' is read")
+    inner = {f"inner.{name}": value for name, value in tensors.items() if name not in head}
+    classifier = {name: value for name, value in head.items() if name.startswith("head.classifier.")}
+    return inner | classifier | {f"head.{kind}": _channels(head, kind) for kind in ("scale", "shift")}
+
 # %% ../../nbs/learners/official.ipynb #7104f83d
 def _learned_tensors(
     state: dict[str, Tensor],  # of the model, as in an official checkpoint
@@ -205,7 +241,7 @@ def _learned_tensors(
             value = _as_matrix(name, value)
             _check_tensor(key, name, value)
             tensors[name] = value.float()
-    return _from_lowest(tensors)
+    return _with_head(_from_lowest(tensors))
 
 # %% ../../nbs/learners/official.ipynb #8c22a650
 def _is_tcp(
@@ -229,6 +265,35 @@ def _recognise(
         raise ValueError(f"no learner here has exactly {', '.join(sorted(kinds)) or 'nothing'} (known are {_LEARNERS})")
     return "tcp" if _METHODS[kinds] == "cocoop" and _is_tcp(tensors) else _METHODS[kinds]
 
+# %% ../../nbs/learners/official.ipynb #e633ce59
+def _chosen(
+    name: str,  # the learner that the tensors fit
+    learner: str | None,  # the one that was asked for
+) -> str:  # the learner to build
+    "The learner that a file becomes. Raises ValueError where several would do and none was asked for, or another one was."
+    fit = ("linear_probe", "clap") if name == "linear_probe" else (name,)
+    if learner is None and len(fit) > 1:
+        raise ValueError("it holds class vectors, or task residuals, which nothing here adds to class vectors, and does not say which. "
+                         f"If they are class vectors, give learner={' or '.join(map(repr, fit))}, which have the same logits and are trained differently")
+    if learner not in (None, *fit):
+        raise ValueError(f"it was read as {' or '.join(map(repr, fit))}, and learner={learner!r} was given: leave that out"
+                         + (", and give first=... for a DPC" if learner == "dpc" else ""))
+    return learner or name
+
+# %% ../../nbs/learners/official.ipynb #3ba8069a
+def _both_prompts(
+    second: dict[str, Tensor],  # what was learned by a DPC, under our names
+    first: dict[str, Tensor],  # by the CoOp that it started from
+) -> dict[str, Tensor]:  # a DPC's tensors
+    "Put DPC's two prompts together. Raises ValueError where one is no CoOp's, or is of another shape."
+    for which, tensors in ("it", second), ("the file of the first prompt", first):
+        if (found := _recognise(tensors)) != "coop":
+            raise ValueError(f"{which} was read as {found!r}, and DPC is read around 'coop' alone")
+    shapes = [tuple(tensors["context"].shape) for tensors in (second, first)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"its context has the shape {shapes[0]} and that of the first prompt {shapes[1]}: give the file that its training started from")
+    return {"inner.context": first["context"], "offsets.context": second["context"] - first["context"]}
+
 # %% ../../nbs/learners/official.ipynb #1bb5a91f
 _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "coop": {"ctx_init", "class_token_position"},
@@ -241,6 +306,10 @@ _NOT_IN_FILE = {  # learner: settings that a file does not tell
     "mma": {"ctx_init", "scale"},
     "mmrl": {"alpha"},
     "promptkd": {"teacher", "teacher_pretrained", "teacher_prompts", "teacher_sha256"},
+    "linear_probe": set(),
+    "clap": {"constraint"},
+    "dept": {"weight", "length"},  # and those of the learner inside
+    "dpc": {"weight", "top", "begins"},
 }
 
 # %% ../../nbs/learners/official.ipynb #e4d9c997
@@ -257,6 +326,8 @@ def _settings_from_shapes(
 ) -> dict:  # its settings
     "Read a learner's settings off the shapes; where words may be left in the prompt, assume \"a photo of a\"."
     layers = [value for key, value in tensors.items() if key.startswith("image_prompts.")]
+    if name in ("linear_probe", "clap"):
+        return {}
     if name in ("vpt", "promptkd"):
         return dict(n_ctx_image=len(layers[0]), depth=len(layers))
     if name == "mma":
@@ -289,6 +360,8 @@ def _backbone_widths(clip: FrozenCLIP) -> Iterator[tuple[str, str, int, Callable
     yield "image feature", "projection", 1, lambda: clip.embed_dim
     yield "image feature", "projection.0.weight", 1, lambda: clip.embed_dim
     yield "image feature", "image_network.0.weight", 1, lambda: clip.embed_dim
+    yield "image feature", "head.classifier.weight", 1, lambda: clip.embed_dim
+    yield "image feature", "vectors", 1, lambda: clip.embed_dim
 
 # %% ../../nbs/learners/official.ipynb #842472bf
 def _check_widths(
@@ -315,29 +388,52 @@ def _check_top(
                          "load the backbone of its training")
 
 # %% ../../nbs/learners/official.ipynb #b3652278
-def _check_settings(name: str, settings: dict) -> None:
-    "Raise ValueError where a setting is given for a learner that the file tells, or that there is not."
-    if surplus := sorted(settings.keys() - _NOT_IN_FILE[name]):
-        raise ValueError(f"the setting {surplus[0]!r} cannot be given for {name!r}: the file tells all but "
-                         f"{', '.join(sorted(_NOT_IN_FILE[name])) or 'the class names'}")
+def _check_settings(name: str, settings: dict, around: str | None = None) -> None:
+    "Raise ValueError where a setting is given for a learner, and one inside, that the file tells, or that there is not."
+    free = _NOT_IN_FILE[name] | _NOT_IN_FILE.get(around, set())
+    if surplus := sorted(settings.keys() - free):
+        raise ValueError(f"the setting {surplus[0]!r} cannot be given for {name!r}{f' around {around!r}' if around else ''}: the file tells all but "
+                         f"{', '.join(sorted(free)) or 'the class names'}")
+
+# %% ../../nbs/learners/official.ipynb #efe54753
+def _told_settings(
+    name: str,  # the learner
+    tensors: dict[str, Tensor],  # what was learned, under our names
+    settings: dict,  # given by the user
+) -> dict:
+    "What the shapes tell of a learner and the one inside it, and what the user adds. Raises ValueError for what a file tells already."
+    inside = {key.removeprefix("inner."): value for key, value in tensors.items() if key.startswith("inner.")}
+    if not inside:
+        _check_settings(name, settings)
+        return _settings_from_shapes(name, tensors) | settings
+    around = _recognise(inside)
+    _check_settings(name, settings, around)
+    own = {key: value for key, value in settings.items() if key in _NOT_IN_FILE[name]}
+    rest = {key: value for key, value in settings.items() if key not in own}
+    return own | dict(around=around, around_settings=_settings_from_shapes(around, inside) | rest)
 
 # %% ../../nbs/learners/official.ipynb #0dcb76d7
-def _check_class_count(name: str, tensors: dict[str, Tensor], classnames: Sequence[str]) -> None:
-    "Raise ValueError where class-specific contexts are for another number of classes."
-    if name == "coop" and tensors["context"].dim() == 3 and len(tensors["context"]) != len(classnames):
-        raise ValueError(f"each of its {len(tensors['context'])} classes has a context of its own, and there are "
-                         f"{len(classnames)} classnames. Give those of its training, in their order")
+_BY_CLASS = {"context": "a context of its own", "head.classifier.weight": "a row of the head", "vectors": "a vector"}
+
+
+def _check_class_count(tensors: dict[str, Tensor], classnames: Sequence[str]) -> None:
+    "Raise ValueError where what each class has is for another number of classes."
+    for key, value in tensors.items():
+        name = key.removeprefix("inner.")
+        if name in _BY_CLASS and (name != "context" or value.dim() == 3) and len(value) != len(classnames):
+            raise ValueError(f"each of its {len(value)} classes has {_BY_CLASS[name]}, and there are {len(classnames)} classnames. Give those of "
+                             f"its training, in their order{'; for others, call for_classes of what comes' if key.startswith(('head', 'inner')) else ''}")
 
 # %% ../../nbs/learners/official.ipynb #d2793dc9
 def _load_tensors(learner: Learner, tensors: dict[str, Tensor]) -> None:
     "Put tensors into a learner. Raises ValueError naming the first that is missing, left over or of another shape."
-    needed, held = ({key: tuple(value.shape) for key, value in d.items() if not key.endswith("num_batches_tracked")}
+    needed, held = ({key: tuple(value.shape) for key, value in d.items() if not key.endswith(("num_batches_tracked", "multipliers"))}
                     for d in (learner.state_dict(), tensors))
     for key in sorted(needed.keys() | held.keys()):
         if held.get(key) != needed.get(key):
             raise ValueError(f"it was read as {learner.name!r}, but its {key} has the shape {held.get(key)} in place of "
                              f"{needed.get(key)}")
-    learner.load_state_dict(tensors)
+    learner.load_state_dict(learner.state_dict() | tensors)
 
 # %% ../../nbs/learners/official.ipynb #54f10cf4
 def _other_words(held: object, ours: Tensor) -> bool:
@@ -417,6 +513,40 @@ def _home_in(
     same = _is_plain(held) and held.shape == ours.shape and torch.allclose(held.to(ours), ours, rtol=1e-2, atol=1e-3)
     return learner.classnames if same else []
 
+# %% ../../nbs/learners/official.ipynb #5c89d58f
+def _check_home(
+    inner: Learner,  # with `prompts`
+    state: dict[str, Tensor],  # as in the checkpoint
+) -> None:
+    "Raise ValueError where a file's prompts were for other classes than the learner's, naming the first."
+    held, ours = state.get("prompt_learner.token_suffix", state.get("token_suffix")), inner.prompts.suffix
+    if not _is_plain(held) or held.dim() != 3 or held.shape[-1] != ours.shape[-1]:
+        return
+    if len(held) != len(ours):
+        raise ValueError(f"it was trained with {len(held)} classes, and there are {len(ours)} classnames. Give those of its training, in their order; "
+                         "for others, call for_classes of what comes")
+    held = held[:, : ours.shape[1]].to(ours)  # which goes on after the end of the longest prompt
+    same = torch.isclose(held, ours[:, : held.shape[1]], rtol=1e-2, atol=1e-3).flatten(1).all(1).tolist()
+    if not all(same):
+        number = same.index(False)
+        raise ValueError(f"its class {number} was not {inner.classnames[number]!r}, or the words of its prompt were others. Give the classnames of its "
+                         "training, in their order; for others, call for_classes of what comes")
+
+# %% ../../nbs/learners/official.ipynb #0b4f2c87
+def _warn_of_other_starts(
+    probe: Learner,  # a linear probe or a CLAP
+    state: dict[str, Tensor],  # as in the checkpoint
+    path: Path,
+) -> None:
+    "Warn where the text features that a file's vectors started from are not those of the class names."
+    held, ours = state.get("base_text_features"), probe.written
+    if _is_plain(held) and held.shape == ours.shape:
+        alike = torch.cosine_similarity(held.to(ours), ours) > 0.999
+        if not alike.all():
+            name = probe.classnames[alike.tolist().index(False)]
+            warnings.warn(f"{path}: its vector for {name!r} started from other text features. If the template {probe.template!r} is that of its "
+                          "training, the classnames or their order are not, and the classes are taken for each other.", stacklevel=3)
+
 # %% ../../nbs/learners/official.ipynb #c0deda10
 @contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
@@ -426,42 +556,63 @@ def _naming_file(path: Path) -> Iterator[None]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
 
+# %% ../../nbs/learners/official.ipynb #6a705d61
+def _compare_words(
+    learner: Learner,  # as it was read
+    state: dict[str, Tensor],  # as in the checkpoint
+    path: Path,
+) -> None:
+    "Warn where the words in a file are not the learner's. Raises ValueError where its classes must be those of the training and are not."
+    prompted = getattr(learner, "inner", learner)
+    if isinstance(getattr(prompted, "prompts", None), Prompts):
+        _warn_of_other_words(prompted, state, path)
+        if prompted is not learner:
+            with _naming_file(path):
+                _check_home(prompted, state)
+    if learner.name == "tcp":
+        _warn_of_other_endings(learner, state, path)
+    if learner.name in ("linear_probe", "clap"):
+        _warn_of_other_starts(learner, state, path)
+
 # %% ../../nbs/learners/official.ipynb #8bb914ac
 def load_official(
     path: str | Path,  # such as .../MultiModalPromptLearner/model.pth.tar-5, or the folder where it is the only one
     clip: FrozenCLIP,  # the backbone of the training
-    classnames: Sequence[str],  # K names, not necessarily those of the training
-    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP, MMRL and a PromptKD whose teacher uses one; the others do not use it
-    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL), `teacher`... (PromptKD)
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "mma", "mmrl" or "promptkd", its parameters those of the file, in float32
-    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, MMA or MMRL.
+    classnames: Sequence[str],  # K names: those of the training for DePT, DPC and probes, any for the others
+    template: str | Sequence[str] = TEMPLATE,  # that of the training, for VPT, TCP, MMRL, probes and a PromptKD whose teacher uses one; the others do not use it
+    learner: str | None = None,  # for a probe's file: "linear_probe" or "clap"
+    first: str | Path | None = None,  # for DPC's file: that of the CoOp that its training started from
+    **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL), `teacher`... (PromptKD), `weight` (DePT, DPC), `length` (DePT)
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "coprompt", "mma", "mmrl", "promptkd", "dept", "dpc", "linear_probe" or "clap", its parameters those of the file, in float32
+    """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, CoPrompt, MMA, MMRL, DePT around CoOp, CoCoOp, KgCoOp or MaPLe, DPC around CoOp, CLAP's probes.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
     started from others, `class_token_position` where CoOp's was not "end", and for TCP the words that its prompts do not
-    share with `template`. A PromptKD saves nothing of its teacher, which its own settings name. All else is read from the file,
+    share with `template`. A PromptKD saves nothing of its teacher, which its own settings name. DPC's file is read as a CoOp unless `first` is given; with `weight=1` base classes get
+    its second prompt alone, as in the authors' code. All else is read from the file,
     without running anything in it. Formats: the official code of Zhou et al. (IJCV 2022, CVPR 2022), Yao et al. (CVPR 2023, CVPR 2024),
-    Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023, ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024), Li et al. (CVPR 2024) and
-    Guo and Gu (CVPR 2025; where `classnames` in `template` are not the classes of its training, its second feature is not used). Raises
-    FileNotFoundError where there is no file; ValueError where it is broken, foreign, hostile, or does not fit the backbone or the classes, and for a
+    Zhu et al. (ICCV 2023), Khattak et al. (CVPR 2023, ICCV 2023), Li et al. (ICLR 2025; a CoOp or a TCP), Yang et al. (CVPR 2024), Li et al. (CVPR 2024), Roy and Etemad (ICLR 2024),
+    Guo and Gu (CVPR 2025; where `classnames` in `template` are not the classes of its training, its second feature is not used), Zhang et al. (CVPR 2024; DePT), Li et al. (CVPR 2025; DPC) and
+    Silva-Rodríguez et al. (CVPR 2024). Raises
+    FileNotFoundError where there is no file; ValueError where it is broken, foreign, hostile, fits several learners, or does not fit the backbone or the classes, and for a
     setting that the file tells.
     """
     path = _official_checkpoint(path)
     state = _read_official(path)
     with _naming_file(path):
         tensors = _learned_tensors(state)
-        name = _recognise(tensors)
-        _check_widths(tensors, clip)
+        if first is not None:
+            tensors = _both_prompts(tensors, _learned_tensors(_read_official(_official_checkpoint(first))))
+        name = _chosen(_recognise(tensors), learner)
+        _check_widths({key.removeprefix("inner."): value for key, value in tensors.items()}, clip)
         if name == "mma":
             _check_top(state, clip)
-        _check_settings(name, settings)
-        _check_class_count(name, tensors, classnames)
-    learner = build_learner(name, clip, classnames, template, **_settings_from_shapes(name, tensors) | settings)
+        settings = _told_settings(name, tensors, settings)
+        _check_class_count(tensors, classnames)
+    made = build_learner(name, clip, classnames, template, **settings)
     with _naming_file(path):
-        _load_tensors(learner, tensors)
+        _load_tensors(made, tensors)
     if name == "mmrl":
-        learner.home = _home_in(learner, state)
-    if name not in ("vpt", "mma", "mmrl", "promptkd"):
-        _warn_of_other_words(learner, state, path)
-    if name == "tcp":
-        _warn_of_other_endings(learner, state, path)
-    return learner
+        made.home = _home_in(made, state)
+    _compare_words(made, state, path)
+    return made

@@ -59,10 +59,19 @@ CASES = {  # method: learner, its settings, what must be said in loading
     "MMRL": ("mmrl", dict(width=24), dict()),
     "MMRL, pets": ("mmrl", dict(width=12, n_tokens=2, layers=1, alpha=0.5, template=PETS), dict(template=PETS, alpha=0.5)),
     "PromptKD": ("promptkd", dict(teacher="random", depth=3, n_ctx_image=3), dict(teacher="random")),
+    "DePT": ("dept", dict(around_settings=dict(n_ctx=6, **RANDOM)), dict()),
+    "DePT, front": ("dept", dict(around_settings=dict(class_token_position="front"), weight=0.4, length=7.5),
+                    dict(class_token_position="front", weight=0.4, length=7.5)),
+    "DePT with KgCoOp": ("dept", dict(), dict()),
+    "DePT with MaPLe": ("dept", dict(around="maple", around_settings=dict(depth=3)), dict()),
+    "DePT with CoCoOp": ("dept", dict(around="cocoop"), dict()),
+    "DePT without scales": ("dept", dict(), dict()),
+    "CLAP": ("clap", dict(template=PETS), dict(learner="clap", template=PETS)),
+    "ZS-LP": ("linear_probe", dict(), dict(learner="linear_probe")),
 }
 AFTER_NAME = {"TCP, pets": ", a type of pet.", "TCP, textures": " texture.", "TCP, cars": ", a type of car", "DeKg with TCP": ", a type of pet."}
 FOLDERS = {"coop": "prompt_learner", "cocoop": "prompt_learner", "tcp": "prompt_learner", "vpt": "prompt_learner",
-           "maple": "MultiModalPromptLearner", "ivlp": "VLPromptLearner",
+           "maple": "MultiModalPromptLearner", "dept": "PromptLearner", "clap": "adapter", "linear_probe": "adapter", "ivlp": "VLPromptLearner",
            "coprompt": "MultiModalPromptLearner", "mma": "adapter_learner", "promptkd": "VLPromptLearner", "mmrl": "MultiModalRepresentationLearner"}
 
 
@@ -71,17 +80,33 @@ def clip() -> FrozenCLIP:
     return random_clip()
 
 
-def trained(clip: FrozenCLIP, name: str, settings: dict) -> Learner:
+def trained(clip: FrozenCLIP, name: str, settings: dict, method: str = "") -> Learner:
     "A learner whose numbers are random, and such that half precision holds them."
     learner = build_learner(name, clip, NAMES, **settings)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.copy_((parameter + torch.randn(parameter.shape, generator=generator) * 0.05).half())
+        if name == "dept" and method == "DePT without scales":
+            learner.head.scale.fill_(1.0), learner.head.shift.zero_()
         for statistics in learner.buffers():
             if statistics.is_floating_point() and name == "promptkd":
                 statistics.copy_((statistics + 0.2 * torch.rand(statistics.shape, generator=generator)).half())
     return learner
+
+
+def dept_state(learner: Learner, method: str) -> dict[str, Tensor]:
+    "The state of a whole model with DePT's head: `film_lp_*` and `linear_probe_proj` beside the prompt learner and CLIP."
+    state, clip, head = official_state(learner.inner, method.removeprefix("DePT with ")), learner.clip, learner.head
+    if learner.inner.name != "maple":  # whose own trainer saves the whole model as well
+        state = {f"prompt_learner.{key}": value for key, value in state.items()}
+        state |= {f"image_encoder.{key}": value for key, value in clip.model.visual.state_dict().items()} | {"logit_scale": torch.tensor(4.6)}
+    if method == "DePT with KgCoOp":  # which has an adapter that nothing calls, and half a meta-net twice
+        state |= {"adapter.fc.0.weight": torch.ones(128, 512), "adapter.fc.2.weight": torch.ones(512, 128), "meta_net.linear1.bias": torch.ones(512)}
+    if method != "DePT without scales":
+        state |= {f"film_lp_{tower}.{kind}": values[i] for i, tower in enumerate(("text", "img"))
+                  for kind, values in (("scale", head.scale), ("bias", head.shift))}
+    return state | {f"linear_probe_proj.{key}": value for key, value in head.classifier.state_dict().items()}
 
 
 def inside_state(learner: Learner) -> dict[str, Tensor]:
@@ -111,6 +136,11 @@ def official_state(learner: Learner, method: str) -> dict[str, Tensor]:
     state, name = {}, learner.name
     if name in ("mma", "mmrl"):
         return {key: value.detach() if value.dtype == torch.int64 else value.detach().half() for key, value in inside_state(learner).items()}
+    if name == "dept":
+        return {key: value.detach().half() for key, value in dept_state(learner, method).items()}
+    if name in ("linear_probe", "clap"):
+        return {key: value.detach().half() for key, value in
+                dict(prototypes=learner.vectors, base_text_features=learner.written, logit_scale=torch.tensor(4.6)).items()}
     if name not in ("vpt", "promptkd"):
         n, words = learner.context.shape[-2], learner.settings["ctx_init"] or "X " * learner.context.shape[-2]
         prompts = [f"{words} {called.replace('_', ' ')}{AFTER_NAME.get(method, '.')}" for called in NAMES]
@@ -210,7 +240,7 @@ def good(coop) -> dict:
 @pytest.mark.parametrize("method", CASES)
 def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, method):
     name, settings, said = CASES[method]
-    learner = trained(clip, name, settings)
+    learner = trained(clip, name, settings, method)
     content = checkpoint(official_state(learner, method))
     assert all(value.dtype == torch.float16 for value in content["state_dict"].values() if value.is_floating_point())
     if method == "ProGrad":
@@ -228,9 +258,9 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
     assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0)
     started = build_learner(name, clip, NAMES, **settings).eval()
     assert not torch.allclose(started.logits(images()), learner.logits(images()), atol=1e-3), "the file must matter"
-    if not settings.get("class_specific"):
+    if not settings.get("class_specific") and learner.transfers:
         others = ["dog", "annual crop land"]
-        novel = load_official(path, clip, others, **said).eval()
+        novel = loaded.for_classes(others) if name == "dept" else load_official(path, clip, others, **said).eval()
         assert torch.allclose(novel.logits(images()), learner.for_classes(others).logits(images()), atol=1e-6)
 
 
@@ -407,6 +437,22 @@ def without(key: str):
     ("PromptKD", without("running_mean"), dict(teacher="random"), r"its projection\.1\.running_mean has the shape None"),
     ("PromptKD", dict, dict(teacher="random", depth=2), "'depth' cannot be given for 'promptkd'"),
     ("PromptKD", dict, dict(), "A student on random needs a teacher"),
+    ("DePT", replaced(linear_probe_proj__weight=torch.ones(3, 512)), {}, "'film_lp_text.scale' has 48 numbers, and its classifier takes 512"),
+    ("DePT without scales", replaced(linear_probe_proj__weight=torch.ones(3, 512)), {}, "image feature of width 512, .* random has 48"),
+    ("DePT", replaced(linear_probe_proj__weight=torch.ones(4, 48)), {}, "each of its 4 classes has a row of the head, and there are 3 classnames.*for_classes"),
+    ("DePT", replaced(linear_probe_proj__bias=torch.ones(4)), {}, r"its head\.classifier\.bias has the shape \(4,\) in place of \(3,\)"),
+    ("DePT", replaced(film_lp_img__bias=torch.ones(47)), {}, "'film_lp_img.bias' has 47 numbers, and its classifier takes 48"),
+    ("DePT", replaced(film_lp_img__scale=torch.ones(1, 48)), {}, "'film_lp_img.scale' is not a vector"),
+    ("DePT", without("film_lp_text.scale"), {}, "'film_lp_text.scale' is missing"),
+    ("DePT", without("linear_probe_proj.weight"), {}, "no 'linear_probe_proj.weight'. Only a head of the type 'linear'"),
+    ("DePT", without("prompt_learner.ctx"), {}, "no learner here has exactly head"),
+    ("DePT", dict, dict(n_ctx=4), "'n_ctx' cannot be given for 'dept' around 'coop'.*all but class_token_position, ctx_init, length, weight"),
+    ("DePT", dict, dict(learner="coop"), "read as 'dept', and learner='coop' was given"),
+    ("CoOp", dict, dict(learner="dpc"), "read as 'coop', and learner='dpc' was given.*first="),
+    ("CLAP", dict, dict(), "give learner='linear_probe' or 'clap'"),
+    ("CLAP", replaced(prototypes=torch.ones(4, 48)), dict(learner="clap"), "each of its 4 classes has a vector, and there are 3 classnames"),
+    ("CLAP", replaced(prototypes=torch.ones(3, 512)), dict(learner="clap"), "image feature of width 512"),
+    ("CLAP", replaced(cache_keys=torch.ones(9, 48)), dict(learner="clap"), "'cache_keys', which none of"),
     ("TCP", replaced(meta_net__linear1__weight=torch.ones(12, 512)), {}, "image feature of width 512, .* random has 48"),
     ("TCP", replaced(meta_net__linear2__weight=torch.ones(192, 12)), {}, r"read as 'tcp', but its meta_net\.2\.weight has the shape \(192, 12\)"),
 ])
@@ -492,3 +538,71 @@ def test_the_classes_of_mmrls_training_are_its_home_and_no_others(clip, tmp_path
         again = build_learner("mmrl", clip, NAMES, width=24)
         load_prompts(again, tmp_path / "prompts.safetensors")
         assert again.home == []
+
+
+@pytest.mark.parametrize("method", ["DePT", "DePT with MaPLe"])
+def test_classes_that_are_not_those_of_a_heads_training_are_refused_by_name(clip, tmp_path, method):
+    name, settings, _ = CASES[method]
+    path = write(checkpoint(official_state(trained(clip, name, settings), method)), tmp_path / "model.pth.tar-10")
+    with pytest.raises(ValueError, match=f"its class 0 was not {NAMES[2]!r}.*for_classes"):
+        load_official(path, clip, NAMES[::-1])
+    with pytest.raises(ValueError, match="its class 2 was not 'dog'"):
+        load_official(path, clip, [*NAMES[:2], "dog"])
+
+
+def test_a_probe_whose_vectors_began_elsewhere_is_noticed(clip, tmp_path):
+    name, settings, said = CASES["CLAP"]
+    path = write(checkpoint(official_state(trained(clip, name, settings), "CLAP")), tmp_path / "model.pth.tar-300")
+    with pytest.warns(UserWarning, match=f"its vector for {NAMES[2]!r} started from other text features"):
+        load_official(path, clip, NAMES[::-1], **said)
+    with pytest.warns(UserWarning, match="If the template 'a photo of a {}.' is"):
+        load_official(path, clip, NAMES, learner="linear_probe")
+
+
+def dpc_files(folder: Path, clip: FrozenCLIP, position: str = "end", **settings) -> tuple[Learner, Path, Path]:
+    "A DPC, the file of its first prompt, which is CoOp's, and that of its second, which has the same names."
+    generator, learner = torch.Generator().manual_seed(9), trained(clip, "coop", dict(class_token_position=position, **settings))
+    first = write(checkpoint(official_state(learner, "CoOp")), folder / "first" / "model.pth.tar-20")
+    before = learner.context.detach().clone()
+    with torch.no_grad():
+        learner.context += torch.randn(before.shape, generator=generator).half() * 0.5
+        learner.context.copy_(learner.context.half())
+    second = write(checkpoint(official_state(learner, "CoOp")), folder / "second" / "model.pth.tar-20")
+    dpc = build_learner("dpc", clip, NAMES, around_settings=dict(class_token_position=position, **settings), weight=0.5)
+    with torch.no_grad():
+        dpc.inner.context.copy_(before)
+        dpc.offsets["context"].copy_(learner.context - before)
+    return dpc.eval(), first, second
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(n_ctx=3, class_specific=True, **RANDOM)])
+def test_dpc_is_read_from_the_files_of_both_its_prompts(clip, tmp_path, settings):
+    expected, first, second = dpc_files(tmp_path, clip, position="middle", **settings)
+    given = dict(first=first, class_token_position="middle")
+    loaded = load_official(second, clip, NAMES, weight=0.5, **given).eval()
+    assert loaded.name == "dpc" and loaded.settings["weight"] == 0.5 and loaded.home == NAMES
+    assert torch.allclose(loaded.logits(images()), expected.logits(images()), atol=1e-6, rtol=0)
+    alone = load_official(second, clip, NAMES, class_token_position="middle").eval()
+    whole = load_official(second.parent, clip, NAMES, weight=1.0, **given).eval()
+    assert alone.name == "coop" and torch.allclose(whole.logits(images()), alone.logits(images()), atol=1e-5)
+    assert not torch.allclose(loaded.logits(images()), alone.logits(images()), atol=1e-3), "the first prompt must matter"
+    if not settings:
+        earlier = load_official(first, clip, ["dog", "red fox"], class_token_position="middle").eval()
+        assert torch.allclose(loaded.for_classes(["dog", "red fox"]).logits(images()), earlier.logits(images()), atol=1e-6)
+
+
+def test_files_that_are_no_two_prompts_of_one_dpc_are_refused(clip, tmp_path):
+    _, first, second = dpc_files(tmp_path, clip)
+    other = write(checkpoint(official_state(trained(clip, "coop", dict(n_ctx=5, **RANDOM)), "CoOp")), tmp_path / "other" / "model.pth.tar-20")
+    deep = write(checkpoint(official_state(trained(clip, "maple", dict(depth=3)), "MaPLe")), tmp_path / "deep" / "model.pth.tar-5")
+    for one, begun, classnames, said in (
+        (second, other, NAMES, r"shape \(4, 64\) and that of the first prompt \(5, 64\)"),
+        (second, deep, NAMES, "the file of the first prompt was read as 'maple'"),
+        (deep, first, NAMES, "it was read as 'maple', and DPC is read around 'coop' alone"),
+        (second, first, NAMES[:2], "it was trained with 3 classes, and there are 2 classnames"),
+        (second, first, NAMES[::-1], f"its class 0 was not {NAMES[2]!r}"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_official(one, clip, classnames, first=begun)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_official(second, clip, NAMES, first=tmp_path / "none")
