@@ -112,7 +112,8 @@ def _in_world(
     "The published recipe with what the search chose in the offline world."
     chosen = dict(_CHOSEN[learner])
     settings, own = _IN_THIS_WORLD.get(learner, {}) | chosen.pop("settings"), chosen.pop("own")
-    return replace(RECIPES[learner], batch_size=32, **own, tuned={name: _Tuned(**one) for name, one in chosen.items()}, settings=settings,
+    batch = RECIPES[learner].batch_size if learner == "lp_plus_plus" else 32
+    return replace(RECIPES[learner], batch_size=batch, **own, tuned={name: _Tuned(**one) for name, one in chosen.items()}, settings=settings,
                    source="this project: study/search.ipynb, 16 shots")
 
 # %% ../../nbs/learners/recipes.ipynb #db86e02f
