@@ -24,18 +24,25 @@ _RATES = {  # five of each, for those learners
     "text": (0.02, 0.06, 0.2, 0.6, 2.0),  # vectors among the words, with SGD
     "image": (0.005, 0.015, 0.05, 0.15, 0.5),  # vectors among the patches, or an adapter of image features, with SGD
     "adam": (0.0005, 0.0015, 0.005, 0.015, 0.05),  # whatever Adam or AdamW changes
+    "probe": (0.03, 0.1, 0.3, 1.0, 3.0),  # class vectors, or a map of image features, with SGD
+    "head": (0.0017, 0.005, 0.015, 0.05, 0.15),  # a second classifier that has 6.5 times the rate, with SGD
+    "taught": (0.0005, 0.0015, 0.005, 0.015, 0.05),  # a student whose loss has the weight 1000, with SGD
 }
-_ON_IMAGES = "vpt", "ivlp", "promptsrc", "maple", "mma", "clip_adapter"
+_ROWS = {  # which of them; whoever is not here has the row of Adam, or of words
+    **dict.fromkeys(("vpt", "ivlp", "promptsrc", "maple", "coprompt", "mma", "clip_adapter"), "image"),
+    **dict.fromkeys(("linear_probe", "clap", "lp_plus_plus", "etf_head"), "probe"), "dept": "head", "promptkd": "taught",
+}
 
 
 def _rates_of(learner: str) -> tuple[float, ...]:
     "The learning rates that are tried for a learner."
-    return _RATES["adam" if RECIPES[learner].optimizer.startswith("adam") else "image" if learner in _ON_IMAGES else "text"]
+    return _RATES["adam" if RECIPES[learner].optimizer.startswith("adam") else _ROWS.get(learner, "text")]
 
 # %% ../../nbs/study/search.ipynb #29aa079a
 _EPOCHS = {  # in full, for the offline world
     "coop": 60, "kgcoop": 60, "prograd": 60, "clip_adapter": 60, "cocoop": 12, "tcp": 20, "vpt": 20, "ivlp": 20, "promptsrc": 20, "maple": 20,
-    "tip_adapter_f": 20, "lora": 12, "mma": 20, "mmrl": 20,
+    "tip_adapter_f": 20, "lora": 12, "mma": 20, "mmrl": 20, "dept": 60, "dpc": 60, "dekg": 60, "coprompt": 20, "promptkd": 20,
+    "linear_probe": 60, "clap": 60, "lp_plus_plus": 300, "etf_head": 60,
 }
 
 # %% ../../nbs/study/search.ipynb #a4352316
@@ -51,7 +58,8 @@ _FINER = (0.69, 1.0, 1.44)  # times a rate
 _RANDOM = {  # settings of the random start of those learners that are tried from both
     "coop": dict(n_ctx=16, ctx_init=None), **{learner: dict(ctx_init=None) for learner in ("cocoop", "kgcoop", "promptsrc", "maple")},
 }
-_WORDS = {"coop": dict(n_ctx=4, ctx_init="a photo of a")}  # CoOp's published start from words; the others start so by themselves
+_OF_COOP = dict(n_ctx=4, ctx_init="a photo of a")  # its published start from words, also inside another; the others start so by themselves
+_WORDS = {"coop": _OF_COOP, **{learner: dict(around_settings=_OF_COOP) for learner in ("dept", "dpc")}}
 
 
 def _starts_of(learner: str) -> tuple[str, ...]:
@@ -108,7 +116,8 @@ def _drawn(learner: str, objective: str, start: str) -> list[_Trial]:
 # %% ../../nbs/study/search.ipynb #d0eb8786
 _LENGTHENED = {  # the rates that were added
     "published": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [1.5, 5.0],
-                  "prograd": [6.0], "vpt": [0.0017], "tip_adapter_f": [0.15], "mma": [0.0017], "mmrl": [0.00017]},
+                  "prograd": [6.0], "vpt": [0.0017], "tip_adapter_f": [0.15], "mma": [0.0017], "mmrl": [0.00017],
+                  "linear_probe": [9.0], "etf_head": [0.01], "dekg": [0.0067], "dpc": [6.0], "coprompt": [1.5]},
     "random": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [0.0017, 5.0]},
 }
 
