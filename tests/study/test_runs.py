@@ -868,3 +868,46 @@ def test_what_needs_labels_is_refused_without_them(own, said, tmp_path):
 def test_images_without_labels_are_not_drawn_by_them():
     with pytest.raises(ValueError, match="sampler='class_balanced' draws images by their labels, which classes='unlabelled' has not"):
         RunSettings(classes="unlabelled", sampler="class_balanced")
+
+
+def test_a_run_without_labels_has_no_baseline_that_reads_them(few_pictures, tmp_path):
+    for learner, objective in ("kgcoop", "8*kg + lc"), ("promptkd", "1000*kd + kg"):
+        with closing(set_up(unlabelled(tmp_path, learner=learner, objective=objective))) as run:
+            own = set_up_baseline(run)
+            assert (own is None) == (learner == "kgcoop")
+            if own:
+                own.close()
+
+
+# ---- learners inside others
+
+def test_the_seed_of_a_run_reaches_the_learner_inside_and_so_do_the_settings_of_its_recipe(tmp_path):
+    def inside(**told):
+        with closing(set_up(RunSettings(dataset="world/textures", runs_dir=str(tmp_path), **told))) as run:
+            return run.learner.inner
+
+    for wrapper, around in ("dept", "maple"), ("dpc", "tcp"):
+        one, other = (inside(learner=wrapper, learner_settings=dict(around=around), seed=seed) for seed in (1, 2))
+        drawn = build_learner(around, load_clip("world"), one.classnames, one.template, **recipe(around, "world").settings, seed=1)
+        assert all(torch.equal(value, drawn.state_dict()[name]) for name, value in one.state_dict().items())
+        assert not all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    words = inside(learner="dept", learner_settings=dict(around="coop", around_settings=dict(ctx_init=None)))
+    assert words.settings["n_ctx"] == 4 and words.settings["ctx_init"] is None, "what the user says joins what the recipe has"
+
+
+# ---- one image alone
+
+@pytest.mark.parametrize("told, said", [
+    (dict(shots=2, batch_size=15), "16 training images in batches of 15 leave one image alone, and the batch norm of 'promptkd' .* give it more images"),
+    (dict(shots=2, batch_size=1), "give batch_size=2"), (dict(classes="sessions", shots=1, batch_size=24), "25 training images in batches of 24"),
+])
+def test_an_image_that_would_be_alone_with_a_batch_norm_is_told_before_training(told, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        set_up(RunSettings(dataset="world/textures", learner="promptkd", objective="own", runs_dir=str(tmp_path), **told))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("learner", ["dept", "mmrl"])
+def test_what_belongs_to_the_first_classes_is_refused_in_sessions(learner, tmp_path):
+    with pytest.raises(ValueError, match=f"'{learner}' learns something for the classes that it was made for alone"):
+        set_up(RunSettings(dataset="world/textures", learner=learner, objective="own", classes="sessions", runs_dir=str(tmp_path)))
