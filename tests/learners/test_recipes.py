@@ -8,6 +8,7 @@ from npt.learners.build import learner_names
 from npt.learners.recipes import _WORLD_RECIPES, RECIPES, _Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
+
 def test_recipes():
     assert set(RECIPES) == set(learner_names()) and set(_WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
     published = recipe("coop", "ViT-B-16-quickgelu")

@@ -41,7 +41,7 @@ from npt.data.formats import _list_rows
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner, learner_names
 from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
-from npt.learners.saving import load_prompts
+from npt.learners.saving import load_prompts, save_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
 from npt.study.restore import load_run
@@ -911,3 +911,21 @@ def test_an_image_that_would_be_alone_with_a_batch_norm_is_told_before_training(
 def test_what_belongs_to_the_first_classes_is_refused_in_sessions(learner, tmp_path):
     with pytest.raises(ValueError, match=f"'{learner}' learns something for the classes that it was made for alone"):
         set_up(RunSettings(dataset="world/textures", learner=learner, objective="own", classes="sessions", runs_dir=str(tmp_path)))
+
+
+def test_a_student_is_loaded_from_another_folder_when_its_teacher_was_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, short = load_dataset("world/textures", shots=1), dict(dataset="world/textures", shots=1, epochs=1, runs_dir=str(tmp_path / "runs"))
+    save_prompts(build_learner("coop", load_clip("world"), data.base.classnames, data.record.template, ctx_init=None, n_ctx=2), tmp_path / "teacher.safetensors")
+    settings = RunSettings(learner="promptkd", objective="own", learner_settings=dict(teacher_prompts="teacher.safetensors"), batch_size=4, **short)
+    metrics = do_run(settings, progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "teacher.safetensors").rename(tmp_path / "elsewhere" / "coop.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"prompts.safetensors' names a file that is not here: .*load_run\(folder, teacher_prompts=PATH\)"):
+        load_run(settings.folder)
+    loaded = load_run(settings.folder, teacher_prompts=moved)
+    assert evaluate(loaded, data.base.test)["accuracy"] == metrics["base"]
+    other = build_learner("coop", load_clip("world"), data.base.classnames, data.record.template, ctx_init=None, n_ctx=2, seed=5)
+    save_prompts(other, moved)
+    with pytest.raises(ValueError, match="teacher_sha256"):
+        load_run(settings.folder, teacher_prompts=moved)
