@@ -1401,6 +1401,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'npt/learners/official.py'),
                                        'npt.learners.official._check_home': ( 'learners/official.html#_check_home',
                                                                               'npt/learners/official.py'),
+                                       'npt.learners.official._check_once': ( 'learners/official.html#_check_once',
+                                                                              'npt/learners/official.py'),
                                        'npt.learners.official._check_settings': ( 'learners/official.html#_check_settings',
                                                                                   'npt/learners/official.py'),
                                        'npt.learners.official._check_tensor': ( 'learners/official.html#_check_tensor',
