@@ -45,14 +45,16 @@ def _inside(
     template: tuple,  # with one template, or none
     around: str,  # the name of a learner
     settings: Mapping,  # of that
+    seed: int,  # of its start, where it has one and the settings do not say another
 ) -> Learner:
     "Build the learner that another one goes around. Raises ValueError for one that cannot be inside."
     known("learner to go around called", around, [*LEARNERS, *_SAME_PROMPTS])
     cls = LEARNERS[_SAME_PROMPTS.get(around, around)]
     if "around" in _settings_of(cls):
         raise ValueError(f"around={around!r} goes around another learner itself: name a learner of prompts, such as 'coop'.")
+    settings = ({"seed": seed} if "seed" in _settings_of(cls) else {}) | dict(settings)
     inner = cls(clip, classnames, *template, **settings)
-    inner.name, inner.settings = around, _settings_of(cls) | dict(settings)
+    inner.name, inner.settings = around, _settings_of(cls) | settings
     if inner.remembers or type(inner).see is not Learner.see or type(inner).logits is not Learner.logits:
         raise ValueError(f"The learner {around!r} cannot be inside another: its logits do not come from text and image features alone. "
                          "Name a learner of prompts, such as 'coop'.")
@@ -77,7 +79,7 @@ class _DePT(Learner):
         seed: _Seed = 0,
     ):
         super().__init__(clip, *template, around=around, around_settings=around_settings, weight=weight, length=length, seed=seed)
-        self.inner = _inside(clip, classnames, template, around, around_settings)
+        self.inner = _inside(clip, classnames, template, around, around_settings, seed)
         self.learns_image, self.remembers = self.inner.learns_image, False
         self.transfers, self.conditional = self.inner.transfers, self.inner.conditional
         with seeded(seed):
@@ -107,4 +109,5 @@ class _DePT(Learner):
         if self.classnames != self.home:
             raise ValueError("The head of 'dept' belongs to the classes that it was made for, and cannot be trained with others: build the "
                              "learner for these.")
-        return {"head_text": self.head.of_text(self.length * text), "head_image": self.head.of_image(self.length * image)}
+        head = {"head_text": self.head.of_text(self.length * text), "head_image": self.head.of_image(self.length * image)}
+        return {**self.inner.for_terms(text, image), **head}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..clip.frozen import FrozenCLIP
 from ..clip.recompute import _with_weights
-from .base import Learner, register_learner
+from .base import Learner, _Seed, register_learner
 from .dept import _inside
 
 # %% ../../nbs/learners/dpc.ipynb #c2693bb6
@@ -38,9 +38,10 @@ class _DPC(Learner):
         weight: Annotated[float, Field(ge=0, le=1)] = 0.2,  # omega, of the second prompt for base classes
         top: Annotated[int, Field(ge=2, le=4096)] = 8,  # t, the right class and how many it may be taken for
         begins: Annotated[float, Field(ge=0, lt=1)] = 0.5,  # share of the epochs before the second prompt learns
+        seed: _Seed = 0,  # of the learner inside
     ):
-        super().__init__(clip, *template, around=around, around_settings=around_settings, weight=weight, top=top, begins=begins)
-        self.inner = _inside(clip, classnames, template, around, around_settings)
+        super().__init__(clip, *template, around=around, around_settings=around_settings, weight=weight, top=top, begins=begins, seed=seed)
+        self.inner = _inside(clip, classnames, template, around, around_settings, seed)
         if self.inner.learns_image or self.inner.conditional or not any(True for _ in self.inner.parameters()):
             raise ValueError(f"around={around!r} is no learner of text prompts, of which DPC needs one: name one such as 'coop'.")
         self.transfers = self.inner.transfers
@@ -71,5 +72,5 @@ class _DPC(Learner):
     def for_terms(self, text: Tensor, image: Tensor) -> Mapping[str, Tensor]:
         if self.remembered is None:
             raise RuntimeError("The learner 'dpc' has seen no training images yet: call fit, which shows them to it.")
-        return {"second_text": self.moved(1.0), "remembered": self.remembered, "remembered_counts": self.counts,
+        return {**self.inner.for_terms(text, image), "second_text": self.moved(1.0), "remembered": self.remembered, "remembered_counts": self.counts,
                 "top": torch.tensor(self.top), "begins": torch.tensor(self.begins, dtype=torch.float64)}

@@ -136,18 +136,35 @@ def _tuned_for(found: Recipe, objective: str | Objective) -> _Tuned | None:
     asked = found.objective_for(objective)
     return next((tuned for name, tuned in found.tuned.items() if found.objective_for(name) == asked), None)
 
+# %% ../../nbs/learners/recipes.ipynb #36390336
+_WRAPPERS = "dept", "dpc"
+
+
+def _around(
+    found: Recipe,  # of a wrapper
+    inner: Recipe,  # of the learner inside
+) -> Recipe:
+    "The recipe of a wrapper around a learner: the learner's own loss in the place of `ce`, and its settings."
+    outer, own = dict(build_objective(found.objective).weights), build_objective(inner.objective)
+    share = outer.pop("ce")
+    weights = {name: round(share * weight, 12) for name, weight in own.weights} | outer
+    return replace(found, objective=str(Objective(tuple(weights.items()), own.guide)), settings={"around_settings": inner.settings})
+
 # %% ../../nbs/learners/recipes.ipynb #4613ebde
 def recipe(
     learner: str,
     backbone: str,  # as in `load_clip`
     objective: str | Objective = "own",  # what is minimised, as in `objective_for`
+    *,
+    around: str | None = None,  # the learner inside, for DePT and DPC; None: their default
     **given: float | None,  # epochs, batch_size and lr where they are not the recipe's; None is as if not given
 ) -> Recipe:
     "The recipe of a learner on a backbone. Raises ValueError for a learner that has none where one of the three is not given, and for no objective."
     given = {name: value for name, value in given.items() if value is not None}
     if learner not in RECIPES:
         return _without_recipe(learner, given)
-    found = _TABLES[find_backbone(backbone).recipes].get(learner, RECIPES[learner])
+    table = RECIPES | _TABLES[find_backbone(backbone).recipes]
+    found = _around(table[learner], table[around]) if learner in _WRAPPERS and around in table else table[learner]
     tuned = _tuned_for(found, objective)
     chosen = dict(lr=tuned.lr, epochs=tuned.epochs) if tuned else {}
     return replace(found, **chosen | given)

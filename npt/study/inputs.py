@@ -56,7 +56,7 @@ def _used_splits(settings: RunSettings) -> list[tuple[str, str]]:
 def _run_recipe(settings: RunSettings) -> Recipe:
     "How the prompts of a run are learned."
     given = {name: getattr(settings, name) for name in ("epochs", "batch_size", "lr")}
-    return recipe(settings.learner, settings.backbone, settings.objective, **given)
+    return recipe(settings.learner, settings.backbone, settings.objective, around=settings.learner_settings.get("around"), **given)
 
 # %% ../../nbs/study/inputs.ipynb #c28fb195
 def _said_by_recipe(settings: RunSettings) -> dict:

@@ -413,7 +413,7 @@ def _course_of(task: Task, plan: Recipe, classes: int) -> _Course:
     return _Course(plan.epochs, images, _measures_in(settings, plan.epochs), _tests_of(task, find_dataset(settings.dataset)))
 
 
-_OTHER_WORK = {"class_specific", "class_token_position", "towers"}  # settings of learners that change what is computed
+_OTHER_WORK = {"around", "class_specific", "class_token_position", "towers"}  # settings of learners that change what is computed
 
 
 def _has_price(task: Task) -> bool:

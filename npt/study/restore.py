@@ -144,10 +144,13 @@ def _rebuild(
     clip: FrozenCLIP,
     template: str | tuple[str, ...] | _Described,
 ) -> Learner:
-    "Build a learner and put its prompts in. Raises ValueError for settings that no such learner can have."
+    "Build a learner and put its prompts in. Raises ValueError for settings that no such learner can have, FileNotFoundError for a teacher that was moved."
     name, classnames, settings = header
     try:
         learner = build_learner(name, clip, classnames, template, **settings)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{str(path)!r} names a file that is not here: {error} Where a teacher's prompts were moved, give their place: "
+                                "load_run(folder, teacher_prompts=PATH).") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} has class names or settings {settings} that no learner {name!r} can have: {error}") from error
     load_prompts(learner, path)
@@ -160,6 +163,7 @@ def _load_folder(
     device: str,  # of a clip that is loaded
     pretrained: str | None = None,  # where its weights are, if not where config.json says
     descriptions: str | Path | None = None,  # the same of the sentences of its classes
+    teacher_prompts: str | Path | None = None,  # the same of its teacher's prompts
 ) -> Learner:
     "Build the learner of a folder. Raises FileNotFoundError or ValueError that names what is wrong."
     files = RunFolder(folder)
@@ -169,7 +173,9 @@ def _load_folder(
         _check_sums(files)
     clip = clip or _load_origin_clip(origin, device, pretrained)
     _check_fingerprint(origin, clip)
-    return _rebuild(path, header, clip, origin.prompts)
+    name, classnames, settings = header
+    moved = {} if teacher_prompts is None else {"teacher_prompts": str(teacher_prompts)}
+    return _rebuild(path, (name, classnames, settings | moved), clip, origin.prompts)
 
 # %% ../../nbs/study/restore.ipynb #3d9ec299
 def load_run(
@@ -177,11 +183,12 @@ def load_run(
     *,
     pretrained: str | Path | None = None,  # its weights, where they were moved: a tag, a file or a folder
     descriptions: str | Path | None = None,  # the file of sentences of its classes, where it had one that was moved
+    teacher_prompts: str | Path | None = None,  # the file of its teacher's prompts, where it had one that was moved
     device: str = "cpu",
 ) -> Learner:  # with its prompts, its backbone as .clip and its class names as .classnames
     """Load what a run has learned; its dataset need not be there.
 
-    The folder may have been moved, and so may the weights. Raises FileNotFoundError where a folder or file is missing, ValueError
+    The folder may have been moved, and so may the weights, and what the learner was taught by. Raises FileNotFoundError where a folder or file is missing, ValueError
     where the run is not finished, a file is damaged or from elsewhere or weights or descriptions are others, and what `load_clip` raises.
     """
     folder = RunFolder(Path(run_dir).expanduser())
@@ -192,4 +199,4 @@ def load_run(
                          "on from its last epoch.")
     if folder.config.exists():
         _read_inputs(folder.inputs)
-    return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained), descriptions)
+    return _load_folder(folder.path, None, device, None if pretrained is None else str(pretrained), descriptions, teacher_prompts)

@@ -54,7 +54,7 @@ from .inputs import RunInputs, _run_inputs, _run_recipe
 from .machine import _choices_said, _multiplying, _on_this_machine, _recipe_said, _stored_in, _usual_threads
 from .settings import RunSettings, _bytes_agreed
 from ..training.evaluation import base_to_novel, evaluate
-from ..training.fit import _check_fits, _told_how_to_go_on, fit
+from ..training.fit import _check_fits, _check_last_batch, _told_how_to_go_on, fit
 from ..training.graphs import _check_graphs
 from npt.training.sessions import (
     _check_sessions,
@@ -147,8 +147,9 @@ def _build_run_learner(
 ) -> nn.Module:
     "Build the learner with the recipe's settings, the run's seed where it has one, and what the user says."
     drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}
-    return build_learner(settings.learner, clip, classnames, template,
-                         **_run_recipe(settings).settings | drawn | settings.learner_settings)
+    usual, said = _run_recipe(settings).settings, settings.learner_settings
+    inside = {name: usual.get(name, {}) | said[name] for name in said.keys() & {"around_settings"}}  # of the learner in DePT or DPC
+    return build_learner(settings.learner, clip, classnames, template, **usual | drawn | said | inside)
 
 # %% ../../nbs/study/runs.ipynb #3745ed98
 def _run_template(settings: RunSettings, data: FewShotData) -> str | tuple[str, ...] | _Described:
@@ -199,12 +200,15 @@ def _check_without_labels(learner: nn.Module, objective: Objective) -> None:
 
 def _check_trainable(settings: RunSettings, learner: nn.Module, data: FewShotData) -> None:
     "Raise ValueError where nothing could be learned."
-    trained, objective = _trained_part(settings, data), _run_recipe(settings).objective_for(settings.objective)
+    trained, plan = _trained_part(settings, data), _run_recipe(settings)
+    objective = plan.objective_for(settings.objective)
     _check_fits(learner, trained.train, getattr(trained, settings.measured_on))
     _check_usable(learner)
     _check_graphs(settings.graphs, learner)
     if settings.classes == "sessions":
-        _check_sessions(learner, data, objective)
+        _check_sessions(learner, data, objective, plan.batch_size)
+    else:
+        _check_last_batch(learner, len(trained.train), plan.batch_size)
     if settings.classes == "unlabelled":
         _check_without_labels(learner, objective)
 
@@ -268,11 +272,12 @@ def set_up_baseline(
 ) -> Run | None:
     """The same run with the learner's own loss, at the rate and epochs that its recipe has for it where none is given.
 
-    None for a run that has this loss already, or whose learner has nothing to train."""
-    if run.settings.objective == "own" or not list(run.learner.parameters()):
+    None for a run that has this loss already, whose learner has nothing to train, or whose images have no labels where that loss reads them."""
+    settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
+    needs_labels = settings.classes == "unlabelled" and _label_readers(_run_recipe(settings).objective_for("own"))
+    if run.settings.objective == "own" or not list(run.learner.parameters()) or needs_labels:
         return None
     _check_overwrite(overwrite)
-    settings, zero_shot = run.settings.model_copy(update=dict(objective="own")), run.zero_shot
     with _with_threads(run.threads), _multiplying(run.precision):
         learner = _build_run_learner(settings, run.clip, zero_shot.classnames, zero_shot.template)
     folder, lock = _hold_run(settings, _run_inputs(settings, run.data, run.clip, zero_shot.template), run.precision, overwrite)

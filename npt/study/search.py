@@ -117,7 +117,7 @@ def _drawn(learner: str, objective: str, start: str) -> list[_Trial]:
 _LENGTHENED = {  # the rates that were added
     "published": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [1.5, 5.0],
                   "prograd": [6.0], "vpt": [0.0017], "tip_adapter_f": [0.15], "mma": [0.0017], "mmrl": [0.00017],
-                  "linear_probe": [9.0], "etf_head": [0.01], "dekg": [0.0067], "dpc": [6.0], "coprompt": [1.5]},
+                  "linear_probe": [9.0], "etf_head": [0.01], "dekg": [0.0067], "dpc": [6.0], "coprompt": [1.5], "promptkd": [0.00017]},
     "random": {"coop": [0.0067], "cocoop": [6.0], "kgcoop": [0.0067], "promptsrc": [0.0017, 0.0006], "maple": [0.0017, 5.0]},
 }
 

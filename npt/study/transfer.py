@@ -417,9 +417,9 @@ def _read_source(run_dir: str | Path) -> _Source:
 def _refuse_bound(learner: Learner) -> None:
     "Raise ValueError where what was learned means nothing for other classes."
     if not learner.transfers:
-        raise ValueError(f"the contexts of this {learner.name!r} belong to the classes that they were learned for, so they "
-                         "cannot be transferred: train with class_specific=False")
-    if learner.remembers:
+        how = "train with class_specific=False" if learner.settings.get("class_specific") else "train a learner of prompts, such as coop"
+        raise ValueError(f"what this {learner.name!r} learned belongs to the classes that it was learned for, so it cannot be transferred: {how}")
+    if learner.name in ("tip_adapter", "tip_adapter_f"):
         raise ValueError(f"{learner.name!r} remembers images of the classes that it was trained on, and is zero-shot CLIP "
                          "on others, so there is nothing to transfer")
 

@@ -35,7 +35,7 @@ from ..data.images import Draw
 from ..data.split import Split
 from ..learners.base import Seen, _check_seen, _check_usable
 from ..learners.descriptions import _Described
-from ..learners.recipes import Average, recipe
+from ..learners.recipes import RECIPES, Average, recipe
 from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
 from ..objectives.terms import StepFeatures
@@ -115,6 +115,15 @@ def _check_fits(learner: nn.Module, train: Split, test: Split | None) -> None:
     if not len(train) and (learner.remembers or any(True for _ in learner.parameters())):
         raise ValueError(f"there are no training images of {train.record.name!r}, and {learner.name!r} learns from them: add some, or "
                          "use zero_shot")
+
+# %% ../../nbs/training/fit.ipynb #56cd47eb
+def _check_last_batch(learner: nn.Module, images: int, batch_size: int) -> None:
+    "Raise ValueError where an epoch leaves one image alone with a batch norm."
+    if images % batch_size != (0 if batch_size == 1 else 1) or not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learner.modules()):
+        return
+    fits = next((size for size in range(max(batch_size, 2), images) if images % size != 1), None)
+    raise ValueError(f"{images} training images in batches of {batch_size} leave one image alone, and the batch norm of {learner.name!r} cannot learn "
+                     f"from one: {f'give batch_size={fits}' if fits else 'give it more images'}")
 
 # %% ../../nbs/training/fit.ipynb #8b8ce992
 def _state_of(learner: nn.Module) -> list[tuple[nn.Module, bool, dict, dict]]:  # of each module inside
@@ -398,11 +407,14 @@ def _check_reached(
     if not through_logits:
         warnings.warn(f"{what}: they will stay as they are", stacklevel=2)
         return
+    published = dict(build_objective(RECIPES[learner.name].objective).weights) if learner.name in RECIPES else {}
+    if missing := [name for name in published if name not in dict(objective.weights)]:
+        raise ValueError(f"{what}, so they would never be learned: the sum needs {' and '.join(missing)}, as the method's own loss has it")
     raise ValueError(
         f"{what}, so they would never be learned. A method that uses them may not be called (adapt where image_features is overridden, "
         "to_logits where class_logits or logits is, those of a learner inside), or may use them without a gradient (clip.encode_image "
         "and clip.encode_text have none: use clip.encode_image_with, clip.text_features_from or clip.model). A learner with terms of its "
-        "own, such as those of objective='own', needs them in each sum. What is not to be learned gets requires_grad_(False)")
+        "own needs them in each sum. What is not to be learned gets requires_grad_(False)")
 
 # %% ../../nbs/training/fit.ipynb #1cabfd94
 def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State) -> None:
@@ -620,9 +632,10 @@ def fit(
         if not list(learner.parameters()):
             return pd.DataFrame()
         _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
-        own = recipe(learner.name, learner.clip.name, objective, **given)
+        own = recipe(learner.name, learner.clip.name, objective, around=learner.settings.get("around"), **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
                      seed, sampler, num_clusters, measure_every, views, None if all_classnames is None else tuple(all_classnames))
+        _check_last_batch(learner, len(train), plan.batch_size)
         path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)
         fitted = _in_a_line(plan, learner, train) if path else ""
         with _told_how_to_go_on(lambda: _how_to_go_on(plan, state, path)), Hold(path.parent) if path else nullcontext():

@@ -23,7 +23,7 @@ from ..learners.recipes import recipe
 from ..objectives.cross_entropy import _OF_EVERY_CLASS
 from ..objectives.objective import Objective
 from .evaluation import evaluate, harmonic_mean
-from .fit import _whole_or_not_at_all, fit
+from .fit import _check_last_batch, _whole_or_not_at_all, fit
 
 # %% ../../nbs/training/sessions.ipynb #5944f563
 def _followed_by(first: Split, second: Split) -> Split:
@@ -89,6 +89,9 @@ def _why_no_sessions(
     "Say why a learner cannot learn classes that come in sessions."
     if not learner.transfers:
         return f"what this {learner.name!r} learns belongs to the classes that it was made for: choose one that transfers, such as coop or maple"
+    if learner.name in ("dept", "mmrl"):
+        return (f"{learner.name!r} learns something for the classes that it was made for alone, and later ones would have none of it: choose another "
+                "learner, such as coop or maple")
     if learner.remembers:
         return f"{learner.name!r} remembers its training images, and later sessions have none of earlier classes: choose another learner"
     terms = [name for one in (objective, objective.guide) if one for name, _ in one.weights]
@@ -101,6 +104,7 @@ def _check_sessions(
     learner: nn.Module,
     data: FewShotData,
     objective: Objective,
+    batch_size: int,
     ways: int = 5,  # novel classes in a session
 ) -> None:
     "Raise ValueError where classes cannot come in sessions, saying why."
@@ -112,6 +116,7 @@ def _check_sessions(
     for labels in _arrivals(data, ways):
         if any(True for _ in learner.parameters()) and not sum(counts[label] for label in labels):
             raise ValueError(f"the session of {names[labels.start]!r} has no training image: add one, or use zero_shot")
+        _check_last_batch(learner, sum(counts[label] for label in labels), batch_size)
 
 # %% ../../nbs/training/sessions.ipynb #5e0fa2ac
 class _Session(NamedTuple):
@@ -265,6 +270,7 @@ def fit_sessions(
     if on not in ("test", "val"):
         raise ValueError(f"on={on!r} must be 'test' or 'val': what is measured on is never trained on")
     given = {name: settings.get(name) for name in ("epochs", "batch_size", "lr")}
-    _check_sessions(learner, data, recipe(learner.name, learner.clip.name, objective, **given).objective_for(objective), ways)
+    own = recipe(learner.name, learner.clip.name, objective, around=learner.settings.get("around"), **given)
+    _check_sessions(learner, data, own.objective_for(objective), own.batch_size, ways)
     with _whole_or_not_at_all(learner):
         return _measured_sessions(_sessions(learner, data, ways=ways, on=on, run_dir=run_dir, objective=objective, **settings))

@@ -8,13 +8,9 @@ from npt.learners.build import learner_names
 from npt.learners.recipes import _WORLD_RECIPES, RECIPES, _Tuned, recipe
 from npt.objectives.objective import REGULARISERS, build_objective
 
-UNSEARCHED = {  # of which the offline world's search knows nothing, and which have the published recipe there
-    "coprompt", "dekg", "dept", "dpc", "linear_probe", "clap", "lp_plus_plus", "etf_head", "promptkd",
-}
-
 
 def test_recipes():
-    assert set(RECIPES) == set(learner_names()) and set(_WORLD_RECIPES) == set(RECIPES) - {"zero_shot"} - UNSEARCHED
+    assert set(RECIPES) == set(learner_names()) and set(_WORLD_RECIPES) == set(RECIPES) - {"zero_shot"}
     published = recipe("coop", "ViT-B-16-quickgelu")
     assert (published.batch_size, published.lr, published.epochs, published.objective) == (32, 0.002, 200, "ce")
     assert recipe("tcp", "world").settings["layer"] == 1 and recipe("tcp", "ViT-B-16-quickgelu").settings == {}
@@ -53,3 +49,21 @@ def test_a_sum_is_trained_as_the_regulariser_whose_terms_it_has(monkeypatch):
     assert {recipe("kgcoop", "world", other).lr for other in ("own", "ce", "ce + 0.5*lc + 3*mi", "ce + 8*kg", "cpt")} == {0.3}
     with pytest.raises(ValueError, match="nptt"):
         recipe("kgcoop", "world", "nptt")
+
+
+@pytest.mark.parametrize("wrapper, around, own", [
+    ("dept", None, "0.3*ce + 0.7*head_ce"), ("dept", "coop", "0.3*ce + 0.7*head_ce"), ("dept", "kgcoop", "0.3*ce + 2.4*kg + 0.7*head_ce"),
+    ("dept", "promptsrc", "0.3*ce + 7.5*scl_text + 3*scl_image + 0.3*scl_logits + 0.7*head_ce"), ("dpc", "tcp", "ce + 8*kg + hard_negatives"),
+    ("dept", "prograd", "0.3*ce + 0.7*head_ce | kl"), ("dpc", "dekg", "ce + 8*kg + 6*hsic + hard_negatives"),
+])
+def test_a_wrapper_leaves_the_learner_inside_its_loss(wrapper, around, own):
+    found = recipe(wrapper, "ViT-B-16-quickgelu", around=around)
+    assert found.objective_for("own") == build_objective(own)
+    assert dict(found.objective_for("npt").weights).items() >= dict(build_objective(own).weights).items() | {"lc": 1, "mi": 1}.items()
+    assert (found.lr, found.epochs) == (RECIPES[wrapper].lr, RECIPES[wrapper].epochs)
+
+
+def test_a_wrapper_gives_the_learner_inside_the_settings_of_its_recipe_here():
+    assert recipe("dept", "world", around="tcp").settings == {"around_settings": {"layer": 1}}
+    assert recipe("dpc", "ViT-B-16-quickgelu", around="tcp").settings == {"around_settings": {}}
+    assert recipe("maple", "world", around="tcp") == recipe("maple", "world"), "which goes around nothing"

@@ -41,7 +41,7 @@ from npt.data.formats import _list_rows
 from npt.data.load import load_dataset
 from npt.learners.build import build_learner, learner_names
 from npt.learners.recipes import _WORLD_RECIPES, _Tuned, recipe
-from npt.learners.saving import load_prompts
+from npt.learners.saving import load_prompts, save_prompts
 from npt.objectives.terms import TERMS
 from npt.study.folder import RunFolder, read_metrics
 from npt.study.restore import load_run
@@ -868,3 +868,64 @@ def test_what_needs_labels_is_refused_without_them(own, said, tmp_path):
 def test_images_without_labels_are_not_drawn_by_them():
     with pytest.raises(ValueError, match="sampler='class_balanced' draws images by their labels, which classes='unlabelled' has not"):
         RunSettings(classes="unlabelled", sampler="class_balanced")
+
+
+def test_a_run_without_labels_has_no_baseline_that_reads_them(few_pictures, tmp_path):
+    for learner, objective in ("kgcoop", "8*kg + lc"), ("promptkd", "1000*kd + kg"):
+        with closing(set_up(unlabelled(tmp_path, learner=learner, objective=objective))) as run:
+            own = set_up_baseline(run)
+            assert (own is None) == (learner == "kgcoop")
+            if own:
+                own.close()
+
+
+# ---- learners inside others
+
+def test_the_seed_of_a_run_reaches_the_learner_inside_and_so_do_the_settings_of_its_recipe(tmp_path):
+    def inside(**told):
+        with closing(set_up(RunSettings(dataset="world/textures", runs_dir=str(tmp_path), **told))) as run:
+            return run.learner.inner
+
+    for wrapper, around in ("dept", "maple"), ("dpc", "tcp"):
+        one, other = (inside(learner=wrapper, learner_settings=dict(around=around), seed=seed) for seed in (1, 2))
+        drawn = build_learner(around, load_clip("world"), one.classnames, one.template, **recipe(around, "world").settings, seed=1)
+        assert all(torch.equal(value, drawn.state_dict()[name]) for name, value in one.state_dict().items())
+        assert not all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    words = inside(learner="dept", learner_settings=dict(around="coop", around_settings=dict(ctx_init=None)))
+    assert words.settings["n_ctx"] == 4 and words.settings["ctx_init"] is None, "what the user says joins what the recipe has"
+
+
+# ---- one image alone
+
+@pytest.mark.parametrize("told, said", [
+    (dict(shots=2, batch_size=15), "16 training images in batches of 15 leave one image alone, and the batch norm of 'promptkd' .* give it more images"),
+    (dict(shots=2, batch_size=1), "give batch_size=2"), (dict(classes="sessions", shots=1, batch_size=24), "25 training images in batches of 24"),
+])
+def test_an_image_that_would_be_alone_with_a_batch_norm_is_told_before_training(told, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        set_up(RunSettings(dataset="world/textures", learner="promptkd", objective="own", runs_dir=str(tmp_path), **told))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("learner", ["dept", "mmrl"])
+def test_what_belongs_to_the_first_classes_is_refused_in_sessions(learner, tmp_path):
+    with pytest.raises(ValueError, match=f"'{learner}' learns something for the classes that it was made for alone"):
+        set_up(RunSettings(dataset="world/textures", learner=learner, objective="own", classes="sessions", runs_dir=str(tmp_path)))
+
+
+def test_a_student_is_loaded_from_another_folder_when_its_teacher_was_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, short = load_dataset("world/textures", shots=1), dict(dataset="world/textures", shots=1, epochs=1, runs_dir=str(tmp_path / "runs"))
+    save_prompts(build_learner("coop", load_clip("world"), data.base.classnames, data.record.template, ctx_init=None, n_ctx=2), tmp_path / "teacher.safetensors")
+    settings = RunSettings(learner="promptkd", objective="own", learner_settings=dict(teacher_prompts="teacher.safetensors"), batch_size=4, **short)
+    metrics = do_run(settings, progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "teacher.safetensors").rename(tmp_path / "elsewhere" / "coop.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"prompts.safetensors' names a file that is not here: .*load_run\(folder, teacher_prompts=PATH\)"):
+        load_run(settings.folder)
+    loaded = load_run(settings.folder, teacher_prompts=moved)
+    assert evaluate(loaded, data.base.test)["accuracy"] == metrics["base"]
+    other = build_learner("coop", load_clip("world"), data.base.classnames, data.record.template, ctx_init=None, n_ctx=2, seed=5)
+    save_prompts(other, moved)
+    with pytest.raises(ValueError, match="teacher_sha256"):
+        load_run(settings.folder, teacher_prompts=moved)

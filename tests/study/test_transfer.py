@@ -37,6 +37,7 @@ from npt.study.transfer import (
     _collect_transfers,
     _kind_of,
     _known_by,
+    _refuse_bound,
     _told_apart,
     _write_transfer,
     default_targets,
@@ -579,3 +580,17 @@ def test_the_notebook_takes_a_run_as_text(run_dir, tmp_path):
     text = execute(dict(run_dir=str(run_dir), targets=["world/textures"]), tmp_path).read_text()
     assert "source world/textures" in text and (run_dir / "figures" / "transfer.html").exists() and not (tmp_path / "runs").exists()
     assert [row.target for row in read_transfer(run_dir / "transfer.json").rows] == ["world/textures"]
+
+
+@pytest.mark.parametrize("learner, settings, said", [
+    ("linear_probe", {}, "what this 'linear_probe' learned belongs to the classes .*: train a learner of prompts"),
+    ("coop", dict(class_specific=True), "what this 'coop' learned belongs to the classes .*: train with class_specific=False"),
+    ("tip_adapter", {}, "remembers images of the classes that it was trained on, and is zero-shot CLIP"), ("dpc", {}, None), ("coop", {}, None),
+])
+def test_what_cannot_be_transferred_is_refused_for_its_own_reason(learner, settings, said):
+    made = build_learner(learner, load_clip("world"), ["red circle", "blue star"], **settings)
+    if said is None:
+        assert _refuse_bound(made) is None
+        return
+    with pytest.raises(ValueError, match=said):
+        _refuse_bound(made)
