@@ -1302,6 +1302,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.learners.dpc._DPC.prepare': ('learners/dpc.html#_dpc.prepare', 'npt/learners/dpc.py'),
                                   'npt.learners.dpc._DPC.remember': ('learners/dpc.html#_dpc.remember', 'npt/learners/dpc.py'),
                                   'npt.learners.dpc._DPC.text_features': ('learners/dpc.html#_dpc.text_features', 'npt/learners/dpc.py'),
+                                  'npt.learners.dpc._check_text_prompts': ('learners/dpc.html#_check_text_prompts', 'npt/learners/dpc.py'),
                                   'npt.learners.dpc._offsets': ('learners/dpc.html#_offsets', 'npt/learners/dpc.py')},
             'npt.learners.etf_head': { 'npt.learners.etf_head._ETFHead': ('learners/etf_head.html#_etfhead', 'npt/learners/etf_head.py'),
                                        'npt.learners.etf_head._ETFHead.__init__': ( 'learners/etf_head.html#_etfhead.__init__',

@@ -391,7 +391,7 @@ def _check_widths(
     "Raise ValueError where a backbone is not as wide as the one that prompts were learned for."
     for part, name, axis, width in _backbone_widths(clip):
         if name in tensors and tensors[name].shape[axis] != width():
-            raise ValueError(f"it needs a backbone with a {part} of width {tensors[name].shape[axis]}, and that of "
+            raise ValueError(f"it needs a backbone with {'an' if part.startswith('image') else 'a'} {part} of width {tensors[name].shape[axis]}, and that of "
                              f"{clip.name} has {width()}. Load the backbone of its training (ViT-B/16: 512 for text and "
                              f"features, 768 for images)")
 

@@ -421,9 +421,9 @@ def without(key: str):
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("method, change, said, message", [
-    ("CoOp", replaced(ctx=torch.ones(4, 512)), {}, "text tower of width 512, and that of random has 64"),
+    ("CoOp", replaced(ctx=torch.ones(4, 512)), {}, "with a text tower of width 512, and that of random has 64"),
     ("MaPLe", replaced(prompt_learner__proj__weight=torch.ones(768, 64)), {}, "image tower of width 768, .* random has 32"),
-    ("IVLP", replaced(image_encoder__VPT=torch.ones(4, 768)), {}, "image tower of width 768"),
+    ("IVLP", replaced(image_encoder__VPT=torch.ones(4, 768)), {}, "with an image tower of width 768"),
     ("CoCoOp", replaced(meta_net__linear1__weight=torch.ones(3, 512)), {}, "image feature of width 512, .* random has 48"),
     ("CoCoOp", replaced(meta_net__linear1__bias=torch.ones(9)), {}, r"meta_net\.0\.bias has the shape \(9,\) in place of"),
     ("CoOp", replaced(ctx=torch.full((4, 64), torch.nan)), {}, "'ctx' is not a matrix of finite real numbers"),
