@@ -37,6 +37,8 @@ def unknown(
 ) -> ValueError:  # to be raised by the caller
     "Make the error for a name that does not exist: the name, the nearest known one, and at most forty of the list."
     names = sorted(names)
+    if not names:
+        return ValueError(f"there is no {kind} {_shown(name)}, nor any other: leave it out.")
     nearest = _nearest_name(str(name), names)
     guess = f" Did you mean {nearest!r}?" if nearest else ""
     more = f" and {len(names) - 40} more" if len(names) > 40 else ""

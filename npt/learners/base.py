@@ -8,12 +8,14 @@ __all__ = ['TEMPLATE', 'LEARNERS', 'fill', 'seeded', 'Seen', 'Learner', 'registe
 # %% ../../nbs/learners/base.ipynb #66b82be0
 import copy
 import inspect
+import math
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import chain
+from numbers import Real
 from types import MappingProxyType, ModuleType
 from typing import Annotated, NamedTuple
 
@@ -167,6 +169,14 @@ def _check_no_new_parameters(before: nn.Module, after: nn.Module) -> None:
         raise ValueError(f"The learner {before.name!r} makes parameters in prepare: make them in __init__, and set "
                          "transfers = False where a parameter belongs to a class.")
 
+# %% ../../nbs/learners/base.ipynb #c5a66675
+def _check_home_stays(before: nn.Module, after: nn.Module) -> None:
+    "Raise ValueError where binding a learner to other classes changed which ones it was made for."
+    was, now = (getattr(learner, "home", None) for learner in (before, after))
+    if was != now:
+        raise ValueError(f"The learner {before.name!r} sets home={repr(now)[:80]} in prepare, which was {repr(was)[:80]}: leave home alone there, "
+                         "since super().prepare(classnames) keeps the classes that it was made for.")
+
 # %% ../../nbs/learners/base.ipynb #1ed0d2a7
 @torch.no_grad()
 def _put_back(
@@ -265,6 +275,7 @@ def _check_binds(learner: nn.Module) -> None:
         names = learner.classnames
         probe = _try_names(learner, names[:2] if len(names) > 2 else [*names, names[0]])
         _check_no_new_parameters(learner, probe)
+        _check_home_stays(learner, probe)
         _check_follows(learner, probe)
 
 # %% ../../nbs/learners/base.ipynb #0746bf0e
@@ -291,6 +302,7 @@ def _bind(
     with _keeping_values(learner):
         other.prepare(classnames)
     _check_no_new_parameters(learner, other)
+    _check_home_stays(learner, other)
     if other.classnames != learner.classnames:
         _check_follows(learner, _try_names(other, _few_names(learner, other)))
     return other
@@ -316,6 +328,17 @@ class Seen(NamedTuple):
     image: Tensor  # (B, d) image features of unit length
     logits: Tensor  # (B, K)
     own: Mapping[str, Tensor] = MappingProxyType({})  # what else the learner's own terms of the loss need, by name
+
+# %% ../../nbs/learners/base.ipynb #4554acda
+def _as_seen(
+    learner: nn.Module,
+    given: object,  # what its `see` gave
+) -> Seen:  # the same
+    "Raise ValueError where a learner's `see` gives no `Seen`."
+    if not isinstance(given, Seen):
+        raise ValueError(f"The see of the learner {learner.name!r} gives a {type(given).__name__} in place of a Seen: "
+                         "return Seen(text, image, logits, own), with own left out where it has no terms of the loss of its own.")
+    return given
 
 # %% ../../nbs/learners/base.ipynb #9015c280
 def _check_shape(
@@ -504,7 +527,7 @@ class Learner(nn.Module):
     def logits(self, pixels: Tensor) -> Tensor:
         "The logits (B, K) of pixels (B, 3, H, W)."
         if type(self).see is not Learner.see:
-            return self.see(pixels).logits
+            return _as_seen(self, self.see(pixels)).logits
         return self.class_logits(_pixel_features(self, pixels))[1]
 
     def for_terms(self, text: Tensor, image: Tensor) -> Mapping[str, Tensor]:
@@ -517,7 +540,7 @@ class Learner(nn.Module):
 
     def forward(self, given: Tensor, text: Tensor | None = None) -> Seen:
         "As `see`."
-        return self.see(given, text)
+        return _as_seen(self, self.see(given, text))
 
 # %% ../../nbs/learners/base.ipynb #7b558aa2
 _LENGTH_ERROR = 1e-2  # that a unit vector may have
@@ -556,6 +579,25 @@ def _check_logits(
         raise ValueError(f"The learner {learner.name!r} gives logits of the shape {shape} in place of {expected}, one for every "
                          "image and class.")
 
+# %% ../../nbs/learners/base.ipynb #879ea6c4
+def _why_no_own(
+    own: object,  # what a learner gives for its own terms
+) -> str | None:  # the reason, or None where it can be used
+    "Say what is wrong with what a learner gives for its own terms."
+    if not isinstance(own, Mapping):
+        return f"is a {type(own).__name__} in place of a table of tensors by name: give {{'name': tensor}}, or {{}} where there is nothing"
+    for name, value in own.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            return f"has {repr(value)[:80]} as {name!r}, and should have a tensor under a name: give torch.as_tensor(value)"
+    return None
+
+
+def _check_own(learner: nn.Module, own: object) -> None:
+    "Raise ValueError where what a learner gives for its own terms is no table of tensors."
+    if reason := _why_no_own(own):
+        what = "own of its Seen" if type(learner).see is not Learner.see else "for_terms"
+        raise ValueError(f"What the learner {learner.name!r} gives as {what} {reason}.")
+
 # %% ../../nbs/learners/base.ipynb #c0000834
 def _sources(learner: nn.Module) -> tuple[str, str]:  # of class vectors, of image features
     "The methods that a learner's vectors come from."
@@ -568,12 +610,14 @@ def _check_seen(
     seen: Seen,  # what it made of a batch
     images: int,  # B
 ) -> None:
-    "Raise ValueError where features or logits have a wrong shape, or features are not finite, of unit length and of one precision."
+    "Raise ValueError for features or logits of a wrong shape, features not finite, of unit length and of one precision, or no table of own tensors."
+    _as_seen(learner, seen)
     of_text, of_image = _sources(learner)
     _check_vectors(learner, of_text, seen.text, len(learner.classnames))
     _check_vectors(learner, of_image, seen.image, images)
     _check_alike(learner, seen.text, seen.image)
     _check_logits(learner, seen.logits, images)
+    _check_own(learner, seen.own)
 
 # %% ../../nbs/learners/base.ipynb #5d901962
 def _tensors_of(value: object) -> list[Tensor]:
@@ -600,6 +644,20 @@ def _learners_inside(learner: nn.Module) -> list[nn.Module]:
     held = chain(learner.modules(), (value for _, value in _held(learner)))
     return [one for one in held if isinstance(one, Learner) and one is not learner]
 
+# %% ../../nbs/learners/base.ipynb #341a2ead
+def _why_no_factors(learner: nn.Module) -> str | None:  # the reason, or None where they can be used
+    "Say what is wrong with a learner's factors on the learning rate."
+    factors = learner.rate_factors
+    if not isinstance(factors, Mapping):
+        return f"its rate_factors={repr(factors)[:80]} is no table of part to factor: write one such as {{'head': 5.0}}"
+    names = [name for name, _ in learner.named_parameters()]
+    for part, factor in factors.items():
+        if not any(f"{name}.".startswith(f"{part}.") for name in names):
+            return f"its rate_factors name {part!r}, which none of its parameters has: name one of {', '.join(dict.fromkeys(n.split('.')[0] for n in names))}"
+        if not isinstance(factor, Real) or isinstance(factor, bool) or not 0 < factor < math.inf:
+            return f"its rate_factors have {factor!r} for {part!r}: give a finite number above 0, or keep what should not be learned still by requires_grad_(False)"
+    return None
+
 # %% ../../nbs/learners/base.ipynb #4365312f
 def _why_not_usable(learner: nn.Module) -> str | None:  # the reason, or None where it is
     "Say why a learner cannot be trained or used."
@@ -613,7 +671,7 @@ def _why_not_usable(learner: nn.Module) -> str | None:  # the reason, or None wh
     untold = [one.name for one in _learners_inside(learner) if one.remembers and not learner.remembers]
     if untold:
         return f"it holds the learner {untold[0]!r}, which remembers training images: hand them on in remember(features, labels)"
-    return None
+    return _why_no_factors(learner)
 
 # %% ../../nbs/learners/base.ipynb #45152437
 def _check_usable(learner: nn.Module) -> None:

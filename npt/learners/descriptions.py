@@ -78,7 +78,7 @@ def _read_descriptions(
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"descriptions={str(path)!r} has {path.stat().st_size / 1e6:.0f} MB, and at most {_MOST_BYTES / 1e6:.0f} MB are read.")
     try:
-        return _checked_table(json.loads(path.read_bytes().decode(), object_pairs_hook=_once_each))
+        return _checked_table(json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_once_each))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"descriptions={str(path)!r} cannot be used: {error}") from error
 

@@ -17,11 +17,26 @@ from ..clip.frozen import FrozenCLIP
 from ..clip.recompute import _with_weights
 from .base import Learner, _Seed, register_learner
 from .dept import _inside
+from .linear_probe import _LinearProbe
 
 # %% ../../nbs/learners/dpc.ipynb #c2693bb6
 def _offsets(inner: nn.Module) -> nn.ParameterDict:
     "An offset for each parameter of a learner, by its name with lines for dots, all zero."
     return nn.ParameterDict({name.replace(".", "_"): nn.Parameter(torch.zeros_like(p)) for name, p in inner.named_parameters()})
+
+# %% ../../nbs/learners/dpc.ipynb #4b23d277
+_TEXT_PROMPTS = "coop", "kgcoop", "prograd", "dekg", "tcp"
+
+
+def _check_text_prompts(
+    around: str,  # the name of a learner
+    inner: Learner,
+) -> None:
+    "Raise ValueError for a learner that learns anything else than text prompts."
+    on_images = inner.learns_image or inner.conditional or type(inner).adapt is not Learner.adapt
+    if on_images or isinstance(inner, _LinearProbe) or not any(True for _ in inner.parameters()):
+        raise ValueError(f"around={around!r} is no learner of text prompts, of which DPC needs one: name one of {', '.join(_TEXT_PROMPTS)}, or "
+                         "one of your own that learns nothing beside them.")
 
 # %% ../../nbs/learners/dpc.ipynb #388b77c2
 @register_learner("dpc")
@@ -42,8 +57,7 @@ class _DPC(Learner):
     ):
         super().__init__(clip, *template, around=around, around_settings=around_settings, weight=weight, top=top, begins=begins, seed=seed)
         self.inner = _inside(clip, classnames, template, around, around_settings, seed)
-        if self.inner.learns_image or self.inner.conditional or not any(True for _ in self.inner.parameters()):
-            raise ValueError(f"around={around!r} is no learner of text prompts, of which DPC needs one: name one such as 'coop'.")
+        _check_text_prompts(around, self.inner)
         self.transfers = self.inner.transfers
         self.offsets = _offsets(self.inner)
         self.register_buffer("remembered", None, persistent=False)  # (N, d) features of training images, sorted by class

@@ -63,6 +63,8 @@ def _read_official(path: Path) -> dict[str, Tensor]:  # the state of the model t
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} has no 'state_dict' of named tensors: expected is a model.pth.tar-N that Dassl wrote.")
+    if all(key.startswith("module.") for key in state):  # as a model on several GPUs is saved
+        state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 # %% ../../nbs/learners/official.ipynb #9d0af428
@@ -153,11 +155,22 @@ def _our_name(
             return ours.format(kind=parts.get("kind"), n=number and int(number) + shift)
     if re.fullmatch(_FROZEN, key):
         return None
-    raise ValueError(f"it holds {key!r}, which none of {_LEARNERS} has")
+    hint = ": MMA's trainer saves its adapter_learner alone, so give that file" if key.startswith("adapter_learner.") else ""
+    raise ValueError(f"it holds {key!r}, which none of {_LEARNERS} has{hint}")
 
 # %% ../../nbs/learners/official.ipynb #3c6f495f
+def _check_once(state: dict[str, Tensor]) -> None:
+    "Raise ValueError where what is learned stands in a state twice, with and without the prompt learner's name, and differs."
+    for key in state.keys() & {f"prompt_learner.{key}" for key in state}:
+        ours = key.removeprefix("prompt_learner.")
+        pair = state[key], state[ours]
+        if not re.fullmatch(_FROZEN, ours) and not (all(map(_is_plain, pair)) and torch.equal(*pair)):
+            raise ValueError(f"it holds both {ours!r} and {key!r}, and they differ: leave one out")
+
+
 def _without_surplus(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The state of a model without the prompt learner's name, and without what KgCoOp and DeKg do not use."
+    "The state of a model without the prompt learner's name, and without what KgCoOp and DeKg do not use. Raises ValueError as `_check_once`."
+    _check_once(state)
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     if "bias_vectors" in state:
         state = {key: value for key, value in state.items() if key != "bias_vectors" and not key.startswith(("meta_net.", "adapter.fc."))}
@@ -172,10 +185,14 @@ def _is_plain(value: object) -> bool:
 
 # %% ../../nbs/learners/official.ipynb #6ab7a2c8
 def _check_tensor(key: str, name: str, value: object) -> None:
-    "Raise ValueError where a tensor, by its official name and ours, is no finite matrix or vector as it should be."
+    "Raise ValueError where a tensor, by its official name and ours, is no matrix or vector as it should be, finite in float32, or a variance below 0."
     dims = (1,) if name.endswith("bias") or name.startswith(("projection.1.", "head.scale.", "head.shift.")) else (2, 3) if name == "context" else (2,)
     if not _is_plain(value) or value.dim() not in dims:
         raise ValueError(f"its {key!r} is not a {'vector' if dims == (1,) else 'matrix'} of finite real numbers")
+    if not value.float().isfinite().all():
+        raise ValueError(f"its {key!r} has numbers up to {value.abs().max():.0e}, which are too large for float32")
+    if name.endswith("running_var") and value.min() < 0:
+        raise ValueError(f"its {key!r} has {value.min():.2g}, and a variance is at least 0")
 
 # %% ../../nbs/learners/official.ipynb #93cc0d4d
 def _as_matrix(name: str, value: object) -> object:
@@ -276,7 +293,8 @@ def _chosen(
         raise ValueError("it holds class vectors, or task residuals, which nothing here adds to class vectors, and does not say which. "
                          f"If they are class vectors, give learner={' or '.join(map(repr, fit))}, which have the same logits and are trained differently")
     if learner not in (None, *fit):
-        raise ValueError(f"it was read as {' or '.join(map(repr, fit))}, and learner={learner!r} was given: leave that out"
+        do = "give one of the two" if len(fit) > 1 else "leave that out"
+        raise ValueError(f"it was read as {' or '.join(map(repr, fit))}, and learner={learner!r} was given: {do}"
                          + (", and give first=... for a DPC" if learner == "dpc" else ""))
     return learner or name
 
@@ -324,7 +342,7 @@ def _settings_from_shapes(
     name: str,  # the learner
     tensors: dict[str, Tensor],  # what was learned, under our names
 ) -> dict:  # its settings
-    "Read a learner's settings off the shapes; where words may be left in the prompt, assume \"a photo of a\"."
+    "Read a learner's settings off the shapes, with \"a photo of a\" where words may be left. Raises ValueError for shapes of no setting."
     layers = [value for key, value in tensors.items() if key.startswith("image_prompts.")]
     if name in ("linear_probe", "clap"):
         return {}
@@ -343,6 +361,8 @@ def _settings_from_shapes(
     deep = _deep_settings(tensors)
     if name == "coprompt":
         inside, width = tensors["image_network.0.weight"].shape
+        if inside > width:
+            raise ValueError(f"its networks are {inside} numbers wide inside and {width} outside, and CoPrompt's are at most as wide inside")
         return dict(deep, reduction=width // inside)
     return deep if name == "maple" else dict(deep, n_ctx_image=len(layers[0]), depth_image=len(layers))
 
@@ -371,7 +391,7 @@ def _check_widths(
     "Raise ValueError where a backbone is not as wide as the one that prompts were learned for."
     for part, name, axis, width in _backbone_widths(clip):
         if name in tensors and tensors[name].shape[axis] != width():
-            raise ValueError(f"it needs a backbone with a {part} of width {tensors[name].shape[axis]}, and that of "
+            raise ValueError(f"it needs a backbone with {'an' if part.startswith('image') else 'a'} {part} of width {tensors[name].shape[axis]}, and that of "
                              f"{clip.name} has {width()}. Load the backbone of its training (ViT-B/16: 512 for text and "
                              f"features, 768 for images)")
 
@@ -583,7 +603,7 @@ def load_official(
     learner: str | None = None,  # for a probe's file: "linear_probe" or "clap"
     first: str | Path | None = None,  # for DPC's file: that of the CoOp that its training started from
     **settings,  # what a file does not tell: `ctx_init` (not VPT, MMRL), `class_token_position` (CoOp), `layer`, `after_name` (TCP), `scale` (MMA), `alpha` (MMRL), `teacher`... (PromptKD), `weight` (DePT, DPC), `length` (DePT)
-) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "coprompt", "mma", "mmrl", "promptkd", "dept", "dpc", "linear_probe" or "clap", its parameters those of the file, in float32
+) -> Learner:  # "coop", "cocoop", "maple", "ivlp", "tcp", "vpt", "coprompt", "mma", "mmrl", "promptkd", "dept", "dpc", "linear_probe" or "clap", its parameters those of the file, in float32, and in evaluation mode
     """Load what an official trainer saved: CoOp, CoCoOp, KgCoOp, ProGrad, MaPLe, IVLP, PromptSRC, PromptKD and its teachers (IVLP), VPT, TCP, DeKg, CoPrompt, MMA, MMRL, DePT around CoOp, CoCoOp, KgCoOp or MaPLe, DPC around CoOp, CLAP's probes.
 
     Give `ctx_init=None` where MaPLe or IVLP started from random vectors and not from "a photo of a", the words where they
@@ -615,4 +635,4 @@ def load_official(
     if name == "mmrl":
         made.home = _home_in(made, state)
     _compare_words(made, state, path)
-    return made
+    return made.eval()

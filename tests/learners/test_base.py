@@ -1071,3 +1071,93 @@ def test_class_sets_share_what_a_batch_norm_has_met():
     learner.train()(torch.randn(4, CLIP.embed_dim))
     norms = learner.project[1], other.project[1]
     assert norms[0].running_mean.any() and norms[1].running_mean is norms[0].running_mean and norms[1].running_var is norms[0].running_var
+
+
+# ---- what a learner may give beside class vectors, given wrongly
+
+class Headed(Bare):
+    "Has a part that learns faster."
+
+    def __init__(self, clip, classnames, *template):
+        super().__init__(clip, classnames, *template)
+        self.head = nn.Linear(clip.embed_dim, 2)
+
+
+WRONG_FACTORS = {
+    "no such part": ({"heads": 5.0}, "rate_factors name 'heads', which none of its parameters has: name one of shift, head"),
+    "half a name": ({"hea": 5.0}, "rate_factors name 'hea'"),
+    "negative": ({"head": -1.0}, "rate_factors have -1.0 for 'head': give a finite number above 0"),
+    "zero": ({"head": 0}, r"rate_factors have 0 for 'head'.*requires_grad_\(False\)"),
+    "a word": ({"head": "fast"}, "rate_factors have 'fast' for 'head'"),
+    "yes": ({"head": True}, "rate_factors have True for 'head'"),
+    "not a number": ({"head": math.nan}, "rate_factors have nan for 'head'"),
+    "a list": (["head"], r"rate_factors=\['head'\] is no table of part to factor"),
+}
+
+
+@pytest.mark.parametrize("factors, words", WRONG_FACTORS.values(), ids=WRONG_FACTORS)
+def test_factors_on_the_rate_are_looked_at_before_training(factors, words):
+    with pytest.raises(ValueError, match=f"The learner 'mine' cannot be used: its {words}"):
+        made(type("Headed", (Headed,), {"rate_factors": factors}))
+    mine = made(Headed)
+    mine.rate_factors = factors
+    with pytest.raises(ValueError, match=f"The learner 'mine' cannot be used: its {words}"):
+        fit(mine, DATA.base.train, objective="ce", **SMALL)
+    mine.rate_factors = {"head": 6.5, "head.bias": 2, "shift": 0.5}
+    assert mine.shift.abs().max() == 0, "no step was taken"
+    with pytest.raises(ValueError, match="gives no gradient to head.weight"):
+        fit(mine, DATA.base.train, objective="ce", **SMALL)
+
+
+WRONG_OWN = {
+    "None": (None, "is a NoneType in place of a table of tensors"),
+    "a list": ([torch.zeros(2)], "is a list in place of a table"),
+    "a tensor": (torch.zeros(2), "is a Tensor in place of a table"),
+    "a number": ({"h": 3}, "has 3 as 'h', and should have a tensor under a name: give torch.as_tensor"),
+    "no name": ({3: torch.zeros(2)}, "has .* as 3, and should have a tensor under a name"),
+}
+
+
+@pytest.mark.parametrize("own, words", WRONG_OWN.values(), ids=WRONG_OWN)
+def test_what_own_terms_need_is_looked_at_at_the_first_step(own, words):
+    from npt.learners.base import Seen
+
+    def see(self, given, text=None):
+        text, image = self.text_features(), self.image_features(given)
+        return Seen(text, image, self.to_logits(image @ text.T), own)
+
+    telling = made(type("Wrong", (Bare,), {"for_terms": lambda self, text, image: own}))
+    seeing = type("Wrong", (Bare,), {"see": see, "image_features": lambda self, pixels: self.clip.encode_image(pixels)})(CLIP, BASE)
+    seeing.name = "mine"
+    for mine, what in (telling, "for_terms"), (seeing, "own of its Seen"):
+        with pytest.raises(ValueError, match=f"'mine' gives as {what} {words}"):
+            fit(mine, DATA.base.train, objective="ce", **SMALL)
+        assert mine.shift.abs().max() == 0, "no step was taken"
+
+
+NO_SEEN = {"tuple": tuple, "dict": lambda seen: seen._asdict(), "Tensor": lambda seen: seen.logits, "NoneType": lambda seen: None}
+
+
+@pytest.mark.parametrize("kind", NO_SEEN)
+def test_a_see_that_gives_no_seen_is_refused_by_all(kind):
+    class Wrong(AtOnce):
+        def see(self, given, text=None):
+            return NO_SEEN[kind](super().see(given, text))
+
+    mine = Wrong(CLIP, BASE)
+    mine.name = "mine"
+    for use in (lambda: fit(mine, DATA.base.train, objective="ce", **SMALL), lambda: evaluate(mine, DATA.base.val),
+                lambda: predict(mine, [Image.new("RGB", (32, 32))])):
+        with pytest.raises(ValueError, match=f"The see of the learner 'mine' gives a {kind} in place of a Seen: return Seen"):
+            use()
+
+
+def test_a_home_that_follows_every_binding_is_refused():
+    class Moving(Bare):
+        def prepare(self, classnames):
+            super().prepare(classnames)
+            self.home = list(classnames)
+
+    for use in lambda: made(Moving), lambda: Moving(CLIP, BASE).for_classes(NOVEL):
+        with pytest.raises(ValueError, match="sets home=.* in prepare, which was .*: leave home alone there"):
+            use()

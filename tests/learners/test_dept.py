@@ -69,7 +69,8 @@ class TestDePT(EveryLearner):
 
 @pytest.mark.parametrize("around, reason", [
     ("dept", "goes around another learner itself"), ("mmrl", "do not come from text and image features alone"),
-    ("tip_adapter", "do not come from"), ("coopp", "coop")])
+    ("tip_adapter", "it remembers training images"), ("clap", "it remembers training images"),
+    ("lp_plus_plus", "it remembers training images"), ("coopp", "coop")])
 def test_what_cannot_be_inside_is_refused(small, around, reason):
     with pytest.raises(ValueError, match=reason):
         build_learner("dept", small, NAMES, around=around)

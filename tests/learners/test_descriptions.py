@@ -177,3 +177,9 @@ def test_a_hash_tells_the_sentences_of_the_classes_at_hand_and_nothing_else():
 def test_sentences_are_not_copied_with_a_learner():
     learner = build_learner("zero_shot", LOADED, ["cat", "dog"], TEXTS)
     assert learner.for_classes(["dog"]).template is learner.template is copy.deepcopy(learner.template)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "texts.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"Müller": ["Eine Mühle."]}, ensure_ascii=False).encode())
+    assert _read_descriptions(path) == {"Müller": ("Eine Mühle.",)}

@@ -78,7 +78,10 @@ def test_the_second_prompt_waits_for_its_epoch_and_the_first_is_that_of_its_own_
 
 
 @pytest.mark.parametrize("around, reason", [("maple", "no learner of text prompts"), ("cocoop", "no learner of text prompts"),
-                                            ("zero_shot", "no learner of text prompts"), ("dept", "goes around another"), ("tip_adapter", "do not come from")])
+                                            ("zero_shot", "no learner of text prompts"), ("dept", "goes around another"), ("tip_adapter", "remembers training images"),
+                                            ("etf_head", "no learner of text prompts.*name one of coop, kgcoop, prograd, dekg, tcp, or"),
+                                            ("clip_adapter", "no learner of text prompts"), ("linear_probe", "no learner of text prompts"),
+                                            ("clap", "remembers training images"), ("lp_plus_plus", "remembers training images")])
 def test_what_cannot_be_inside_is_refused(small, around, reason):
     with pytest.raises(ValueError, match=reason):
         build_learner("dpc", small, NAMES, around=around)
@@ -87,3 +90,10 @@ def test_what_cannot_be_inside_is_refused(small, around, reason):
 def test_images_that_nobody_showed_are_missed(small):
     with pytest.raises(RuntimeError, match="no training images yet"):
         build_learner("dpc", small, NAMES)(small.encode_image(images()))
+
+
+@pytest.mark.parametrize("around", ["kgcoop", "prograd", "dekg", "tcp"])
+def test_all_learners_of_text_prompts_may_be_inside(small, around):
+    settings = dict(layer=1) if around == "tcp" else {}
+    learner = build_learner("dpc", small, NAMES, around=around, around_settings=settings)
+    assert learner.text_features().shape == (len(NAMES), small.embed_dim)

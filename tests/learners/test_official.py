@@ -250,12 +250,14 @@ def test_what_an_official_trainer_saved_gives_the_same_logits(clip, tmp_path, me
         torch.load(path, weights_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_official(path, clip, NAMES, **said).eval()
+        loaded = load_official(path, clip, NAMES, **said)
+    before = {key: value.clone() for key, value in loaded.state_dict().items()}
     learner.eval()
     assert loaded.name == name
     for key, value in learner.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
-    assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0)
+    assert torch.allclose(loaded.logits(images()), learner.logits(images()), atol=1e-6, rtol=0), "as it is tested, from the first call on"
+    assert not loaded.training and all(torch.equal(value, before[key]) for key, value in loaded.state_dict().items())
     started = build_learner(name, clip, NAMES, **settings).eval()
     assert not torch.allclose(started.logits(images()), learner.logits(images()), atol=1e-3), "the file must matter"
     if not settings.get("class_specific") and learner.transfers:
@@ -270,6 +272,21 @@ def test_parameters_are_float32_and_can_be_trained_on(good, tmp_path):
     loaded = load_official(write(good, tmp_path / "a"), single, NAMES)
     assert loaded.context.dtype == torch.float32 and loaded.context.requires_grad
     assert loaded.logits(images().float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["CoOp", "MMA", "MaPLe"])
+def test_a_model_saved_on_several_gpus_is_the_same(clip, tmp_path, method):
+    name, settings, _ = CASES[method]
+    learner = trained(clip, name, settings, method)
+    state = official_state(learner, method)
+    path = write({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "model.pth.tar-2")
+    loaded = load_official(path, clip, NAMES)
+    assert all(torch.equal(value, learner.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+def test_what_stands_in_a_file_twice_and_alike_is_taken_once(good, coop, clip, tmp_path):
+    good["state_dict"]["prompt_learner.ctx"] = good["state_dict"]["ctx"].clone()
+    assert torch.equal(load_official(write(good, tmp_path / "a"), clip, NAMES).context, coop.context)
 
 
 @pytest.mark.parametrize("optimizer, schedule", [
@@ -404,9 +421,9 @@ def without(key: str):
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("method, change, said, message", [
-    ("CoOp", replaced(ctx=torch.ones(4, 512)), {}, "text tower of width 512, and that of random has 64"),
+    ("CoOp", replaced(ctx=torch.ones(4, 512)), {}, "with a text tower of width 512, and that of random has 64"),
     ("MaPLe", replaced(prompt_learner__proj__weight=torch.ones(768, 64)), {}, "image tower of width 768, .* random has 32"),
-    ("IVLP", replaced(image_encoder__VPT=torch.ones(4, 768)), {}, "image tower of width 768"),
+    ("IVLP", replaced(image_encoder__VPT=torch.ones(4, 768)), {}, "with an image tower of width 768"),
     ("CoCoOp", replaced(meta_net__linear1__weight=torch.ones(3, 512)), {}, "image feature of width 512, .* random has 48"),
     ("CoCoOp", replaced(meta_net__linear1__bias=torch.ones(9)), {}, r"meta_net\.0\.bias has the shape \(9,\) in place of"),
     ("CoOp", replaced(ctx=torch.full((4, 64), torch.nan)), {}, "'ctx' is not a matrix of finite real numbers"),
@@ -416,6 +433,11 @@ def without(key: str):
     ("CoOp", replaced(ctx="a photo"), {}, "'ctx' is not a matrix"),
     ("CoOp", replaced(ctx=torch.ones(1).expand(10**9, 64)), {}, "'ctx' is not a matrix"),
     ("CoOp", replaced(ctx=torch.ones(4, 64).to_sparse()), {}, "'ctx' is not a matrix"),
+    ("CoOp", replaced(ctx=torch.full((4, 64), 1e300, dtype=torch.float64)), {}, r"'ctx' has numbers up to 1e\+300, which are too large for float32"),
+    ("CoOp", replaced(prompt_learner__ctx=torch.ones(4, 64)), {}, "holds both 'ctx' and 'prompt_learner.ctx', and they differ: leave one out"),
+    ("CoOp", lambda state: {f"module.{key}": value for key, value in state.items()} | {"ctx": torch.ones(4, 64)}, {}, "it holds 'module"),
+    ("MMA", lambda state: {f"adapter_learner.{key}": value for key, value in state.items()}, {}, "saves its adapter_learner alone, so give that file"),
+    ("CoPrompt", replaced(adapter_image__fc__0__weight=torch.ones(96, 48)), {}, "tar-2 cannot be used: its networks are 96 numbers wide inside and 48"),
     ("CoOp", replaced(ctx=torch.ones(90, 64)), {}, "90 context vectors do not fit"),
     ("CoOp", replaced(weight=torch.ones(4, 64)), {}, "'weight', which none of"),
     ("CoOp", without("ctx"), {}, "exactly nothing"),
@@ -433,6 +455,7 @@ def without(key: str):
     ("PromptKD", replaced(VPT_image_trans__conv1__0__weight=torch.ones(48, 512, 1, 1)), dict(teacher="random"), "image feature of width 512, .* random has 48"),
     ("PromptKD", replaced(VPT_image_trans__conv1__0__weight=torch.ones(48, 48, 3, 3)), dict(teacher="random"), "conv1.0.weight' is not a matrix"),
     ("PromptKD", replaced(VPT_image_trans__conv1__1__running_var=torch.full((48,), torch.nan)), dict(teacher="random"), "running_var' is not a vector"),
+    ("PromptKD", replaced(VPT_image_trans__conv1__1__running_var=torch.full((72,), -2.0)), dict(teacher="random"), "running_var' has -2, and a variance is at least 0"),
     ("PromptKD", replaced(VPT_image_trans__conv1__3__weight=torch.ones(72, 48, 1, 1)), dict(teacher="random"), r"projection\.3\.weight has the shape \(72, 48\)"),
     ("PromptKD", without("running_mean"), dict(teacher="random"), r"its projection\.1\.running_mean has the shape None"),
     ("PromptKD", dict, dict(teacher="random", depth=2), "'depth' cannot be given for 'promptkd'"),
@@ -450,6 +473,7 @@ def without(key: str):
     ("DePT", dict, dict(learner="coop"), "read as 'dept', and learner='coop' was given"),
     ("CoOp", dict, dict(learner="dpc"), "read as 'coop', and learner='dpc' was given.*first="),
     ("CLAP", dict, dict(), "give learner='linear_probe' or 'clap'"),
+    ("CLAP", dict, dict(learner="nosuch"), "read as 'linear_probe' or 'clap', and learner='nosuch' was given: give one of the two"),
     ("CLAP", replaced(prototypes=torch.ones(4, 48)), dict(learner="clap"), "each of its 4 classes has a vector, and there are 3 classnames"),
     ("CLAP", replaced(prototypes=torch.ones(3, 512)), dict(learner="clap"), "image feature of width 512"),
     ("CLAP", replaced(cache_keys=torch.ones(9, 48)), dict(learner="clap"), "'cache_keys', which none of"),

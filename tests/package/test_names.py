@@ -21,6 +21,10 @@ def test_nothing_is_offered_where_nothing_is_near(asked):
     assert str(unknown("thing", asked, ["coop", "maple"])) == f"there is no thing {asked!r}. Known: coop, maple."
 
 
+def test_where_nothing_is_known_no_list_is_offered():
+    assert str(unknown("setting called", "x", [])) == "there is no setting called 'x', nor any other: leave it out."
+
+
 def test_a_long_list_is_cut_and_one_that_is_iterated_once_is_enough():
     names = (f"name_{number:03}" for number in range(45))
     assert str(unknown("thing", 1, names)).endswith("name_039 and 5 more.")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from npt.learners.build import learner_names
 from npt.study.comparison import average_datasets
 from npt.study.published import _beside, _published_few_shot, _published_transfer, published, published_cells
 from npt.training.evaluation import harmonic_mean
@@ -82,6 +83,14 @@ def test_what_was_not_published_is_empty():
     assert published_cells("world/shapes").empty and _published_transfer("world/shapes", "domain").empty
     assert _published_few_shot("world/shapes").empty and _beside(published_cells("world/shapes"), ["coop"]).empty
     assert _published_transfer("imagenet", "dataset").loc["npt", "average"] == 67.11
+
+
+def test_methods_that_can_be_run_go_by_the_names_of_learners():
+    elsewhere = {"clip", "npt", "cpt", "2sfs", "clip_svd", "gda", "hicropl", "hpt", "proda", "proker", "skiptuning"}
+    methods = published().method.unique()
+    assert {name for method in methods for name in method.split("+")} - set(learner_names()) == elsewhere
+    few_shot = _published_few_shot("average")
+    assert _beside(few_shot, ["lp_plus_plus"]).index.get_level_values("method").tolist() == ["clip", "lp_plus_plus"]
 
 
 def test_beside_a_run_stand_its_own_methods_and_zero_shot_clip():
