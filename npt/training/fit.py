@@ -36,9 +36,10 @@ from ..data.split import Split
 from ..learners.base import Seen, _check_seen, _check_usable
 from ..learners.descriptions import _Described
 from ..learners.recipes import RECIPES, Average, recipe
+from ..objectives import own_terms
 from ..objectives.anchors import _cluster_count
 from ..objectives.objective import Objective, build_objective
-from ..objectives.terms import StepFeatures
+from ..objectives.terms import TERMS, StepFeatures
 from .anchors import _check_among, _frozen_anchors
 from .batches import _Batch, _epoch_draws, _image_batches, _training_features
 from .checkpoint import _CHECKPOINT, _load_checkpoint, _save_checkpoint
@@ -408,7 +409,7 @@ def _check_reached(
         warnings.warn(f"{what}: they will stay as they are", stacklevel=2)
         return
     published = dict(build_objective(RECIPES[learner.name].objective).weights) if learner.name in RECIPES else {}
-    if missing := [name for name in published if name not in dict(objective.weights)]:
+    if missing := [name for name in published if name not in dict(objective.weights) and TERMS[name].__module__ == own_terms.__name__]:
         raise ValueError(f"{what}, so they would never be learned: the sum needs {' and '.join(missing)}, as the method's own loss has it")
     raise ValueError(
         f"{what}, so they would never be learned. A method that uses them may not be called (adapt where image_features is overridden, "
