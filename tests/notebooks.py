@@ -18,6 +18,13 @@ CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiproce
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 
 
+def _without_stills() -> None:
+    "Show figures without drawing a JPEG of each, for which every notebook would start a Chrome; `figures/test_show.py` has one draw them."
+    import npt.figures.show
+
+    npt.figures.show._chrome_found = lambda: False
+
+
 def _run_cells(path: Path, folder: Path, answer) -> None:
     "Run the code cells of a notebook one after another; answer with the ids of those that show something, or with what went wrong."
     from IPython.core.interactiveshell import InteractiveShell
@@ -25,6 +32,7 @@ def _run_cells(path: Path, folder: Path, answer) -> None:
 
     multiprocessing.set_start_method(None, force=True)  # what a notebook starts itself starts as it would in a kernel
     os.chdir(folder)
+    _without_stills()
     shell, shows = InteractiveShell.instance(), set()
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code":
