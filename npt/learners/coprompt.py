@@ -50,7 +50,7 @@ def _sentences_of(
 ) -> _Sentences:
     "Encode all hand-written prompts of some classes. Raises ValueError naming a class of which nothing is said, or a sentence that is too long."
     prompts = _prompts_of(template, classnames)
-    features = _sentence_features(clip, prompts)
+    features = _sentence_features(clip, prompts, classnames=classnames, origin=getattr(template, "origin", None))
     count = torch.tensor([len(some) for some in prompts], device=features.device)
     return _Sentences(features, count.cumsum(0) - count, count)
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 import torch
@@ -101,8 +101,10 @@ class _Described:
 
     texts: dict[str, tuple[str, ...]]  # class name to its sentences
     template: str | tuple[str, ...] = TEMPLATE  # what is written where no sentence will do
+    origin: InitVar[str | Path | None] = None  # the file of the sentences, for messages alone
 
-    def __post_init__(self):
+    def __post_init__(self, origin: str | Path | None):
+        object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "texts", _checked_table(self.texts))
 
     def __deepcopy__(self, memo: dict) -> "_Described":
@@ -147,10 +149,19 @@ def _sentence_features(
     clip: FrozenCLIP,
     sentences: Sequence[Sequence[str]],  # of each class
     unit: bool = True,  # L2-normalise
+    classnames: Sequence[str] = (),  # K names, for a message
+    origin: str | Path | None = None,  # the file of the sentences, for a message
 ) -> Tensor:  # (S, d), class after class
-    "Features of all sentences of some classes. Raises ValueError naming the first that is too long."
+    "Features of all sentences of some classes. Raises ValueError naming the first that is too long, its class and file."
     flat = [sentence for some in sentences for sentence in some]
-    return torch.cat([clip.encode_text(flat[start : start + _AT_ONCE], unit=unit) for start in range(0, len(flat), _AT_ONCE)])
+    try:
+        return torch.cat([clip.encode_text(flat[start : start + _AT_ONCE], unit=unit) for start in range(0, len(flat), _AT_ONCE)])
+    except ValueError as error:
+        long = next((name for name, some in zip(classnames, sentences) if not all(clip.fits(list(some)))), None)
+        if long is None:
+            raise
+        where = f" in {str(origin)!r}" if origin else ""
+        raise ValueError(f"{str(error).rstrip('.')}, of the class {long!r}{where}: shorten it there.") from error
 
 # %% ../../nbs/learners/descriptions.ipynb #a329407d
 def _class_means(

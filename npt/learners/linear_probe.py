@@ -27,7 +27,7 @@ def _tower_vectors(
     "The class vectors of hand-written prompts, or of sentences of each class, before anyone normalises them."
     if isinstance(template, _Described):
         sentences = template.of(classnames)
-        return _class_means(_sentence_features(clip, sentences, unit=False), sentences)
+        return _class_means(_sentence_features(clip, sentences, unit=False, classnames=classnames, origin=template.origin), sentences)
     return torch.stack([clip.encode_text(fill(one, classnames), unit=False) for one in _listed(template)]).mean(dim=0)
 
 # %% ../../nbs/learners/linear_probe.ipynb #c7d91db3

@@ -54,7 +54,7 @@ def _written_features(
     "The class vectors of hand-written prompts, or of sentences of each class. Raises ValueError naming a class that has none."
     if isinstance(template, _Described):
         sentences = template.of(classnames)
-        return normalised(_class_means(_sentence_features(clip, sentences), sentences))
+        return normalised(_class_means(_sentence_features(clip, sentences, classnames=classnames, origin=template.origin), sentences))
     features = [clip.encode_text(fill(one, classnames)) for one in _listed(template)]
     return normalised(torch.stack(features).mean(dim=0))
 

@@ -53,7 +53,7 @@ class _Origin(BaseModel):
         "The hand-written prompt, or several, or sentences of each class. Raises FileNotFoundError or ValueError for a file of descriptions."
         template = TEMPLATE_ENSEMBLE if self.template == "ensemble" else self.template or find_dataset(self.dataset).template
         texts = _read_descriptions(self.descriptions) if self.descriptions else self.texts
-        return _Described(texts, template) if texts else template
+        return _Described(texts, template, self.descriptions) if texts else template
 
 # %% ../../nbs/study/restore.ipynb #ade45129
 def _problems_of(error: ValidationError) -> list[str]:

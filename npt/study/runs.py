@@ -155,7 +155,7 @@ def _build_run_learner(
 def _run_template(settings: RunSettings, data: FewShotData) -> str | tuple[str, ...] | _Described:
     "The hand-written prompt of a run, or its prompts. Raises FileNotFoundError or ValueError that names a file of descriptions."
     template = TEMPLATE_ENSEMBLE if settings.template == "ensemble" else settings.template or data.record.template
-    return template if settings.descriptions is None else _Described(_read_descriptions(settings.descriptions), template)
+    return template if settings.descriptions is None else _Described(_read_descriptions(settings.descriptions), template, settings.descriptions)
 
 # %% ../../nbs/study/runs.ipynb #b472a666
 @contextmanager

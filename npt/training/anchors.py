@@ -37,7 +37,8 @@ def _ensemble_features(learner: nn.Module) -> Tensor:  # (K, d), L2-normalised
     "Frozen text features of a learner's classes, mean over templates, or a class's sentences, before normalising (PromptSRC, ICCV 2023)."
     if isinstance(learner.template, _Described):
         sentences = learner.template.of(learner.classnames)
-        return normalised(_class_means(_sentence_features(learner.space, sentences, unit=False), sentences))
+        return normalised(_class_means(_sentence_features(learner.space, sentences, unit=False, classnames=learner.classnames,
+                                                      origin=learner.template.origin), sentences))
     prompts = (fill(template, learner.classnames) for template in _CONSISTENCY_TEMPLATES)
     return normalised(sum(learner.space.encode_text(texts, unit=False) for texts in prompts))
 

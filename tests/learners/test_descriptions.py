@@ -183,3 +183,12 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "texts.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"Müller": ["Eine Mühle."]}, ensure_ascii=False).encode())
     assert _read_descriptions(path) == {"Müller": ("Eine Mühle.",)}
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "linear_probe", "coprompt"])
+def test_a_sentence_that_is_too_long_is_told_with_its_class_and_file(name):
+    told = _Described({"cat": ["It purrs."], "dog": ["It barks.", "word " * 200]}, origin="texts.json")
+    with pytest.raises(ValueError, match="too long for the .*, of the class 'dog' in 'texts.json': shorten it there"):
+        learner = build_learner(name, LOADED, ["cat", "dog"], told)
+        learner(torch.zeros(2, 3, 32, 32))
+    assert _Described(TEXTS, origin="a.json") == _Described(TEXTS) and _Described(TEXTS).origin is None
