@@ -4,6 +4,7 @@ A kernel of its own takes five seconds to start and to import, and a hundred not
 every notebook gets a fork of it, which is as fresh: nothing that one notebook does is seen by another.
 """
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import nbformat
 
-PRELOADED = ["IPython", "gdown", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic", "requests", "scipy.stats",
-             "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images",
+PRELOADED = ["IPython.core.interactiveshell", "gdown", "nbformat", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic", "requests",
+             "scipy.stats", "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images",
              "npt.figures.run", "npt.world.label_sets"]  # none of which imports a learner, a term or a reader: notebooks register these
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
@@ -30,6 +31,7 @@ def _run_cells(path: Path, folder: Path, answer) -> None:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
+    gc.freeze()  # what was imported before the fork stays: a collection that looks at it takes half a second, and copies its memory
     multiprocessing.set_start_method(None, force=True)  # what a notebook starts itself starts as it would in a kernel
     os.chdir(folder)
     _without_stills()

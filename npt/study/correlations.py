@@ -7,6 +7,7 @@ __all__ = ['distances', 'correlations']
 
 # %% ../../nbs/study/correlations.ipynb #5914b241
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -45,24 +46,30 @@ def _weighted_ranks(
 ) -> np.ndarray:  # (R, n) the mean rank of the copies of each value, up to a constant
     "Ranks in each resample; equal values share theirs."
     values = np.broadcast_to(values, weights.shape)
-    order = values.argsort(1, kind="stable")
+    order = values.argsort(1)
     below, upto = _tie_edges(*(np.take_along_axis(table, order, 1) for table in (values, weights)))
     ranks = np.empty_like(below)
     np.put_along_axis(ranks, order, (below + upto) / 2, 1)
     return ranks
 
 # %% ../../nbs/study/correlations.ipynb #9c38e823
-def _weighted_correlation(
-    x: np.ndarray,  # (n,) or (R, n)
-    y: np.ndarray,  # (n,) or (R, n)
+def _deviations_under(
+    values: np.ndarray,  # (n,) or (R, n)
     weights: np.ndarray,  # (R, n)
+) -> tuple[np.ndarray, np.ndarray]:  # (R, n) deviations from the mean, times the root of their shares, and (R,) variances
+    share = weights / weights.sum(1, keepdims=True)
+    away = (values - (share * values).sum(1, keepdims=True)) * np.sqrt(share)
+    return away, np.einsum("rn,rn->r", away, away)
+
+# %% ../../nbs/study/correlations.ipynb #e8beee5c
+def _correlation_of(
+    x: tuple[np.ndarray, np.ndarray],  # of `_deviations_under`
+    y: tuple[np.ndarray, np.ndarray],  # of `_deviations_under`, by the same weights
 ) -> np.ndarray:  # (R,) from -1 to 1; not a number where one of the two is constant
     "Pearson's correlation under each row of weights."
-    share = weights / weights.sum(1, keepdims=True)
-    x, y = (values - (share * values).sum(1, keepdims=True) for values in (x, y))
-    covariance, *variances = ((share * product).sum(1) for product in (x * y, x * x, y * y))
-    scale = np.sqrt(variances[0] * variances[1])
-    return np.divide(covariance, scale, out=np.full(len(weights), np.nan), where=scale > 1e-12).clip(-1, 1)
+    scale = np.sqrt(x[1] * y[1])
+    covariance = np.einsum("rn,rn->r", x[0], y[0])
+    return np.divide(covariance, scale, out=np.full(len(scale), np.nan), where=scale > 1e-12).clip(-1, 1)
 
 # %% ../../nbs/study/correlations.ipynb #0c4ccca4
 def _in_deviations(
@@ -86,25 +93,42 @@ def _centered_within(
     return (values - means @ member.T).round(10)
 
 # %% ../../nbs/study/correlations.ipynb #50760f36
-def _pair_under(
-    pair: list[np.ndarray],  # two of (n,)
-    groups: np.ndarray | None,  # (n,)
-    weights: np.ndarray,  # (R, n)
-) -> list[np.ndarray]:  # two of (n,) or (R, n)
-    return pair if groups is None else [_centered_within(values, groups, weights) for values in pair]
+class _Resampled:
+    "Runs, each once and resampled by cells, and what their variables are there."
+
+    def __init__(
+        self,
+        variables: dict[str, np.ndarray],  # (n,) each, finite
+        cells: np.ndarray,  # (n,) the cell of each run, from 0
+        groups: np.ndarray | None,  # (n,) correlate within these
+        seed: int,
+        remembered: int,  # number of variables
+    ):
+        self.variables, self.groups, self.cells = variables, groups, cells
+        self.weights = [np.ones((1, len(cells))), _cell_weights(cells, seed)]
+        self.drawn = lru_cache(maxsize=remembered)(self._drawn)
+
+    def _drawn(self, name: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:  # of `_deviations_under`, by "pearson" and "spearman"
+        values, drawn = _in_deviations(self.variables[name]), dict(pearson=[], spearman=[])
+        for weights in self.weights:
+            rows = values if self.groups is None else _centered_within(values, self.groups, weights)
+            drawn["pearson"].append(_deviations_under(rows, weights))
+            drawn["spearman"].append(_deviations_under(_weighted_ranks(rows, weights), weights))
+        return drawn
 
 # %% ../../nbs/study/correlations.ipynb #3182e0da
-def _with_interval(
-    name: str,  # "pearson" or "spearman"
-    drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]],  # x, y and weights: all runs once, and the resamples
-) -> dict[str, float]:  # the value, low and high; empty where one of the two is constant
-    if name == "spearman":
-        drawn = [(_weighted_ranks(x, weights), _weighted_ranks(y, weights), weights) for x, y, weights in drawn]
-    (value,), resampled = (_weighted_correlation(*one) for one in drawn)
-    if not np.isfinite(value):
-        return {}
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _with_intervals(
+    resampled: _Resampled,
+    x: str,  # a variable
+    y: str,  # another
+) -> dict[str, float]:  # pearson and spearman, each with _low and _high; without what could not be computed, as one of the two is constant
+    result = {}
+    for name in "pearson", "spearman":
+        (value,), others = map(_correlation_of, resampled.drawn(x)[name], resampled.drawn(y)[name])
+        if np.isfinite(value):
+            low, high = np.nanpercentile(others, [2.5, 97.5])
+            result |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return result
 
 # %% ../../nbs/study/correlations.ipynb #c772547c
 def _numbered(names: Sequence | None, kept: np.ndarray) -> np.ndarray | None:
@@ -112,6 +136,31 @@ def _numbered(names: Sequence | None, kept: np.ndarray) -> np.ndarray | None:
     return None if names is None else np.unique(np.asarray(names)[kept], return_inverse=True)[1]
 
 # %% ../../nbs/study/correlations.ipynb #1396552d
+_MEASURED = [f"{name}{end}" for name in ("pearson", "spearman") for end in ("", "_low", "_high")]
+
+
+def _correlations_of_pairs(
+    variables: dict[str, np.ndarray],  # (n,) each
+    pairs: Sequence[tuple[str, str]],  # of variables; those that follow each other share the first, where they can
+    cells: Sequence,  # (n,) what is resampled as one
+    seed: int = 0,
+    groups: Sequence | None = None,  # (n,) correlate within these; over all where there are none
+) -> list[dict[str, float]]:  # of each pair, as `_correlation` gives it
+    "Pearson's and Spearman's correlation of several pairs, each with a 95 % percentile interval of a bootstrap over cells."
+    @lru_cache(maxsize=2)
+    def resampled(kept: bytes) -> _Resampled:
+        kept = np.frombuffer(kept, bool)
+        return _Resampled({name: values[kept] for name, values in variables.items()}, _numbered(cells, kept), _numbered(groups, kept), seed,
+                          remembered=2 + len({y for _, y in pairs}))
+
+    rows = []
+    for x, y in pairs:
+        kept = np.isfinite(variables[x]) & np.isfinite(variables[y])
+        row = dict(runs=int(kept.sum()), cells=len(set(np.asarray(cells)[kept])), **dict.fromkeys(_MEASURED, np.nan))
+        rows.append(row | _with_intervals(resampled(kept.tobytes()), x, y) if row["cells"] > 2 else row)
+    return rows
+
+# %% ../../nbs/study/correlations.ipynb #f2891d5c
 def _correlation(
     x: Sequence[float],  # (n,)
     y: Sequence[float],  # (n,)
@@ -123,16 +172,7 @@ def _correlation(
 
     Pairs with a value that is not finite are left out. Not a number where one of the two is constant, or there are fewer than three
     cells."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    kept = np.isfinite(x) & np.isfinite(y)
-    cells, groups = _numbered(cells, kept), _numbered(groups, kept)
-    result = dict(runs=int(kept.sum()), cells=len(set(cells)))
-    result |= {f"{name}{end}": np.nan for name in ("pearson", "spearman") for end in ("", "_low", "_high")}
-    if result["cells"] < 3:
-        return result
-    pair, once = [_in_deviations(values[kept]) for values in (x, y)], np.ones((1, len(cells)))
-    drawn = [(*_pair_under(pair, groups, weights), weights) for weights in (once, _cell_weights(cells, seed))]
-    return result | _with_interval("pearson", drawn) | _with_interval("spearman", drawn)
+    return _correlations_of_pairs(dict(x=np.asarray(x, float), y=np.asarray(y, float)), [("x", "y")], cells, seed, groups)[0]
 
 # %% ../../nbs/study/correlations.ipynb #de9ad3aa
 def _groups_of_units(
@@ -211,9 +251,9 @@ def _pool_rows(
     cells = runs.groupby(["learner", "objective"]).ngroup().to_numpy()
     groups = runs.groupby(within).ngroup().to_numpy() if within else None
     varies = _learners_varying(runs, metrics)
-    return [dict(target=target, metric=metric, learners=int(varies[metric]),
-                 **_correlation(runs[metric], runs[target], cells, groups=groups))
-            for metric in metrics for target in targets]
+    pairs = [(metric, target) for metric in metrics for target in targets]
+    told = _correlations_of_pairs({name: runs[name].to_numpy(float) for name in (*metrics, *targets)}, pairs, cells, groups=groups)
+    return [dict(target=target, metric=metric, learners=int(varies[metric]), **row) for (metric, target), row in zip(pairs, told)]
 
 # %% ../../nbs/study/correlations.ipynb #2cfca731
 def correlations(

@@ -14,8 +14,10 @@ from npt.study.correlations import (
     _POOLED,
     _cell_weights,
     _correlation,
+    _correlation_of,
+    _correlations_of_pairs,
     _correlations_said,
-    _weighted_correlation,
+    _deviations_under,
     _weighted_ranks,
     correlations,
     distances,
@@ -51,7 +53,7 @@ def test_a_weight_is_a_number_of_copies():
     x, y = draw.integers(0, 4, 12).astype(float), draw.normal(size=12)
     weights = _cell_weights(np.repeat(np.arange(4), 3), seed=3)
     ranks = [_weighted_ranks(values, weights) for values in (x, y)]
-    raw, ranked = _weighted_correlation(x, y, weights), _weighted_correlation(*ranks, weights)
+    raw, ranked = (_correlation_of(*(_deviations_under(values, weights) for values in pair)) for pair in ((x, y), ranks))
     for place in range(25):
         copies = [np.repeat(values, weights[place].astype(int)) for values in (x, y)]
         for values, rank in zip(copies, ranks):
@@ -61,6 +63,17 @@ def test_a_weight_is_a_number_of_copies():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
             assert raw[place] == pytest.approx(stats.pearsonr(*copies).statistic, nan_ok=True)
             assert ranked[place] == pytest.approx(stats.spearmanr(*copies).statistic, nan_ok=True)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([0, 1, 2], 8)])
+def test_pairs_of_a_table_are_those_of_each_alone(groups, fewer_resamples):
+    "What is remembered of a variable is that of the same runs: two leave out some, in an order in which much is forgotten."
+    variables = dict(zip("abcdef", np.random.default_rng(7).normal(size=(6, 24))))
+    variables["b"][3], variables["d"][[5, 9]] = np.inf, np.nan
+    cells, pairs = np.repeat(np.arange(8), 3), [(x, y) for x in "abc" for y in "def"] + [("a", "d"), ("f", "b"), ("b", "d")]
+    told = _correlations_of_pairs(variables, pairs, cells, 1, groups)
+    assert told == [_correlation(variables[x], variables[y], cells, 1, groups) for x, y in pairs]
+    assert {row["runs"] for row in told} == {24, 23, 22, 21} and len({row["spearman"] for row in told}) == len(told) - 3, "three pairs are there twice"
 
 
 def test_cells_are_drawn_whole_and_as_many_as_there_are():
