@@ -613,8 +613,7 @@ def fit(
     fit gives the same numbers, to the last bit and also where it was interrupted; a GPU's differ by rounding.
     Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA graph gives
     nothing, or something else than the learner; ValueError for settings that are unknown or out of range, classes of a split or of `all_classnames` that
-    do not fit the learner's, a class without test images, a learner that has no recipe or cannot learn by this objective, wrong features, and a foreign or
-    damaged checkpoint.
+    do not fit the learner's, a class without test images, a learner without a recipe or that this objective cannot teach, wrong features, a damaged checkpoint.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
