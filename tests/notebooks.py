@@ -12,9 +12,9 @@ from pathlib import Path
 
 import nbformat
 
-PRELOADED = ["IPython.core.interactiveshell", "gdown", "nbformat", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic", "requests",
-             "scipy.stats", "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load", "npt.data.images",
-             "npt.figures.run", "npt.world.label_sets"]  # none of which imports a learner, a term or a reader: notebooks register these
+PRELOADED = ["IPython.core.interactiveshell", "gdown", "nbformat", "open_clip", "pandas", "plotly.graph_objects", "plotly.io", "pydantic",
+             "requests", "scipy.stats", "sklearn.metrics", "snakemake.cli", "torch", "torchvision", "transformers", "npt.clip.load",
+             "npt.data.images", "npt.figures.run", "npt.world.label_sets"]  # no learner, term or reader: notebooks register these
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 CONTEXT.set_forkserver_preload(PRELOADED) if CONTEXT.get_start_method() == "forkserver" else None
 
