@@ -25,7 +25,7 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
     "experiments/pretrain_world": dict(steps=4, batch_size=32, most=1, out="world.safetensors"),
     "train": dict(dataset="world/textures", epochs=1, shots=1, runs_dir="runs"),
     "experiments/judge_world": dict(deals=[21], epochs=1, runs_dir="runs", results=str(ROOT / "workflow" / "results" / "world")),
-    "experiments/learners": dict(learners=["clip_adapter"], taus=[1.0], class_splits=[1, 2], epochs=1, runs_dir="runs", jobs=1),
+    "experiments/learners": dict(learners=["clip_adapter", "linear_probe"], taus=[1.0], class_splits=[1, 2], epochs=1, runs_dir="runs", jobs=1),
     "experiments/benchmark": dict(backbone="ViT-S-32-alt", num_classes=2, curve=[2], repeats=2, batch=dict(coop=1, cocoop=1, maple=1, ivlp=1), memory_for=["maple"]),
     "experiments/views": dict(seeds=[1, 2], views=[1, 2], objectives=["ce"], dataset="world/textures", shots=1, epochs=1, jobs=1),
     "experiments/predict": dict(top=2),
