@@ -68,7 +68,7 @@ def _said_by_recipe(settings: RunSettings) -> dict:
 # %% ../../nbs/study/inputs.ipynb #ace38b71
 def _files_named(settings: RunSettings) -> dict[str, str]:  # setting to 64 hexadecimal digits
     "What is in the files that a learner's settings name."
-    paths = {name: Path(value).expanduser() for name, value in settings.learner_settings.items() if isinstance(value, str)}
+    paths = {name: Path(value).expanduser() for name, value in settings.learner_settings.items() if isinstance(value, str) and name != "around"}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 # %% ../../nbs/study/inputs.ipynb #bd2d4d01

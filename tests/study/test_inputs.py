@@ -13,7 +13,7 @@ from npt.clip.frozen import FrozenCLIP
 from npt.clip.load import load_clip
 from npt.data.load import load_dataset
 from npt.learners.descriptions import _Described
-from npt.study.inputs import _check_inputs, _differing_inputs, _read_inputs, _run_inputs
+from npt.study.inputs import _check_inputs, _differing_inputs, _files_named, _read_inputs, _run_inputs
 from npt.study.runs import do_run, set_up
 from npt.study.settings import RunSettings
 from npt.training.checkpoint import _CHECKPOINT
@@ -127,3 +127,11 @@ def test_a_run_in_sessions_is_made_from_the_images_of_the_novel_classes_too(one,
     assert list(before[1].images) == ["base train", "novel train", "base test", "novel test"]
     assert not _differing_inputs(before[0], after[0])
     assert [phrase.split(":")[0] for phrase in _differing_inputs(before[1], after[1])] == ["novel train"]
+
+
+def test_a_file_that_is_called_like_the_learner_inside_is_no_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "maple").write_text("notes")
+    (tmp_path / "prompts").write_text("prompts")
+    assert _files_named(RunSettings(learner="dept", learner_settings=dict(around="maple"))) == {}
+    assert _files_named(RunSettings(learner="promptkd", learner_settings=dict(teacher_prompts="prompts"))).keys() == {"teacher_prompts"}
