@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
-import pandas as pd
 import pytest
 import torch
 from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree
@@ -810,7 +809,7 @@ def test_zero_shot_clip_has_sessions_without_learning(in_sessions, tmp_path):
 # ---- images without labels
 
 def unlabelled(folder: Path, **settings) -> RunSettings:
-    return RunSettings(**dict(dataset="world/textures", learner="promptkd", objective="own", classes="unlabelled", shots=2, epochs=2, measure_every=0,
+    return RunSettings(**dict(dataset="world/textures", learner="promptkd", objective="own", classes="unlabelled", shots=2, epochs=2, lr=0.005, measure_every=0,
                               runs_dir=str(folder)) | settings)
 
 
@@ -825,7 +824,7 @@ def test_a_run_without_labels_learns_from_both_halves_and_is_tried_on_each(witho
     settings, metrics = without_labels
     data, clip = load_dataset("world/textures", shots=2), load_clip("world")
     by_hand = build_learner("promptkd", clip, data.all.classnames, data.record.template, seed=1)
-    fit(by_hand, data.all.train, objective="own", epochs=2, progress=False, measure_every=0, all_classnames=data.all.classnames)
+    fit(by_hand, data.all.train, objective="own", epochs=2, lr=0.005, progress=False, measure_every=0, all_classnames=data.all.classnames)
     tried = base_to_novel(by_hand.for_classes(data.base.classnames), data)
     assert {name: metrics[name] for name in ("base", "novel", "h")} == {name: tried[name] for name in ("base", "novel", "h")}
     assert len(metrics["train_counts"]) == 16 and set(metrics["collapse"]) == {"before", "before_novel", "after", "after_novel", "floor", "floor_novel"}
@@ -841,7 +840,7 @@ def test_a_run_without_labels_reads_none(without_labels, tmp_path, monkeypatch):
 
     def mislabelled(asked):
         data = load(asked)
-        items, labels = data.all.train.items, data.all.train.labels.roll(1).tolist()
+        items, labels = data.all.train.items, (data.all.train.labels // 2 * 2).tolist()
         train = replace(data.all.train, items=tuple(item._replace(label=label) for item, label in zip(items, labels)))
         return replace(data, all=replace(data.all, train=train))
 
@@ -849,12 +848,11 @@ def test_a_run_without_labels_reads_none(without_labels, tmp_path, monkeypatch):
     metrics = do_run(settings, progress=False)
     one, other = (load_file(folder / "prompts.safetensors") for folder in (settings.folder, without_labels[0].folder))
     assert all(torch.equal(one[name], other[name]) for name in one) and metrics["h"] == without_labels[1]["h"]
-    accuracies = [pd.read_csv(folder / "history.csv").accuracy.tolist() for folder in (settings.folder, without_labels[0].folder)]
-    assert accuracies[0] != accuracies[1], "the labels were others"
+    assert list(metrics["train_counts"].values()) == [4, 0] * 8, "the labels were others"
 
 
 @pytest.mark.parametrize("own, said", [
-    (dict(objective="npt"), r"'ce \+ 1000\*kd \+ lc \+ mi' reads labels \(ce, mi\).*there are none"),
+    (dict(objective="npt"), r"'ce \+ 1000\*kd \+ .*' reads labels \(ce, mi\).*there are none"),
     (dict(learner="coop", objective="kg | ce"), r"reads labels \(ce\)"),
     (dict(learner="coop", objective="kg", learner_settings=dict(class_specific=True)), "'coop', which belongs to the classes that it was built for"),
     (dict(learner="tip_adapter_f", objective="kg"), "'tip_adapter_f', which remembers images by their labels"),
