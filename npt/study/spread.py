@@ -18,6 +18,7 @@ from .collect import collect_runs
 from .folder import RunFolder
 from .inputs import _differing_inputs, _measured_part, _read_inputs
 from .results import read_results
+from .runs import _tried_apart
 from .settings import _NOT_COMPARED, RunSettings, _from_file
 
 # %% ../../nbs/study/spread.ipynb #6c9b9b93
@@ -64,7 +65,7 @@ def _by_seed(
     tables: Iterable[str | Path],  # as in `seed_spread`
 ) -> list[pd.Series]:  # by place: H, or accuracy, by seed
     "The result of each seed. Raises ValueError naming a damaged file."
-    runs, metric = collect_runs(settings.folder.parent), "h" if settings.classes in ("base", "unlabelled") else "accuracy"
+    runs, metric = collect_runs(settings.folder.parent), "h" if _tried_apart(settings) else "accuracy"
     if len(runs):
         runs = _other_seeds(runs, settings, _FREE | {"pretrained"})
         runs = runs[_measured_alike(runs, settings)]

@@ -419,7 +419,7 @@ def _refuse_bound(learner: Learner) -> None:
     if not learner.transfers:
         how = "train with class_specific=False" if learner.settings.get("class_specific") else "train a learner of prompts, such as coop"
         raise ValueError(f"what this {learner.name!r} learned belongs to the classes that it was learned for, so it cannot be transferred: {how}")
-    if learner.name in ("tip_adapter", "tip_adapter_f"):
+    if getattr(learner, "inner", learner).remembers:  # DPC remembers to train, and meets other classes with the learner inside
         raise ValueError(f"{learner.name!r} remembers images of the classes that it was trained on, and is zero-shot CLIP "
                          "on others, so there is nothing to transfer")
 
