@@ -9,7 +9,7 @@ __all__ = []
 import torch
 
 from ..geometry.collapse import class_means
-from ..geometry.etf import etf_distance
+from ..geometry.etf import etf_distance, pairwise_cosines
 from .terms import StepFeatures, term
 
 # %% ../../nbs/objectives/npt_terms.ipynb #341e30cc
@@ -23,6 +23,26 @@ def _language_collapse(step: StepFeatures) -> torch.Tensor:
 def _language_collapse_centered(step: StepFeatures) -> torch.Tensor:
     "Language-modality collapse, seen from the mean text feature."
     return etf_distance(step.text, center=True)
+
+# %% ../../nbs/objectives/npt_terms.ipynb #1e3a3899
+def _several(text: torch.Tensor) -> int:  # (K, d) -> K
+    "The number of classes. Raises `ValueError` for fewer than 2, which have no angle between them."
+    if len(text) < 2:
+        raise ValueError(f"Expected at least 2 vectors in a (K, d) tensor, not one of shape {tuple(text.shape)}.")
+    return len(text)
+
+# %% ../../nbs/objectives/npt_terms.ipynb #382ae92f
+@term("cone")
+def _cone(step: StepFeatures) -> torch.Tensor:
+    "The common direction of the text features: squared mean of cos + 1/(K-1) over the pairs, one of the two parts of lc."
+    num_classes = _several(step.text)
+    return (num_classes / (num_classes - 1) * step.text.mean(0).square().sum()).square()
+
+# %% ../../nbs/objectives/npt_terms.ipynb #4ef50a65
+@term("spread")
+def _spread(step: StepFeatures) -> torch.Tensor:
+    "How unequal the text features' angles are: variance of the cosines over the pairs, the other part of lc."
+    return pairwise_cosines(step.text).var(correction=0)
 
 # %% ../../nbs/objectives/npt_terms.ipynb #0936017a
 def _class_balanced_mean(

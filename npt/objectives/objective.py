@@ -99,7 +99,7 @@ NAMED_OBJECTIVES.update(
 REGULARISERS = "npt", "npt_anchored", "npt_open", "cpt"  # named objectives whose terms may join a method's own loss
 
 # %% ../../nbs/objectives/objective.ipynb #48d608a5
-_READ_NO_LABELS = frozenset({"lc", "lc_centered", "kg", "hsic", "kg_image", "kl", "scl_text", "scl_image", "scl_logits", "con_text", "tetf", "rs", "clap", "kd"})
+_READ_NO_LABELS = frozenset({"lc", "lc_centered", "cone", "spread", "kg", "hsic", "kg_image", "kl", "scl_text", "scl_image", "scl_logits", "con_text", "tetf", "rs", "clap", "kd"})
 
 
 def _label_readers(objective: Objective) -> list[str]:

@@ -23,6 +23,10 @@ def in_numpy(name, case):
         return cosine_error(text)
     if name == "lc_centered":
         return cosine_error(text - text.mean(0))
+    if name in ("cone", "spread"):
+        unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+        cosines = [unit[j] @ unit[k] for j in range(len(unit)) for k in range(len(unit)) if j != k]
+        return (np.mean(cosines) + 1 / (len(unit) - 1)) ** 2 if name == "cone" else np.var(cosines)
     if name == "mi":
         return per_class_mean(((image - text[labels]) ** 2).sum(1), labels)
     if name == "mi_dot":
@@ -31,7 +35,7 @@ def in_numpy(name, case):
     return ((text - anchor) ** 2).sum(1).mean() + per_class_mean(((image - anchor[labels]) ** 2).sum(1), labels)
 
 
-@pytest.mark.parametrize("name", ["lc", "lc_centered", "mi", "mi_dot", "etf"])
+@pytest.mark.parametrize("name", ["lc", "lc_centered", "cone", "spread", "mi", "mi_dot", "etf"])
 @pytest.mark.parametrize("num_classes", [2, 7])
 def test_a_term_is_its_formula(name, num_classes):
     case = Case(num_classes, seed=num_classes)
@@ -42,11 +46,18 @@ def test_cpts_second_term_is_npts_isomorphism():
     assert TERMS["cc"] is TERMS["mi"]
 
 
-@pytest.mark.parametrize("name", ["lc", "lc_centered", "mi", "mi_dot", "etf"])
+@pytest.mark.parametrize("name", ["lc", "lc_centered", "cone", "spread", "mi", "mi_dot", "etf"])
 def test_gradients_agree_with_finite_differences(name):
     case = Case()
     inputs = case.text.clone().requires_grad_(), case.image.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda text, image: TERMS[name](case.step(text, image)), inputs)
+
+
+def test_the_two_parts_of_lc_add_up_to_it():
+    for num_classes in 2, 3, 11:
+        step = Case(num_classes).step()
+        assert (TERMS["cone"](step) + TERMS["spread"](step)).item() == pytest.approx(TERMS["lc"](step).item(), abs=1e-12)
+        assert (TERMS["spread"](step) < 1e-15) == (num_classes == 2), "one pair has nothing to vary"
 
 
 def test_every_class_counts_alike_however_few_its_images():
@@ -62,7 +73,7 @@ def test_a_term_computes_what_it_asks_for_and_nothing_else(name, asked):
 
 
 def test_one_class_has_no_etf():
-    for name in "lc", "etf":
+    for name in "lc", "cone", "spread", "etf":
         with pytest.raises(ValueError, match="at least 2"):
             TERMS[name](Case(num_classes=1).step())
 
