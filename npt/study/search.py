@@ -52,6 +52,10 @@ _SUMS = {
     "npt_open": ("ce + 0.1*etf_open", "ce + 0.3*etf_open", "ce + etf_open"),
     "cpt": ("ce + 0.025*tetf + 0.015*cc + 0.01*rs", "ce + 0.075*tetf + 0.045*cc + 0.03*rs", "ce + 0.25*tetf + 0.15*cc + 0.1*rs"),
 }
+_SIMPLER = {  # each with one weight
+    "mi": ("ce + 0.3*mi", "ce + mi", "ce + 3*mi"),
+    "cone": ("ce + 0.3*cone + 0.3*mi", "ce + cone + mi", "ce + 3*cone + 3*mi"),
+}
 _FINER = (0.69, 1.0, 1.44)  # times a rate
 
 # %% ../../nbs/study/search.ipynb #70349342
@@ -97,7 +101,7 @@ def _choices(
     if objective == "own":
         finer = [float(f"{rate * factor:.3g}") for rate in rates for factor in _FINER]
         return [_Trial(learner, "own", "", *rest, start) for rest in product(finer, epochs)]
-    return [_Trial(learner, objective, *rest, start) for rest in product(_SUMS[objective], rates, epochs)]
+    return [_Trial(learner, objective, *rest, start) for rest in product((_SUMS | _SIMPLER)[objective], rates, epochs)]
 
 
 def _space(learner: str, objective: str, start: str) -> list[_Trial]:  # 30
@@ -148,9 +152,9 @@ def _experiment(trial: _Trial) -> dict:
     return _run_of(trial) | dict(tau=list(_TAUS), measured_on="val", measure_every=0, **_APART)
 
 
-def _all_trials(learners: Sequence[str] = _SEARCHED) -> list[_Trial]:
-    "The trials of some learners with every objective."
-    return [trial for pair in product(learners, ("own", *_SUMS)) for trial in _trials(*pair)]
+def _all_trials() -> list[_Trial]:
+    "The trials of all learners with every objective."
+    return [trial for pair in product(_SEARCHED, ("own", *_SUMS)) for trial in _trials(*pair)]
 
 # %% ../../nbs/study/search.ipynb #07bd1e5f
 def _lines(experiments: dict[str, dict]) -> str:
@@ -187,9 +191,9 @@ def _score(trial: _Trial, own: pd.DataFrame | None) -> dict[str, float]:  # perc
     return dict(base=own.base.mean(), novel=own.novel.mean(), h=own.h.mean())
 
 
-def _scored(runs: pd.DataFrame, learners: Sequence[str] = _SEARCHED) -> pd.DataFrame:
+def _scored(runs: pd.DataFrame, trials: Sequence[_Trial] | None = None) -> pd.DataFrame:  # None: those of all learners
     "Every trial with its mean base, novel and H on validation images, in percent."
-    trials = _all_trials(learners)
+    trials = _all_trials() if trials is None else trials
     texts = runs[[*_told_of(trials[0])]].map(_as_text)
     of_trial = dict(list(runs.groupby(texts.agg("\n".join, axis=1))))
     return pd.DataFrame([dict(learner=one.learner, regulariser=one.objective, start=one.start, terms=one.terms, lr=one.lr, epochs=one.epochs,
