@@ -38,11 +38,13 @@ class _Shared:
 # %% ../../nbs/study/shared_units.ipynb #16804393
 def _variance_of_mean(
     table: np.ndarray,  # (clips, splits)
+    other_clips: bool,  # whether CLIPs are taken as drawn; class splits always are
 ) -> tuple[float, float]:  # the variance, and its degrees of freedom
-    "How far the grand mean would lie from the truth with other CLIPs and splits (Satterthwaite, Biometrics 1946)."
+    "How far the grand mean would lie from the truth with other splits, and other CLIPs (Satterthwaite, Biometrics 1946)."
     clips, splits = table.shape
     of_clips, of_splits, rest = _mean_squares(table)
-    parts = [(square, freedom) for square, freedom in ((of_clips, clips - 1), (of_splits, splits - 1)) if square > rest]
+    drawn = [(of_splits, splits - 1)] + [(of_clips, clips - 1)] * other_clips
+    parts = [(square, freedom) for square, freedom in drawn if square > rest]
     left = (1 - len(parts)) * rest  # twice subtracted where both show
     total = left + sum(square for square, _ in parts)
     spread = left**2 / ((clips - 1) * (splits - 1)) + sum(square**2 / freedom for square, freedom in parts)
@@ -51,12 +53,14 @@ def _variance_of_mean(
 # %% ../../nbs/study/shared_units.ipynb #56011a14
 def _shared_mean(
     table: np.ndarray,  # (clips, splits), a difference a cell
+    *,
+    other_clips: bool,  # whether it is asked of other CLIPs than these
 ) -> _Shared:
     "Mean, interval and p-value of differences in a table of CLIPs and class splits. Raises ValueError where it is not full, or too small."
     if np.isnan(table).any() or min(table.shape) < 2:
         raise ValueError(f"a table of {table.shape[0]} CLIPs and {table.shape[1]} class splits with {int(np.isnan(table).sum())} cells "
                          "that have no value: at least two of each are needed, and a value in every cell")
-    variance, freedom = _variance_of_mean(table)
+    variance, freedom = _variance_of_mean(table, other_clips)
     far = stats.t.ppf(0.975, freedom) * variance**0.5
     mean = table.mean()
     p = 1.0 if mean == 0 else 2 * stats.t.sf(abs(mean) / variance**0.5, freedom) if variance else 0.0
@@ -65,9 +69,12 @@ def _shared_mean(
 # %% ../../nbs/study/shared_units.ipynb #7283f7fb
 def _tested(
     samples: Mapping[str, pd.Series],  # by name; each by CLIP and class split
-) -> pd.DataFrame:  # a row each: mean, low and high in the unit of the values, p, holm, freedom, units, stands
-    "Test a family of comparisons. Raises ValueError for a table that is not full."
-    rows = [dict(claim=name, units=len(values), **vars(_shared_mean(values.unstack().to_numpy(float)))) for name, values in samples.items()]
-    table = pd.DataFrame(rows).set_index("claim")
-    table["holm"] = holm(table.p)
-    return table.assign(stands=table.holm <= 0.05)
+) -> pd.DataFrame:  # a row each: mean, low, high in the unit of the values, p, holm, stands; for other CLIPs with "_other"
+    "Test a family of comparisons, of these CLIPs and of others. Raises ValueError for a table that is not full."
+    tables = {name: values.unstack().to_numpy(float) for name, values in samples.items()}
+    found = []
+    for ending, other_clips in ("", False), ("_other", True):
+        means = pd.DataFrame([vars(_shared_mean(one, other_clips=other_clips)) for one in tables.values()], index=pd.Index(tables, name="claim"))
+        corrected = means.assign(holm=holm(means.p), stands=holm(means.p) <= 0.05)
+        found.append(corrected.drop(columns=["mean"] if other_clips else []).add_suffix(ending))
+    return pd.concat(found, axis=1).assign(units=[one.size for one in tables.values()])
