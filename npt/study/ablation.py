@@ -76,7 +76,7 @@ def _runs_text(
     experiments = {"regularised": dict(learner=others, objective=["own", "npt", "npt_anchored", "cpt"]) | _UNITS}
     experiments |= {f"simpler_{one.learner}_{one.regulariser}": _of_simpler(one) for _, one in _chosen(runs).iterrows()}
     experiments |= {f"parts_{name}": _of_parts(name) for name in _LEARNERS}
-    head = ("# Written by `python -m npt.study.ablation runs workflow/results/what_works/search.csv`: NPT taken apart, and two shorter sums at what their\n"
+    head = ("# Written by `python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv`: NPT taken apart, and two shorter sums at what their\n"
             "# search chose. nbs/study/ablation.ipynb says what is run and why, nbs/experiments/what_works.ipynb what came out.\n"
             "runs_dir: runs/what_works\ngroup: 12\nexperiments:\n")
     return head + _lines(experiments)
@@ -89,7 +89,7 @@ def _ablation_command(arguments: Sequence[str]) -> None:
     elif len(arguments) == 2 and arguments[0] == "runs":
         print(_runs_text(pd.read_csv(arguments[1], keep_default_na=False, na_values=[""])), end="")
     else:
-        raise SystemExit("python -m npt.study.ablation search, or python -m npt.study.ablation runs workflow/results/what_works/search.csv")
+        raise SystemExit("python -m npt.study.ablation search, or python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv")
 
 # %% ../../nbs/study/ablation.ipynb #920dd874
 if __name__ == "__main__" and "__file__" in globals():  # called with python -m, and not a cell of a notebook

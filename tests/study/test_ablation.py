@@ -1,0 +1,100 @@
+"NPT taken apart: one thing is changed, the shorter sums have as many trials as NPT, and the grids that are kept are those that the code writes."
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+
+from npt.learners.recipes import recipe
+from npt.objectives.objective import build_objective
+from npt.study.ablation import (
+    _INSTEAD,
+    _LEARNERS,
+    _ablation_command,
+    _chosen,
+    _npt_with,
+    _runs_text,
+    _search_text,
+    _simpler_trials,
+)
+from npt.study.grid import expand, read_grid
+from npt.study.search import _APART, _SIMPLER, _TAUS, _experiment, _space, _trials
+
+GRIDS = ROOT / "workflow" / "grids"
+
+
+def invented(base) -> pd.DataFrame:
+    "A table of the search's runs, with accuracies that a function of the trial's place gives."
+    usual = dict(learner_settings={}, backbone="world", pretrained=float("nan"), novel=50.0, h=50.0)
+    return pd.DataFrame([usual | _experiment(trial) | dict(tau=tau, base=base(place)) for place, trial in enumerate(_simpler_trials()) for tau in _TAUS])
+
+
+@pytest.mark.parametrize("learner", _LEARNERS)
+def test_one_thing_is_changed(learner):
+    chosen = dict(recipe(learner, "world").objective_for("npt").weights)
+    for other in _INSTEAD.values():
+        weights = dict(_npt_with(learner, other).weights)
+        assert "lc" not in weights and weights.get(other) == (chosen["lc"] if other else None)
+        assert {name: weight for name, weight in weights.items() if name != other} == {name: weight for name, weight in chosen.items() if name != "lc"}
+
+
+@pytest.mark.parametrize("learner", _LEARNERS)
+def test_a_shorter_sum_has_as_many_trials_as_npt_from_as_large_a_space(learner):
+    assert recipe(learner, "world").settings.get("ctx_init", "a photo of a") == "a photo of a", "the search chose its published start"
+    of_npt = [trial for trial in _trials(learner, "npt") if trial.start == "published"]
+    for name in _SIMPLER:
+        assert len(set(_space(learner, name, "published"))) == len(set(_space(learner, "npt", "published"))) == 30
+        own = {trial for trial in _simpler_trials([learner]) if trial.objective == name}
+        assert len(own) == len(of_npt) and {trial.start for trial in own} == {"published"}
+
+
+@pytest.mark.parametrize("name", _SIMPLER)
+def test_a_shorter_sum_has_one_weight(name):
+    for text in _SIMPLER[name]:
+        weights = dict(build_objective(text).weights)
+        assert weights.pop("ce") == 1 and len(set(weights.values())) == 1 and "mi" in weights and not weights.keys() - {"mi", "cone"}
+
+
+def test_the_grid_of_the_search_is_the_one_that_the_code_writes():
+    assert (GRIDS / "what_works_search.yaml").read_text() == _search_text()
+    tasks = expand(read_grid(GRIDS / "what_works_search.yaml"))
+    assert len(tasks) == len(_TAUS) * len(_simpler_trials()) and {task.settings.measured_on for task in tasks} == {"val"}
+
+
+def test_base_accuracy_on_validation_images_chooses():
+    trials = _simpler_trials()
+    best = {(trials[place].learner, trials[place].objective): place for place in range(0, len(trials))}  # the last of each
+    chosen = _chosen(invented(lambda place: 70.0 if place in best.values() else 60.0)).set_index(["learner", "regulariser"])
+    for cell, place in best.items():
+        assert (chosen.loc[cell].lr, chosen.loc[cell].terms) == (trials[place].lr, trials[place].terms)
+    with pytest.raises(ValueError, match="needs one at each of"):
+        _chosen(invented(float).iloc[:-1])
+
+
+def test_the_runs_take_what_was_chosen_and_share_nothing_with_the_search(tmp_path):
+    table = invented(lambda place: 60 + place % 11)
+    path = tmp_path / "grid.yaml"
+    path.write_text(_runs_text(table))
+    tasks = [task.settings for task in expand(read_grid(path))]
+    assert {one.learner for one in tasks} == set(_LEARNERS) and {one.measured_on for one in tasks} == {"test"}
+    assert _APART["seed"] not in {one.seed for one in tasks} and _APART["class_split"] not in {one.class_split for one in tasks}
+    for _, one in _chosen(table).iterrows():
+        own = next(trial for trial in _simpler_trials([one.learner]) if (trial.objective, trial.terms) == (one.regulariser, one.terms))
+        mine = [task for task in tasks if (task.learner, task.objective, task.lr, task.epochs) == (one.learner, own.minimised, one.lr, one.epochs)]
+        assert len(mine) == 24, "three CLIPs, four class splits, two imbalance ratios"
+    parts = yaml.safe_load(path.read_text())["experiments"]["parts_maple"]
+    tuned = recipe("maple", "world", "npt")
+    assert (parts["lr"], parts["epochs"], len(parts["objective"])) == (tuned.lr, tuned.epochs, len(_INSTEAD))
+
+
+def test_the_command_prints_both_grids(tmp_path, capsys):
+    _ablation_command(["search"])
+    assert capsys.readouterr().out == _search_text()
+    table = invented(float)
+    table.assign(learner_settings=table.learner_settings.map(json.dumps)).to_csv(tmp_path / "runs.csv", index=False)
+    _ablation_command(["runs", str(tmp_path / "runs.csv")])
+    assert yaml.safe_load(capsys.readouterr().out)["runs_dir"] == "runs/what_works"
+    with pytest.raises(SystemExit, match="npt.study.ablation"):
+        _ablation_command(["both"])
