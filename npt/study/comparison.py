@@ -18,6 +18,7 @@ from ..objectives.objective import REGULARISERS
 from .folder import _NOT_COMPARED
 from .intervals import mean_interval
 from .settings import RunSettings
+from .shared_units import _shared_mean
 from ..training.evaluation import harmonic_mean
 
 # %% ../../nbs/study/comparison.ipynb #79e715a3
@@ -51,6 +52,15 @@ def units(
     held = [runs[name] if name in runs else [None] * len(runs) for name in _IN_UNIT]
     names = [_unit_name(*row) for row in zip(runs.seed, _on_world(runs), *held)]
     return pd.Series(names, runs.index, dtype=object)
+
+# %% ../../nbs/study/comparison.ipynb #499cd378
+def _drawn_with(runs: pd.DataFrame) -> dict[str, list[str]]:  # by name of a column
+    "The CLIP and the class split of each run on the offline world, as texts; elsewhere all are one."
+    world = _on_world(runs)
+    held = {name: runs[name] if name in runs else [None] * len(runs) for name in _IN_UNIT}
+    clips = ["world" if pd.isna(clip) else str(clip) for clip in held["pretrained"]]
+    return {"clip": [clip if some else "" for clip, some in zip(clips, world)],
+            "class_split": [_whole(split) if some else "" for split, some in zip(held["class_split"], world)]}
 
 # %% ../../nbs/study/comparison.ipynb #c90ca1e4
 _SAME = sorted(RunSettings.model_fields.keys() - _NOT_COMPARED - {"seed", "measure_every"}) + ["version"]
@@ -145,7 +155,7 @@ def _paired(
     metric: str,
     baseline: str,  # the objective that others are compared with
     by: Sequence[str],  # settings in which two runs of a pair agree, beside dataset and unit
-) -> pd.DataFrame:  # columns by, objective, dataset, unit, difference
+) -> pd.DataFrame:  # columns by, objective, dataset, unit, clip, class_split, difference
     "Each run less the run of the baseline with the same data. Raises ValueError where the baseline is missing or runs are mixed."
     if baseline not in set(runs.objective):
         raise ValueError(f"no run has the objective {baseline!r} to compare with; there are {sorted(runs.objective.unique())}")
@@ -154,13 +164,24 @@ def _paired(
     alone = runs.loc[runs.objective == baseline, [*pair, metric]]
     both = runs[runs.objective != baseline].merge(alone, on=pair, suffixes=("", "_alone"))
     both["difference"] = both[metric] - both[f"{metric}_alone"]
-    return both[[*by, "objective", "dataset", "unit", "difference"]].dropna(subset="difference")
+    both = both.assign(**_drawn_with(both))
+    return both[[*by, "objective", "dataset", "unit", "clip", "class_split", "difference"]].dropna(subset="difference")
 
 # %% ../../nbs/study/comparison.ipynb #a467b343
 def _cell_table(rows: Mapping[tuple, Sequence], names: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     "A table with a row a cell; what stands after mean, low and high are counts."
     index = pd.MultiIndex.from_tuples(rows, names=names)
     return pd.DataFrame(list(rows.values()), index, columns).astype(dict.fromkeys(columns[3:], int))
+
+# %% ../../nbs/study/comparison.ipynb #c682741b
+def _over_units(pairs: pd.DataFrame) -> tuple[float, float, float]:  # pairs: of one cell, as `_paired` gives them
+    "Mean difference with its 95 % interval."
+    drawn = pairs.groupby(["clip", "class_split"], sort=False).difference.mean()
+    table = drawn.unstack()
+    if min(table.shape) > 1 and table.notna().all(axis=None):
+        found = _shared_mean(table.to_numpy(), other_clips=False)
+        return found.mean, found.low, found.high
+    return mean_interval(drawn if len(drawn) > 1 else pairs.difference)
 
 # %% ../../nbs/study/comparison.ipynb #b5423857
 def gains(
@@ -170,9 +191,9 @@ def gains(
     baseline: str = "own",
     by: Sequence[str] = ("learner", "tau"),
 ) -> pd.DataFrame:  # by, objective: mean, low and high as the metric is measured, and pairs (their number)
-    "The mean paired difference of each cell to the baseline, and its 95 % t interval over pairs."
-    groups = _paired(runs, metric, baseline, by).groupby([*by, "objective"], sort=False).difference
-    rows = {cell: [*mean_interval(values), len(values)] for cell, values in groups}
+    "The mean paired difference of each cell to the baseline, and its 95 % interval over units."
+    groups = _paired(runs, metric, baseline, by).groupby([*by, "objective"], sort=False)
+    rows = {cell: [*_over_units(pairs), len(pairs)] for cell, pairs in groups}
     return _cell_table(rows, [*by, "objective"], ["mean", "low", "high", "pairs"])
 
 # %% ../../nbs/study/comparison.ipynb #b5a77e68

@@ -137,3 +137,28 @@ def test_a_pair_without_a_number_is_no_pair():
     runs.loc[(runs.objective == "npt") & (runs.seed == 2), "h"] = float("nan")
     fewer = gains(runs).xs("npt", level="objective")
     assert (fewer.pairs == whole.xs("npt", level="objective").pairs - 1).all() and fewer[["mean", "low", "high"]].notna().all(axis=None)
+
+
+def test_units_that_share_clips_and_splits_are_not_taken_as_independent():
+    runs = on_the_world(table())
+    moved = {None: 0.0, "world-2": 1.0, "world-3": -1.0}
+    by_split = {split: 4.0 * place for place, split in enumerate(sorted(runs.class_split.unique(), key=str))}
+    trained = runs.objective == "npt"
+    runs.loc[trained, "novel"] += [moved[None if pd.isna(clip) else clip] + by_split[split] + seed % 2 for clip, split, seed in
+                                   zip(runs.pretrained[trained], runs.class_split[trained], runs.seed[trained])]
+    row = gains(runs, metric="novel").xs("npt", level="objective").iloc[0]
+    pairs = _paired(runs, "novel", "own", ["learner", "tau"]).query("learner == 'coop' and tau == 1 and objective == 'npt'")
+    of_cell = pairs.groupby(["clip", "class_split"]).difference.mean().unstack()
+    assert row["mean"] == pytest.approx(pairs.difference.mean()) and row.pairs == 18
+    expected = stats.ttest_1samp(of_cell.mean(0), 0).confidence_interval(0.95)
+    assert (row.low, row.high) == pytest.approx(tuple(expected)), "all spread is of splits: as few as there are"
+    assert row.high - row.low > 5 * (stats.sem(pairs.difference))
+
+
+def test_of_one_clip_the_splits_are_counted_and_not_the_seeds():
+    runs = on_the_world(table(), clips=(None,))
+    by_split = {split: 4.0 * place for place, split in enumerate(sorted(runs.class_split.unique(), key=str))}
+    runs["novel"] += [by_split[split] * (objective == "npt") for split, objective in zip(runs.class_split, runs.objective)]
+    row = gains(runs, metric="novel").xs("npt", level="objective").iloc[0]
+    means = _paired(runs, "novel", "own", ["learner", "tau"]).query("learner == 'coop' and tau == 1 and objective == 'npt'").groupby("class_split").difference.mean()
+    assert (row.low, row.high) == pytest.approx(tuple(stats.ttest_1samp(means, 0).confidence_interval(0.95)))
