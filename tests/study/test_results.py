@@ -208,10 +208,8 @@ def test_what_the_readme_says_stands_is_what_the_file_says():
     for name, said in {"zero-shot": "above zero-shot CLIP", "more under imbalance": "a larger gain under imbalance", "tail": "a gain of rare classes",
                        "other regularisers": "a gain of the anchored variant or CPT", "over learners": "a gain in the mean of the five"}.items():
         assert f"{said}: {int(file.loc[name].stands.sum())} of {len(file.loc[name])} stand" in readme
-    assert file.stands.equals((file.holm <= 0.05) & (file.holm_shared <= 0.05)), "both tests must find it"
-    assert (file.holm >= file.p).all() and (file.holm_shared >= file.p_shared).all()
-    covers = family.covers
-    assert f"in {covers.mean():.0f} of 100 cases in the mean of the ten, and in {covers.min():.0f} in the worst" in readme
+    for ending in "", "_other":
+        assert file[f"stands{ending}"].equals(file[f"holm{ending}"] <= 0.05) and (file[f"holm{ending}"] >= file[f"p{ending}"]).all()
 
 
 def test_the_published_gains_stand_beside_ours():
