@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/study/ablation.ipynb #3f1d1fbe
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ from .search import _SIMPLER, _choose, _experiment, _lines, _scored, _Trial, _tr
 _LEARNERS = "coop", "cocoop", "kgcoop", "maple", "promptsrc", "tcp", "mma", "mmrl"
 
 # %% ../../nbs/study/ablation.ipynb #ca508cbb
-_INSTEAD = {"no lc": None, "cone": "cone", "spread": "spread", "centred": "lc_centered"}  # what takes the place of lc
+_INSTEAD = {"without lc": None, "cone for lc": "cone", "spread for lc": "spread", "lc centred": "lc_centered"}  # what takes the place of lc
 
 
 def _npt_with(
@@ -45,41 +46,61 @@ def _search_text() -> str:
     return head + _lines({f"trial_{place}": _experiment(one) for place, one in enumerate(_simpler_trials(), start=1)})
 
 # %% ../../nbs/study/ablation.ipynb #c7018a76
-_UNITS = dict(dataset="world/objects", measure_every=0, seed=1, pretrained=[None, "world-2", "world-3"], class_split=[1, 2, 3, 4], tau=[1, 0.0625])
-_IN_THE_WORLDS_GRID = "coop", "kgcoop", "cocoop", "promptsrc", "maple"
+@dataclass(frozen=True)
+class _Role:
+    "One way to train a learner, and what it stands for."
 
+    learner: str
+    role: str  # such as "npt", or "cone for lc"
+    objective: str
+    lr: float | None = None  # None, here and below: the recipe's
+    epochs: int | None = None
+    taus: tuple[float, ...] = (1, 0.0625)
 
-def _of_parts(learner: str) -> dict:
-    "The runs in which one thing is changed, as an experiment of a grid."
-    own = recipe(learner, "world", "npt")
-    return dict(learner=learner, lr=own.lr, epochs=own.epochs, objective=[str(_npt_with(learner, other)) for other in _INSTEAD.values()]) | _UNITS
-
-
-def _of_simpler(one: pd.Series) -> dict:
-    "The runs of what was chosen for a learner with a shorter sum."
-    trial = _Trial(one.learner, one.regulariser, one.terms, float(one.lr), int(one.epochs))
-    return dict(learner=trial.learner, lr=trial.lr, epochs=trial.epochs, objective=trial.minimised) | _UNITS
-
-# %% ../../nbs/study/ablation.ipynb #23bda56e
+# %% ../../nbs/study/ablation.ipynb #9cf292ae
 def _chosen(
     runs: pd.DataFrame,  # of the search of the shorter sums
 ) -> pd.DataFrame:
     "What base validation accuracy chose, a row for each learner and sum. Raises ValueError where a trial is missing."
     return _choose(_scored(runs, _simpler_trials()), "base").reset_index()
 
+# %% ../../nbs/study/ablation.ipynb #23bda56e
+def _roles(
+    runs: pd.DataFrame,  # of the search of the shorter sums
+) -> list[_Role]:  # ten of each learner
+    "All ways in which the learners are trained."
+    named = [_Role(learner, name, name) for learner in _LEARNERS for name in ("own", "npt", "npt_anchored", "cpt")]
+    tuned = {learner: recipe(learner, "world", "npt") for learner in _LEARNERS}
+    parts = [_Role(learner, role, str(_npt_with(learner, other)), own.lr, own.epochs, (0.0625,)) for learner, own in tuned.items() for role, other in _INSTEAD.items()]
+    trials = [_Trial(one.learner, one.regulariser, one.terms, float(one.lr), int(one.epochs)) for _, one in _chosen(runs).iterrows()]
+    return named + parts + [_Role(one.learner, f"{one.objective}, searched", one.minimised, one.lr, one.epochs) for one in trials]
 
+# %% ../../nbs/study/ablation.ipynb #5afd828c
+_UNITS = dict(dataset="world/objects", measure_every=0, seed=1, pretrained=[None, "world-2", "world-3"], class_split=[1, 2, 3, 4])
+_IN_THE_WORLDS_GRID = "coop", "kgcoop", "cocoop", "promptsrc", "maple"
+
+
+def _experiments(
+    runs: pd.DataFrame,  # of the search of the shorter sums
+) -> dict[str, dict]:
+    "What is run: every role once, but for those that the world's grid has."
+    asked = {}
+    for role in _roles(runs):
+        if role.lr or role.learner not in _IN_THE_WORLDS_GRID:
+            asked.setdefault((role.learner, role.objective, role.lr, role.epochs), set()).update(role.taus)
+    rows = [dict(learner=learner, objective=objective) | (dict(lr=lr, epochs=epochs) if lr else {}) | dict(tau=sorted(taus, reverse=True))
+            for (learner, objective, lr, epochs), taus in asked.items()]
+    return {f"runs_{place}": row | _UNITS for place, row in enumerate(rows, start=1)}
+
+# %% ../../nbs/study/ablation.ipynb #880bd567
 def _runs_text(
     runs: pd.DataFrame,  # of the search of the shorter sums
 ) -> str:
     "What workflow/grids/what_works.yaml holds."
-    others = [name for name in _LEARNERS if name not in _IN_THE_WORLDS_GRID]
-    experiments = {"regularised": dict(learner=others, objective=["own", "npt", "npt_anchored", "cpt"]) | _UNITS}
-    experiments |= {f"simpler_{one.learner}_{one.regulariser}": _of_simpler(one) for _, one in _chosen(runs).iterrows()}
-    experiments |= {f"parts_{name}": _of_parts(name) for name in _LEARNERS}
-    head = ("# Written by `python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv`: NPT taken apart, and two shorter sums at what their\n"
-            "# search chose. nbs/study/ablation.ipynb says what is run and why, nbs/experiments/what_works.ipynb what came out.\n"
+    head = ("# Written by `python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv`: NPT taken apart, and two shorter sums at what\n"
+            "# their search chose. nbs/study/ablation.ipynb says what is run and why, nbs/experiments/what_works.ipynb what came out.\n"
             "runs_dir: runs/what_works\ngroup: 12\nexperiments:\n")
-    return head + _lines(experiments)
+    return head + _lines(_experiments(runs))
 
 # %% ../../nbs/study/ablation.ipynb #0ac9bbd6
 def _ablation_command(arguments: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from npt.study.ablation import (
     _ablation_command,
     _chosen,
     _npt_with,
+    _roles,
     _runs_text,
     _search_text,
     _simpler_trials,
@@ -80,13 +81,23 @@ def test_the_runs_take_what_was_chosen_and_share_nothing_with_the_search(tmp_pat
     tasks = [task.settings for task in expand(read_grid(path))]
     assert {one.learner for one in tasks} == set(_LEARNERS) and {one.measured_on for one in tasks} == {"test"}
     assert _APART["seed"] not in {one.seed for one in tasks} and _APART["class_split"] not in {one.class_split for one in tasks}
-    for _, one in _chosen(table).iterrows():
-        own = next(trial for trial in _simpler_trials([one.learner]) if (trial.objective, trial.terms) == (one.regulariser, one.terms))
-        mine = [task for task in tasks if (task.learner, task.objective, task.lr, task.epochs) == (one.learner, own.minimised, one.lr, one.epochs)]
-        assert len(mine) == 24, "three CLIPs, four class splits, two imbalance ratios"
-    parts = yaml.safe_load(path.read_text())["experiments"]["parts_maple"]
-    tuned = recipe("maple", "world", "npt")
-    assert (parts["lr"], parts["epochs"], len(parts["objective"])) == (tuned.lr, tuned.epochs, len(_INSTEAD))
+    for role in _roles(table):
+        mine = [one for one in tasks if (one.learner, one.objective, one.lr, one.epochs) == (role.learner, role.objective, role.lr, role.epochs)]
+        found = {(one.pretrained, one.class_split, one.tau) for one in mine}
+        units = {(clip, split, tau) for clip in (None, "world-2", "world-3") for split in (1, 2, 3, 4) for tau in role.taus}
+        elsewhere = role.lr is None and role.learner in ("coop", "kgcoop", "cocoop", "promptsrc", "maple")
+        assert found == (set() if elsewhere else found | units) and len(mine) == len(found), "each run once, and none that the world's grid has"
+
+
+def test_a_learner_has_ten_roles_of_which_the_parts_are_at_npts_own_rate():
+    table = invented(lambda place: 60 + place % 11)
+    for learner in _LEARNERS:
+        roles = {role.role: role for role in _roles(table) if role.learner == learner}
+        assert list(roles) == ["own", "npt", "npt_anchored", "cpt", *_INSTEAD, "mi, searched", "cone, searched"]
+        tuned = recipe(learner, "world", "npt")
+        assert {(roles[name].lr, roles[name].epochs) for name in _INSTEAD} == {(tuned.lr, tuned.epochs)}
+        chosen = _chosen(table).query("learner == @learner").set_index("regulariser")
+        assert all((roles[f"{name}, searched"].lr, roles[f"{name}, searched"].epochs) == (chosen.lr[name], chosen.epochs[name]) for name in _SIMPLER)
 
 
 def test_the_command_prints_both_grids(tmp_path, capsys):
