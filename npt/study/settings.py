@@ -324,6 +324,7 @@ class RunSettings(BaseModel):
     batch_size: _Number | None = None  # images in a step
     lr: float | None = Field(None, gt=0, allow_inf_nan=False)  # learning rate after the warm-up epoch
     optimizer: Literal["sgd", "sgd_no_decay", "adam", "adamw"] | None = None  # sgd, sgd_no_decay, adam or adamw
+    weight_decay: float | None = Field(None, ge=0, allow_inf_nan=False)  # of the optimiser; None: 5e-4 for sgd and adam, 0.01 for adamw
     device: _Device | None = None  # cpu, cuda, cuda:1 or mps; None: cuda, else mps where it works, else cpu
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None  # fp32, tf32, bf16 or fp16; None: bf16 on a GPU that has it, else fp32
     memory_budget: float | None = Field(None, gt=0, allow_inf_nan=False)  # gigabytes that text may keep for a backward pass; None: half of what is free

@@ -88,6 +88,8 @@ def _check_number(name: str, number: float) -> None:
     "Raise ValueError for a number that no fit can have."
     if name == "lr":
         fits, wanted = isinstance(number, Real) and 0 < number < math.inf, "a finite number above 0"
+    elif name == "weight_decay":
+        fits, wanted = isinstance(number, Real) and 0 <= number < math.inf, "a finite number, at least 0"
     else:
         fits, wanted = isinstance(number, Integral) and number >= _LEAST[name], f"a whole number, at least {_LEAST[name]}"
     if not fits or isinstance(number, bool):
@@ -187,6 +189,7 @@ class _Plan:
     num_clusters: int | None
     measure_every: int | None
     views: int | None
+    weight_decay: float | None  # None: the optimiser's
     all_classnames: tuple[str, ...] | None = None
 
     def __post_init__(self):
@@ -238,7 +241,8 @@ def _groups(learner: nn.Module) -> list[dict]:  # as an optimiser takes them
 # %% ../../nbs/training/fit.ipynb #7e819db4
 def _start(learner: nn.Module, plan: _Plan) -> _State:
     "The state before the first epoch."
-    optimizer = _OPTIMIZERS[plan.kind](_groups(learner), lr=plan.lr)
+    decay = {} if plan.weight_decay is None else {"weight_decay": plan.weight_decay}
+    optimizer = _OPTIMIZERS[plan.kind](_groups(learner), lr=plan.lr, **decay)
     average = {name: torch.zeros_like(p) for name, p in learner.named_parameters()} if plan.average else {}
     return _State(optimizer, average, [])
 
@@ -601,6 +605,7 @@ def fit(
     all_classnames: Sequence[str] | None = None,  # that will be asked about, the learner's among them, for the term etf_open
     measure_every: int | None = None,  # epochs between two measures of collapse, 0 for none; None: 1, or five in all on images
     optimizer: str | None = None,  # sgd, sgd_no_decay, adam or adamw; None: the recipe's
+    weight_decay: float | None = None,  # None: the optimiser's, 5e-4 for sgd and adam, 0.01 for adamw, 0 for sgd_no_decay
     views: int | None = None,  # random crops of each training image, met in turn; None: a fresh one each time, as published
     graphs: bool = False,  # replay the text side as a CUDA graph, see `npt.training.graphs`; whole fits were not timed with it
     progress: bool = True,  # show a bar
@@ -617,7 +622,7 @@ def fit(
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)
-    _check_numbers(**given, workers=workers, num_clusters=num_clusters, measure_every=measure_every)
+    _check_numbers(**given, workers=workers, num_clusters=num_clusters, measure_every=measure_every, weight_decay=weight_decay)
     _check_seed(seed)
     _check_fits(learner, train, test)
     _cluster_count(len(learner.classnames), num_clusters)
@@ -634,7 +639,7 @@ def fit(
         _check_graphs(graphs, learner)  # it may have made parameters of what it remembers
         own = recipe(learner.name, learner.clip.name, objective, around=learner.settings.get("around"), **given)
         plan = _Plan(own.objective_for(objective), optimizer or own.optimizer, own.average, own.epochs, own.batch_size, own.lr,
-                     seed, sampler, num_clusters, measure_every, views, None if all_classnames is None else tuple(all_classnames))
+                     seed, sampler, num_clusters, measure_every, views, weight_decay, None if all_classnames is None else tuple(all_classnames))
         _check_last_batch(learner, len(train), plan.batch_size)
         path, state = Path(run_dir).expanduser() / _CHECKPOINT if run_dir else None, _start(learner, plan)
         fitted = _in_a_line(plan, learner, train) if path else ""

@@ -65,7 +65,7 @@ def counted(clip, name, objective="own") -> tuple[int, int]:
     learner, own = build_learner(name, clip, IMAGENET_CLASSNAMES[:K], **settings), recipe(name, "ViT-B-16-quickgelu")
     if learner.remembers:
         learner.remember(F.normalize(torch.randn(K, 48), dim=-1), torch.arange(K))
-    plan = _Plan(own.objective_for(objective), own.optimizer, own.average, 3, B, 1e-3, 1, "plain", None, 0, None)
+    plan = _Plan(own.objective_for(objective), own.optimizer, own.average, 3, B, 1e-3, 1, "plain", None, 0, None, None)
     standing, seen = dict(counts=torch.ones(K, dtype=torch.int64), anchors=_frozen_anchors(learner)), []
     with FlopCounterMode(display=False) as flops, Launches() as launches:
         bar = SimpleNamespace(update=lambda *_: seen.append((launches.count, flops.get_total_flops())), set_postfix=lambda **_: None)

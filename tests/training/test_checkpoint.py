@@ -53,7 +53,7 @@ def test_a_parameter_without_a_step_has_no_slots(train, tmp_path):
 
 
 @pytest.mark.parametrize("other", [dict(lr=0.01), dict(epochs=3), dict(batch_size=2), dict(seed=2), dict(objective="npt"),
-                                   dict(sampler="square_root"), dict(optimizer="adam"), dict(measure_every=1)], ids=str)
+                                   dict(sampler="square_root"), dict(optimizer="adam"), dict(weight_decay=0.1), dict(measure_every=1)], ids=str)
 def test_a_checkpoint_of_another_plan_is_refused(other, train, tmp_path):
     settings = dict(objective="ce", epochs=1, batch_size=4, lr=0.1, measure_every=0, progress=False, run_dir=tmp_path)
     fit(in_world("coop", LOADED, train.classnames), train, **settings)

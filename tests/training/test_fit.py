@@ -111,6 +111,19 @@ def test_unknown_names_are_refused_for_every_learner(learner, settings, said, dr
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind, usual", [("sgd", 5e-4), ("sgd_no_decay", 0.0), ("adam", 5e-4), ("adamw", 0.01)])
+def test_the_weight_decay_is_the_optimisers_unless_it_is_given(kind, usual, drawn):
+    shared = dict(objective="ce", epochs=2, batch_size=8, lr=0.05, optimizer=kind, measure_every=0)
+    trained = {decay: fitted(LOADED, drawn.train, "coop", **shared, weight_decay=decay)[0].context.detach() for decay in (None, usual, 0.5)}
+    assert torch.equal(trained[None], trained[usual]) and trained[0.5].norm() < trained[usual].norm()
+
+
+@pytest.mark.parametrize("decay", [-1e-3, float("nan"), float("inf"), "5e-4", True])
+def test_a_weight_decay_that_no_optimiser_can_have_is_refused(decay, drawn):
+    with pytest.raises(ValueError, match="weight_decay=.*at least 0"):
+        fitted(LOADED, drawn.train, "coop", weight_decay=decay)
+
+
 @pytest.mark.parametrize("objective", [3, None, ["npt"]])
 def test_an_objective_of_a_wrong_type_is_refused(objective, drawn):
     with pytest.raises(ValueError, match=re.escape(f"objective={objective!r} must be a name or a sum of terms")):
