@@ -102,7 +102,7 @@ def test_settings_that_change_a_number_change_the_folder():
               dict(learner="coop", learner_settings=dict(ctx_init="a_b", n_ctx=2)), dict(learner="coop", learner_settings=dict(ctx_init="a/b", n_ctx=2)),
               dict(learner="coop", learner_settings=dict(ctx_init="a-b", n_ctx=2)), dict(learner="coop", learner_settings=dict(ctx_init="a,n_ctx=2")),
               dict(learner="coop", learner_settings=dict(ctx_init="None")), dict(learner="coop", learner_settings=dict(ctx_init=None)),
-              dict(epochs=3), dict(epochs=4), dict(batch_size=3), dict(lr=0.1), dict(lr=0.01), dict(optimizer="adam"), dict(optimizer="sgd"),
+              dict(epochs=3), dict(epochs=4), dict(batch_size=3), dict(lr=0.1), dict(lr=0.01), dict(optimizer="adam"), dict(optimizer="sgd"), dict(weight_decay=0.0),
               dict(template="a {}."), dict(template="the {}."), dict(precision="fp32"), dict(precision="tf32"), dict(precision="bf16"), dict(epochs=3, lr=0.1)]
     folders = [RunSettings(**usual | other).folder for other in ({}, *others)]
     assert all(one != other for one, other in combinations(folders, 2))
