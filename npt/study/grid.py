@@ -275,6 +275,6 @@ def expand(grid: Grid) -> list[Task]:  # each run once, in the order of the expe
     for name, axes in grid.experiments.items():
         _refuse_too_many(name, axes)
         for task in _experiment_tasks(grid, name):
-            there = tasks.get(task.folder.path)
-            tasks[task.folder.path] = _joined_tasks(there, task) if there else task
+            path = task.folder.path
+            tasks[path] = _joined_tasks(tasks[path], task) if path in tasks else task
     return list(tasks.values())

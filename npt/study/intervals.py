@@ -7,12 +7,19 @@ __all__ = ['mean_interval', 'sign_flip_p', 'holm']
 
 # %% ../../nbs/study/intervals.ipynb #ebb3e787
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
 from scipy import stats
 
 # %% ../../nbs/study/intervals.ipynb #b9c6ce75
+@cache
+def _reach(number: int, level: float) -> float:  # of n values, percent -> standard errors
+    "How far the t interval reaches to either side of a mean."
+    return stats.t.ppf(0.5 + level / 200, number - 1)
+
+
 def mean_interval(
     values: Sequence[float],  # (n,) independent ones: differences of pairs, or the means of learners
     *,
@@ -24,7 +31,7 @@ def mean_interval(
         raise ValueError("there is nothing to average: no runs can be paired")
     if len(values) == 1:
         return values[0], np.nan, np.nan
-    far = stats.t.ppf(0.5 + level / 200, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    far = _reach(len(values), level) * values.std(ddof=1) / np.sqrt(len(values))
     return values.mean(), values.mean() - far, values.mean() + far
 
 # %% ../../nbs/study/intervals.ipynb #0e46db62
