@@ -1932,6 +1932,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'npt.study.inputs._told_of_prompts': ('study/inputs.html#_told_of_prompts', 'npt/study/inputs.py'),
                                   'npt.study.inputs._used_splits': ('study/inputs.html#_used_splits', 'npt/study/inputs.py')},
             'npt.study.intervals': { 'npt.study.intervals._reach': ('study/intervals.html#_reach', 'npt/study/intervals.py'),
+                                     'npt.study.intervals._signs': ('study/intervals.html#_signs', 'npt/study/intervals.py'),
                                      'npt.study.intervals.holm': ('study/intervals.html#holm', 'npt/study/intervals.py'),
                                      'npt.study.intervals.mean_interval': ('study/intervals.html#mean_interval', 'npt/study/intervals.py'),
                                      'npt.study.intervals.sign_flip_p': ('study/intervals.html#sign_flip_p', 'npt/study/intervals.py')},

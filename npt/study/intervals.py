@@ -38,6 +38,12 @@ def mean_interval(
 _MOST_SIGNS = 16  # values, whose signs are all tried
 
 # %% ../../nbs/study/intervals.ipynb #38e6fa31
+@cache
+def _signs(number: int) -> np.ndarray:  # (2^n, n)
+    "All signs that so many values can have."
+    return np.array(list(product((1.0, -1.0), repeat=number)))
+
+
 def sign_flip_p(
     values: Sequence[float],  # (n,) independent differences, at most 16
 ) -> float:  # from 2 / 2^n to 1
@@ -47,7 +53,7 @@ def sign_flip_p(
         raise ValueError(f"{int(np.isnan(values).sum())} of {len(values)} values are not numbers, and so have no sign: leave their pairs out")
     if not 0 < len(values) <= _MOST_SIGNS:
         raise ValueError(f"the signs of {len(values)} values cannot all be tried: give 1 to {_MOST_SIGNS}, or look at mean_interval")
-    sums = np.array(list(product((1.0, -1.0), repeat=len(values)))) @ values
+    sums = _signs(len(values)) @ values
     return float((abs(sums) >= abs(values.sum()) - 1e-9 * abs(values).sum()).mean())
 
 # %% ../../nbs/study/intervals.ipynb #e7b62d14
