@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is small, and a second thread only waits
 ROOT = Path(__file__).resolve().parent.parent
+ABSENT = str(ROOT / "tests" / "absent")  # what the tests, and the processes that they start, shall not find
+sys.path.insert(0, ABSENT)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ABSENT, os.environ.get("PYTHONPATH")]))
 LEFT_OUT = shutil.ignore_patterns(
     ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints"
 )

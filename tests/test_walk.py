@@ -1,7 +1,7 @@
-"""The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT-B/16, two base classes and
-one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
-grid's runs; otherwise there is a slice that still has every learner, an imbalanced run, methods' own
-losses and a regulariser, and transfer to another dataset and another domain."""
+"""The path to the real thing: the grid of the offline world over a dataset in its true layout, with a ViT of full size, two base classes
+and one step a run. Without weights, so that no accuracy means anything. `NPT_WALK=whole pytest tests/test_walk.py` makes all of the
+grid's runs, with a ViT-B/16; otherwise a ViT-B/32, which looks at a quarter of the patches, makes a slice that still has every learner,
+an imbalanced run, methods' own losses and a regulariser, and transfer to another dataset and another domain."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from npt.study.transfer import _results_file, read_transfer
 
 WHOLE = os.environ.get("NPT_WALK") == "whole"
 TARGETS = ["dtd", "imagenet_r"] if WHOLE else ["dtd"]  # another dataset, and a domain of the same
-REAL = dict(dataset="imagenet", prepare=False, backbone="ViT-B-16-quickgelu", pretrained="none", shots=4, epochs=1,
+BACKBONE = "ViT-B-16-quickgelu" if WHOLE else "ViT-B-32-quickgelu"
+REAL = dict(dataset="imagenet", prepare=False, backbone=BACKBONE, pretrained="none", shots=4, epochs=1,
             class_split="half", seed=[1, 2, 3, 4], batch_size=64)  # more than there are training images, so that an epoch is a step
 SLICE = dict(  # by experiment; each learner once, and CoOp tried on other datasets
     text_prompts=dict(tau=0.25, objective="npt_anchored", seed=1),

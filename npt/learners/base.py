@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from itertools import chain
 from numbers import Real
 from types import MappingProxyType, ModuleType
@@ -713,9 +714,10 @@ _OVERRIDABLE = ("prepare", "for_classes", "text_features", "image_features", "ad
                 "for_terms", "see")
 
 # %% ../../nbs/learners/base.ipynb #9a8cdff2
-def _parameters(function: Callable) -> list[inspect.Parameter]:
-    "What a function takes."
-    return list(inspect.signature(function).parameters.values())
+@cache
+def _parameters(function: Callable) -> tuple[inspect.Parameter, ...]:
+    "What a function takes; a grid of thousands of runs asks about the same few."
+    return tuple(inspect.signature(function).parameters.values())
 
 # %% ../../nbs/learners/base.ipynb #8e04ab20
 def _takes(function: Callable, count: int) -> bool:

@@ -7,12 +7,19 @@ __all__ = ['mean_interval', 'sign_flip_p', 'holm']
 
 # %% ../../nbs/study/intervals.ipynb #ebb3e787
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 
 import numpy as np
 from scipy import stats
 
 # %% ../../nbs/study/intervals.ipynb #b9c6ce75
+@cache
+def _reach(number: int, level: float) -> float:  # of n values, percent -> standard errors
+    "How far the t interval reaches to either side of a mean."
+    return stats.t.ppf(0.5 + level / 200, number - 1)
+
+
 def mean_interval(
     values: Sequence[float],  # (n,) independent ones: differences of pairs, or the means of learners
     *,
@@ -24,13 +31,19 @@ def mean_interval(
         raise ValueError("there is nothing to average: no runs can be paired")
     if len(values) == 1:
         return values[0], np.nan, np.nan
-    far = stats.t.ppf(0.5 + level / 200, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    far = _reach(len(values), level) * values.std(ddof=1) / np.sqrt(len(values))
     return values.mean(), values.mean() - far, values.mean() + far
 
 # %% ../../nbs/study/intervals.ipynb #0e46db62
 _MOST_SIGNS = 16  # values, whose signs are all tried
 
 # %% ../../nbs/study/intervals.ipynb #38e6fa31
+@cache
+def _signs(number: int) -> np.ndarray:  # (2^n, n)
+    "All signs that so many values can have."
+    return np.array(list(product((1.0, -1.0), repeat=number)))
+
+
 def sign_flip_p(
     values: Sequence[float],  # (n,) independent differences, at most 16
 ) -> float:  # from 2 / 2^n to 1
@@ -40,7 +53,7 @@ def sign_flip_p(
         raise ValueError(f"{int(np.isnan(values).sum())} of {len(values)} values are not numbers, and so have no sign: leave their pairs out")
     if not 0 < len(values) <= _MOST_SIGNS:
         raise ValueError(f"the signs of {len(values)} values cannot all be tried: give 1 to {_MOST_SIGNS}, or look at mean_interval")
-    sums = np.array(list(product((1.0, -1.0), repeat=len(values)))) @ values
+    sums = _signs(len(values)) @ values
     return float((abs(sums) >= abs(values.sum()) - 1e-9 * abs(values).sum()).mean())
 
 # %% ../../nbs/study/intervals.ipynb #e7b62d14

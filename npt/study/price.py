@@ -24,6 +24,7 @@ from ..data.imbalance import long_tail_counts
 from ..learners.build import learner_settings
 from ..learners.cocoop import _PROMPTS_AT_ONCE
 from ..learners.recipes import Recipe, recipe
+from ..objectives.objective import Objective
 from .grid import Task
 from .settings import RunSettings
 from ..training.batches import _REMEMBERED_CROPS
@@ -373,10 +374,10 @@ def _bill_of(case: _Case, course: _Course, machine: _Machine) -> _Bill:
     return _training_bill(case, course, machine) + _measuring_bill(case, course, machine)
 
 # %% ../../nbs/study/price.ipynb #a26f7881
-def _case_of(settings: RunSettings, plan: Recipe, path: str | None) -> _Case:
+def _case_of(settings: RunSettings, plan: Recipe, objective: Objective, path: str | None) -> _Case:
     "What decides the steps of a run."
-    record, objective = find_dataset(settings.dataset), plan.objective_for(settings.objective)
-    guide, given = objective.guide, learner_settings(settings.learner) | plan.settings | settings.learner_settings
+    record, guide = find_dataset(settings.dataset), objective.guide
+    given = learner_settings(settings.learner) | plan.settings | settings.learner_settings
     terms = tuple(name for one in (objective, guide) if one for name, _ in one.weights)
     classes = record.num_classes if settings.classes in ("all", "unlabelled") else (record.num_classes + 1) // 2
     return _Case(settings.learner, settings.backbone, settings.dataset, classes, plan.batch_size, terms, guide is not None,
@@ -424,16 +425,17 @@ def _has_price(task: Task) -> bool:
 
 # %% ../../nbs/study/price.ipynb #e975cbbb
 @cache
-def _recipe_of(learner: str, backbone: str, objective: str, epochs: int | None, batch_size: int | None) -> Recipe:
-    "How a learner is trained."
-    return recipe(learner, backbone, objective, epochs=epochs, batch_size=batch_size)
+def _plan_of(learner: str, backbone: str, objective: str, epochs: int | None, batch_size: int | None) -> tuple[Recipe, Objective]:
+    "How a learner is trained, and what it minimises."
+    plan = recipe(learner, backbone, objective, epochs=epochs, batch_size=batch_size)
+    return plan, plan.objective_for(objective)
 
 
 def _case_and_course(task: Task, path: str | None = None) -> tuple[_Case, _Course]:
     "What decides the work of a run that `_has_price`."
     settings = task.settings
-    plan = _recipe_of(settings.learner, settings.backbone, settings.objective, settings.epochs, settings.batch_size)
-    case = _case_of(settings, plan, path)
+    plan, objective = _plan_of(settings.learner, settings.backbone, settings.objective, settings.epochs, settings.batch_size)
+    case = _case_of(settings, plan, objective, path)
     return case, _course_of(task, plan, case.classes)
 
 # %% ../../nbs/study/price.ipynb #9169ef2d

@@ -98,6 +98,8 @@ def _expanded(path: Any) -> Any:
 def _check_characters(settings: "RunSettings") -> None:
     "Raise ValueError for a setting with a character that UTF-8 does not have."
     for name, value in settings:
+        if value is None or isinstance(value, int | float):
+            continue
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from archives import in_a_process, tar, tree
 from conftest import ROOT
+from forked import Fork, prepare_unsummed
 from miniature import make_tree, pack_whole
 from server import HANGS, Server
 
@@ -130,7 +131,7 @@ def test_the_script_stops_at_a_key_and_goes_on(server: Server, root: Path, monke
     (server.folder / "imagenet_a" / "imagenet-a.tar").write_bytes(
         tar(("imagenet-a/n01498041/1.jpg", os.urandom(3_000_000)), mode="w"))
     server.troubles["imagenet_a/imagenet-a.tar"] = [HANGS]
-    process = in_a_process("imagenet_a", "--root", root, "--mirror", server.url)
+    process = Fork(prepare_unsummed, "imagenet_a", "--root", root, "--mirror", server.url)
     while process.poll() is None and not sum(path.stat().st_size for path in root.rglob("*.part")):
         threading.Event().wait(0.05)
     process.send_signal(signal.SIGINT)

@@ -3,8 +3,6 @@
 import copy
 import os
 import shutil
-import subprocess
-import sys
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from forked import look_up
+from notebooks import CONTEXT
 from PIL import Image
 from shared import LOADED, count_calls, fresh
 
@@ -249,30 +249,20 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_says_so(clip, split, f
     assert features.shape == (len(split), clip.embed_dim)
 
 
-RUN = """
-from npt.clip import load_clip
-from npt.data import load_dataset
-from npt.data.features import split_features
-clip, splits = load_clip("world"), load_dataset("world/textures", shots=4).base
-print("ready", flush=True)
-input()
-for split in splits.train, splits.val, splits.train:
-    features, _ = split_features(clip, split)
-    clip.kept.clear()
-print(features.double().sum().item())
-"""
-
-
 def test_several_runs_may_write_at_once(folder, clip):
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    runs = [subprocess.Popen([sys.executable, "-c", RUN], **pipes) for _ in range(2)]
+    pipes = [CONTEXT.Pipe() for _ in range(2)]
+    runs = [CONTEXT.Process(target=look_up, args=({"NPT_CACHE": str(folder.parent)}, theirs)) for _, theirs in pipes]
+    for run, (_, theirs) in zip(runs, pipes):
+        run.start()
+        theirs.close()
+    for ours, _ in pipes:
+        assert ours.recv() == "ready"
+    for ours, _ in pipes:
+        ours.send("go")
+    sums = {ours.recv() for ours, _ in pipes}
     for run in runs:
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        run.stdin.write("\n")
-        run.stdin.flush()
-    sums = {run.communicate()[0] for run in runs}
-    assert len(sums) == 1 and [run.returncode for run in runs] == [0, 0]
+        run.join()
+    assert len(sums) == 1 and [run.exitcode for run in runs] == [0, 0]
     files = list(folder.iterdir())
     assert len(files) == 2 and all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in files)
     split = load_dataset("world/textures", shots=4).base.train

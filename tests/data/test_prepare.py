@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from archives import SPLIT, in_a_process, left_behind, one_file, tar, tree, zipped
+from archives import SPLIT, left_behind, one_file, tar, tree, zipped
+from forked import Fork, prepare_unsummed
 from miniature import CLASSES, CLASSNAMES, PUBLISHED, make_mirror, make_tree, miniature_record, pack_whole
 from server import Server, serve
 
@@ -324,7 +325,7 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_half_done(server, m
 def test_of_two_processes_one_works_and_the_other_waits(server: Server, root: Path):
     "ImageNet-A has no checksum, so its miniature comes into place in processes that know nothing of miniatures, and is counted."
     make_mirror("imagenet_a", server.folder)
-    processes = [in_a_process("imagenet_a", "--root", root, "--mirror", server.url) for _ in range(2)]
+    processes = [Fork(prepare_unsummed, "imagenet_a", "--root", root, "--mirror", server.url) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert server.counts() == {"imagenet_a/imagenet-a.tar": 1} and not left_behind(root), outputs
     assert all("imagenet_a: 4 classes; 0 train, 0 val, 12 test images" in out for out, _ in outputs)

@@ -28,7 +28,7 @@ WINGS = "geometry", "objectives", "clip", "world", "data", "learners", "training
 GONE = """adapters anchors archive backbones blocks collapse comparison context cross_entropy curves datasets etf evaluation
 features fidelity files formats grid imbalance learner lens losses multimodal names official packing per_class prepare prompts
 results runs show towers transfer use words""".split()
-FRESH = "import sys, time; t = time.perf_counter(); import npt; print(time.perf_counter() - t, 'torch' in sys.modules)"
+FRESH = "import sys, time; t = time.process_time(); import npt; print(time.process_time() - t, 'torch' in sys.modules)"
 
 
 def fresh(code: str) -> str:

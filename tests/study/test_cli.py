@@ -95,17 +95,13 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
     assert len((runs / "failures.txt").read_text().splitlines()) == 3
 
     del grid["experiments"]["bad"]
-    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
-    assert code == 0 and "5 runs, 3 done, 2 to do" in said, said[-3000:]
-    assert finished(grid).keys() == reported(runs) and len(reported(runs)) == 5 and not (runs / "failures.txt").exists()
-    assert finished(grid).items() > before.items(), "what was finished was not done again"
-
-    shutil.rmtree(good.folder.path)
+    shutil.rmtree(last.folder.path)
     stopped.folder.metrics.unlink()
     grid["experiments"]["last"]["seed"] = [2, 3]
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
-    assert code == 0 and "6 runs, 3 done, 3 to do" in said, said[-3000:]
-    assert finished(grid).keys() == reported(runs) and len(reported(runs)) == 6
+    assert code == 0 and "6 runs, 1 done, 5 to do" in said, said[-3000:]
+    assert finished(grid).keys() == reported(runs) and len(reported(runs)) == 6 and not (runs / "failures.txt").exists()
+    assert finished(grid).items() > before.items(), "what was finished was not done again"
 
     made = (runs / "report.html").stat().st_mtime_ns
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), project=project).end()
@@ -114,6 +110,9 @@ def test_a_grid_goes_on_whatever_stops_it(tmp_path, monkeypatch):
         notebook.write("\n")
     code, said = snakemake(tmp_path, grid_file(tmp_path, grid), "--dry-run", project=project).end()
     assert code == 0 and "6 runs, 6 done, 0 to do" in said and re.search(r"^report +1$", said, re.M) and not re.search(r"^group ", said, re.M)
+    shutil.rmtree(good.folder.path)
+    code, said = snakemake(tmp_path, grid_file(tmp_path, grid), "--dry-run", project=project).end()
+    assert code == 0 and "6 runs, 5 done, 1 to do" in said and re.search(r"^report +1$", said, re.M) and re.search(r"^group +1$", said, re.M)
 
 
 @needs_snakemake

@@ -3,12 +3,9 @@
 import inspect
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from contextlib import closing
@@ -19,6 +16,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from forked import Fork, do_settings
 from miniature import CLASSNAMES, PUBLISHED, make_mirror, make_tree
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -125,15 +123,13 @@ def test_finished_run_is_found_and_overwritten_only_when_asked(finished):
 
 def test_killed_run_resumes_to_the_same_numbers(tmp_path):
     settings = RunSettings(dataset="world/textures", learner="coop", runs_dir=str(tmp_path / "killed"), shots=2, epochs=30)
-    code = ("from npt.study.runs import do_run; from npt.study.settings import RunSettings; "
-            f"do_run(RunSettings(**{settings.model_dump()!r}))")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Fork(do_settings, settings.model_dump_json())
     checkpoint, patience = settings.folder / "checkpoint.safetensors", time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < patience:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.exists() and not (settings.folder / "metrics.json").exists()
+    assert process.returncode == -signal.SIGKILL and checkpoint.exists() and not (settings.folder / "metrics.json").exists()
     resumed = do_run(settings)
     whole = settings.model_copy(update=dict(runs_dir=str(tmp_path / "whole")))
     assert without_time(resumed) == without_time(do_run(whole))

@@ -148,12 +148,19 @@ def test_a_trial_that_is_not_there_is_an_error():
         _scored(runs.iloc[:-1])
 
 
+@pytest.fixture(scope="module")
+def runs_and_scores():
+    "Invented runs of all trials, and what each trial scored."
+    runs = invented(base=float, novel=float, h=float)
+    return runs, _scored(runs)
+
+
 @pytest.mark.parametrize("other", [dict(dataset="world/shapes"), dict(seed=1), dict(class_split=1), dict(measured_on="test"),
                                    dict(learner_settings=dict(n_ctx=16)), dict(pretrained="world-2"), dict(backbone="RN50")])
-def test_a_run_that_was_made_from_something_else_is_not_taken_for_a_trials(other):
-    runs = invented(base=float, novel=float, h=float)
+def test_a_run_that_was_made_from_something_else_is_not_taken_for_a_trials(other, runs_and_scores):
+    runs, scores = runs_and_scores
     strangers = runs.assign(base=99.0, **{name: [value] * len(runs) for name, value in other.items()})
-    assert _scored(pd.concat([strangers, runs])).equals(_scored(runs))
+    assert _scored(pd.concat([strangers, runs])).equals(scores)
     with pytest.raises(ValueError, match="needs one at each of"):
         _scored(strangers)
 
