@@ -2669,6 +2669,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'npt.world.clip': { 'npt.world.clip._check_there': ('world/clip.html#_check_there', 'npt/world/clip.py'),
                                 'npt.world.clip._new_world_clip': ('world/clip.html#_new_world_clip', 'npt/world/clip.py'),
                                 'npt.world.clip._pack_world_clip': ('world/clip.html#_pack_world_clip', 'npt/world/clip.py'),
+                                'npt.world.clip._untrained_rows': ('world/clip.html#_untrained_rows', 'npt/world/clip.py'),
                                 'npt.world.clip._whole_vocabulary': ('world/clip.html#_whole_vocabulary', 'npt/world/clip.py'),
                                 'npt.world.clip._world_file': ('world/clip.html#_world_file', 'npt/world/clip.py'),
                                 'npt.world.clip.load_world_clip': ('world/clip.html#load_world_clip', 'npt/world/clip.py')},

@@ -6,6 +6,7 @@
 __all__ = ['load_world_clip']
 
 # %% ../../nbs/world/clip.ipynb #fefde3cd
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,12 +42,18 @@ def _pack_world_clip(
     return save(state | {"vocabulary": world_vocabulary().int()})
 
 # %% ../../nbs/world/clip.ipynb #638ab937
+@cache
+def _untrained_rows(number: int, width: int) -> Tensor:  # (V, d); 25 MB, which all that load a world's CLIP copy
+    "An embedding for tokens that no caption has."
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 0.02
+
+
 def _whole_vocabulary(
     rows: Tensor,  # (V, d) float32, the trained embeddings
     vocabulary: Tensor,  # (V,) int64, whose they are
 ) -> Tensor:  # (all tokens, d)
     "Give every token of CLIP an embedding."
-    everything = torch.randn(tokenizer().vocab_size, rows.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02
+    everything = _untrained_rows(tokenizer().vocab_size, rows.shape[1]).clone()
     everything[vocabulary] = rows
     return everything
 
