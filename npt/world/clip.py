@@ -88,6 +88,8 @@ def load_world_clip(
         state = {name: file.get_tensor(name).float() for name in file.keys() if name != "vocabulary"}
         vocabulary = file.get_tensor("vocabulary").long()
     state["token_embedding.weight"] = _whole_vocabulary(state["token_embedding.weight"], vocabulary)
-    model = _new_world_clip(len(state["token_embedding.weight"]))
-    model.load_state_dict(state)
+    with torch.device("meta"):  # no weights are drawn that would not stay, nor numbers taken from whoever seeded PyTorch
+        model = _new_world_clip(len(state["token_embedding.weight"]))
+    model.load_state_dict(state, assign=True)
+    model.attn_mask = torch.full((_CONTEXT_LENGTH, _CONTEXT_LENGTH), -torch.inf).triu(1)  # which no file holds
     return model.eval()
