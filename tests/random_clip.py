@@ -3,13 +3,13 @@
 import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from npt.clip.frozen import FrozenCLIP
+from npt.world.captions import _Remembering
 
 NAMES = ["cat", "hand-held_computer", "red fox"]
-TOKENIZER = SimpleTokenizer()  # which takes a while to read its merges
+TOKENIZER = _Remembering()  # which takes a while to read its merges
 
 
 def random_clip(cls: type = CLIP, resnet: bool = False, dtype: torch.dtype = torch.float64, device: str = "cpu", **text) -> FrozenCLIP:

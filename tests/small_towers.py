@@ -3,15 +3,15 @@
 import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from npt.clip.towers import _trim
+from npt.world.captions import _Remembering
 
 KNOWS_EOS = pytest.mark.skipif("eos_id" not in CLIPTextCfg.__dataclass_fields__, reason="this open_clip reads a text at no given EOT")
 LAYERS, WIDTH, IMAGE_WIDTH = 4, 64, 32
 WORDS = "cat", "dog", "red", "flat-coated", "annual crop land", "smartphone", "irish wolfhound", "of", "satellite"
-TOKENIZER = SimpleTokenizer()
+TOKENIZER = _Remembering()
 
 
 def small(cls=CLIP, vision=None, embed_dim=48, **text) -> nn.Module:

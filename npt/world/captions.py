@@ -8,7 +8,7 @@ __all__ = ['caption', 'tokenizer', 'world_vocabulary']
 # %% ../../nbs/world/captions.ipynb #8ca620d8
 import random
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
@@ -81,10 +81,18 @@ def caption(
 _CONTEXT_LENGTH = 32
 
 
+class _Remembering(SimpleTokenizer):
+    "CLIP's own byte-pair tokenizer, which does not take a text apart again: the same prompts come many times."
+
+    @lru_cache(maxsize=2**14)
+    def encode(self, text: str) -> list[int]:
+        return super().encode(text)
+
+
 @cache
 def tokenizer() -> SimpleTokenizer:
     "CLIP's own byte-pair tokenizer, with the context length of the world's text tower."
-    return SimpleTokenizer(context_length=_CONTEXT_LENGTH)
+    return _Remembering(context_length=_CONTEXT_LENGTH)
 
 # %% ../../nbs/world/captions.ipynb #1134b4c5
 @cache

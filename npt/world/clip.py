@@ -6,6 +6,7 @@
 __all__ = ['load_world_clip']
 
 # %% ../../nbs/world/clip.ipynb #fefde3cd
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,12 +42,18 @@ def _pack_world_clip(
     return save(state | {"vocabulary": world_vocabulary().int()})
 
 # %% ../../nbs/world/clip.ipynb #638ab937
+@cache
+def _untrained_rows(number: int, width: int) -> Tensor:  # (V, d); 25 MB, which all that load a world's CLIP copy
+    "An embedding for tokens that no caption has."
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 0.02
+
+
 def _whole_vocabulary(
     rows: Tensor,  # (V, d) float32, the trained embeddings
     vocabulary: Tensor,  # (V,) int64, whose they are
 ) -> Tensor:  # (all tokens, d)
     "Give every token of CLIP an embedding."
-    everything = torch.randn(tokenizer().vocab_size, rows.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02
+    everything = _untrained_rows(tokenizer().vocab_size, rows.shape[1]).clone()
     everything[vocabulary] = rows
     return everything
 
@@ -81,6 +88,8 @@ def load_world_clip(
         state = {name: file.get_tensor(name).float() for name in file.keys() if name != "vocabulary"}
         vocabulary = file.get_tensor("vocabulary").long()
     state["token_embedding.weight"] = _whole_vocabulary(state["token_embedding.weight"], vocabulary)
-    model = _new_world_clip(len(state["token_embedding.weight"]))
-    model.load_state_dict(state)
+    with torch.device("meta"):  # no weights are drawn that would not stay, nor numbers taken from whoever seeded PyTorch
+        model = _new_world_clip(len(state["token_embedding.weight"]))
+    model.load_state_dict(state, assign=True)
+    model.attn_mask = torch.full((_CONTEXT_LENGTH, _CONTEXT_LENGTH), -torch.inf).triu(1)  # which no file holds
     return model.eval()
