@@ -297,7 +297,6 @@ _Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of things of which nobody
 # %% ../../nbs/study/settings.ipynb #62ee3567
 class RunSettings(BaseModel):
     "What one run is. Raises ValueError that names every bad value, or a name that is no setting's."
-
     model_config = ConfigDict(frozen=True, strict=True)
 
     dataset: _Dataset = "world/objects"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs

@@ -612,13 +612,12 @@ def fit(
 ) -> pd.DataFrame:  # the history, one row an epoch
     """Train a learner's prompts; one that has nothing to learn, such as zero-shot CLIP, is left as it is.
 
-    The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*` (unweighted values) and the collapse
-    metrics as `train_*` and, where `test` is given, `test_*`, not a number for epochs after which they were not measured. Random draws follow from `seed`
-    alone. A fit that does not come to its end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`. On a CPU the same
-    fit gives the same numbers, to the last bit and also where it was interrupted; a GPU's differ by rounding.
-    Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too small; RuntimeError where a CUDA graph gives
-    nothing, or something else than the learner; ValueError for settings that are unknown or out of range, classes of a split or of `all_classnames` that
-    do not fit the learner's, a class without test images, a learner without a recipe or that this objective cannot teach, wrong features, a damaged checkpoint.
+    The history has the columns epoch, lr, loss, accuracy (percent, on the training images as they were met), `term_*` (unweighted values) and the collapse metrics as
+    `train_*` and, where `test` is given, `test_*`, not a number for epochs after which they were not measured. Random draws follow from `seed` alone. A fit that does not
+    come to its end leaves the learner as it was; called again, it goes on from the checkpoint in `run_dir`. On a CPU the same fit gives the same numbers, to the last bit
+    and also where it was interrupted; a GPU's differ by rounding. Raises FloatingPointError if the loss stops being finite; torch.OutOfMemoryError where a GPU is too
+    small; RuntimeError where a CUDA graph gives nothing, or not what the learner gives; ValueError for settings that are unknown or out of range, classes of a split or of
+    `all_classnames` that do not fit the learner's, a class without test images, a learner without a recipe or that this objective cannot teach, wrong features, a damaged checkpoint.
     """
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr)
     _check_names(objective, sampler, optimizer)

@@ -312,7 +312,7 @@ def test_threads_are_those_of_before(two_threads, tmp_path, monkeypatch):
 
 def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypatch):
     settings = RunSettings(dataset="world/textures", learner="tcp", objective="ce + 0.5*tetf", num_clusters=3, shots=1, seed=2,
-                           epochs=1, batch_size=5, lr=0.5, optimizer="adam", sampler="class_balanced", workers=0, measure_every=2,
+                           epochs=1, batch_size=5, lr=0.5, optimizer="adam", weight_decay=0.1, sampler="class_balanced", workers=0, measure_every=2,
                            measured_on="val", runs_dir=str(tmp_path))
     run, calls = set_up(settings), []
     monkeypatch.setattr(npt.study.runs, "fit", lambda *args, **given: calls.append((args, given)) or fit(*args, **given))
@@ -321,7 +321,7 @@ def test_every_setting_that_fit_knows_is_given_to_it_by_name(tmp_path, monkeypat
     assert args == (run.learner, run.trained.train)
     by_name = {name for name, one in inspect.signature(fit).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = RunSettings.model_fields.keys() & by_name
-    assert len(known) == 12 and all(given[name] == getattr(settings, name) for name in known)
+    assert len(known) == 13 and all(given[name] == getattr(settings, name) for name in known)
     assert given.keys() - known == {"test", "run_dir", "progress", "all_classnames"} and given["all_classnames"] == run.data.all.classnames
     assert given["test"] == run.trained.val and given["run_dir"] == settings.folder and given["progress"] is False
 
