@@ -295,9 +295,8 @@ _ClassSplit = Literal["half"] | _Seed
 _Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of things of which nobody means more
 
 # %% ../../nbs/study/settings.ipynb #62ee3567
-class RunSettings(BaseModel):
+class RunSettings(BaseModel, frozen=True, strict=True):
     "What one run is. Raises ValueError that names every bad value, or a name that is no setting's."
-    model_config = ConfigDict(frozen=True, strict=True)
 
     dataset: _Dataset = "world/objects"  # a name in npt.data.datasets.DATASETS, or "folder" for your own photographs
     learner: _Learner = "maple"  # what is learned: a name in npt.learners.build.learner_names()
