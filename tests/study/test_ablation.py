@@ -89,6 +89,11 @@ def test_the_runs_take_what_was_chosen_and_share_nothing_with_the_search(tmp_pat
         assert found == (set() if elsewhere else found | units) and len(mine) == len(found), "each run once, and none that the world's grid has"
 
 
+def test_the_grid_of_the_runs_is_what_the_kept_search_chose():
+    kept = pd.read_csv(ROOT / "workflow" / "results" / "what_works_search" / "runs.csv", keep_default_na=False, na_values=[""])
+    assert (GRIDS / "what_works.yaml").read_text() == _runs_text(kept)
+
+
 def test_a_learner_has_ten_roles_of_which_the_parts_are_at_npts_own_rate():
     table = invented(lambda place: 60 + place % 11)
     for learner in _LEARNERS:
