@@ -55,6 +55,7 @@ class _Role:
     objective: str
     lr: float | None = None  # None, here and below: the recipe's
     epochs: int | None = None
+    weight_decay: float | None = None  # None: the optimiser's
     taus: tuple[float, ...] = (1, 0.0625)
 
 # %% ../../nbs/study/ablation.ipynb #9cf292ae
@@ -71,7 +72,7 @@ def _roles(
     "All ways in which the learners are trained."
     named = [_Role(learner, name, name) for learner in _LEARNERS for name in ("own", "npt", "npt_anchored", "cpt")]
     tuned = {learner: recipe(learner, "world", "npt") for learner in _LEARNERS}
-    parts = [_Role(learner, role, str(_npt_with(learner, other)), own.lr, own.epochs, (0.0625,)) for learner, own in tuned.items() for role, other in _INSTEAD.items()]
+    parts = [_Role(learner, role, str(_npt_with(learner, other)), own.lr, own.epochs, taus=(0.0625,)) for learner, own in tuned.items() for role, other in _INSTEAD.items()]
     trials = [_Trial(one.learner, one.regulariser, one.terms, float(one.lr), int(one.epochs)) for _, one in _chosen(runs).iterrows()]
     return named + parts + [_Role(one.learner, f"{one.objective}, searched", one.minimised, one.lr, one.epochs) for one in trials]
 
@@ -80,16 +81,14 @@ _UNITS = dict(dataset="world/objects", measure_every=0, seed=1, pretrained=[None
 _IN_THE_WORLDS_GRID = "coop", "kgcoop", "cocoop", "promptsrc", "maple"
 
 
-def _experiments(
-    runs: pd.DataFrame,  # of the search of the shorter sums
-) -> dict[str, dict]:
+def _experiments(roles: Sequence[_Role]) -> dict[str, dict]:
     "What is run: every role once, but for those that the world's grid has."
     asked = {}
-    for role in _roles(runs):
+    for role in roles:
         if role.lr or role.learner not in _IN_THE_WORLDS_GRID:
-            asked.setdefault((role.learner, role.objective, role.lr, role.epochs), set()).update(role.taus)
-    rows = [dict(learner=learner, objective=objective) | (dict(lr=lr, epochs=epochs) if lr else {}) | dict(tau=sorted(taus, reverse=True))
-            for (learner, objective, lr, epochs), taus in asked.items()]
+            asked.setdefault((role.learner, role.objective, role.lr, role.epochs, role.weight_decay), set()).update(role.taus)
+    rows = [{name: value for name, value in zip(("learner", "objective", "lr", "epochs", "weight_decay"), given) if value is not None} | dict(tau=sorted(taus, reverse=True))
+            for given, taus in asked.items()]
     return {f"runs_{place}": row | _UNITS for place, row in enumerate(rows, start=1)}
 
 # %% ../../nbs/study/ablation.ipynb #880bd567
@@ -100,17 +99,49 @@ def _runs_text(
     head = ("# Written by `python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv`: NPT taken apart, and two shorter sums at what\n"
             "# their search chose. nbs/study/ablation.ipynb says what is run and why, nbs/experiments/what_works.ipynb what came out.\n"
             "runs_dir: runs/what_works\ngroup: 12\nexperiments:\n")
-    return head + _lines(_experiments(runs))
+    return head + _lines(_experiments(_roles(runs)))
+
+# %% ../../nbs/study/ablation.ipynb #69e7c617
+_CRUDER = "weight decay x 10", "a tenth of the epochs", "adjusted logits", "adjusted logits, npt"
+_OUTSIDE = "lora", "linear_probe"
+_TEN_TIMES = {"sgd": 0.005, "adam": 0.005, "adamw": 0.1}  # ten times the weight decay of an optimiser
+
+
+def _adjusted(objective: Objective) -> str:
+    "The same sum with adjusted logits in its cross-entropy."
+    return str(Objective(tuple(("logit_adjusted" if name == "ce" else name, weight) for name, weight in objective.weights), objective.guide))
+
+# %% ../../nbs/study/ablation.ipynb #ef0bdf6c
+def _controls() -> list[_Role]:
+    "Four cruder ways for each learner, at the strongest imbalance, and two learners outside the eight with all regularisers."
+    roles = []
+    for learner in _LEARNERS:
+        own, npt = (recipe(learner, "world", name) for name in ("own", "npt"))
+        alone = own.objective_for("own")
+        ways = ((str(alone), own.lr, own.epochs, _TEN_TIMES[own.optimizer]), (str(alone), own.lr, 1 + round(own.epochs / 10)),
+                (_adjusted(alone), own.lr, own.epochs), (_adjusted(npt.objective_for("npt")), npt.lr, npt.epochs))
+        roles += [_Role(learner, role, *way, taus=(0.0625,)) for role, way in zip(_CRUDER, ways)]
+    return roles + [_Role(learner, name, name) for learner in _OUTSIDE for name in ("own", "npt", "npt_anchored", "cpt")]
+
+# %% ../../nbs/study/ablation.ipynb #40a146c2
+def _controls_text() -> str:
+    "What workflow/grids/controls.yaml holds."
+    head = ("# Written by `python -m npt.study.ablation controls`: cruder ways to what NPT may do, and two learners outside the eight.\n"
+            "# nbs/study/ablation.ipynb says what is run and why, nbs/experiments/what_works.ipynb what came out.\n"
+            "runs_dir: runs/controls\ngroup: 12\nexperiments:\n")
+    return head + _lines(_experiments(_controls()))
 
 # %% ../../nbs/study/ablation.ipynb #0ac9bbd6
 def _ablation_command(arguments: Sequence[str]) -> None:
-    "Print the grid of the search, or that of the runs from its table. Raises SystemExit for another command."
+    "Print the grid of the search, that of the controls, or that of the runs from the search's table. Raises SystemExit for another command."
     if arguments == ["search"]:
         print(_search_text(), end="")
+    elif arguments == ["controls"]:
+        print(_controls_text(), end="")
     elif len(arguments) == 2 and arguments[0] == "runs":
         print(_runs_text(pd.read_csv(arguments[1], keep_default_na=False, na_values=[""])), end="")
     else:
-        raise SystemExit("python -m npt.study.ablation search, or python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv")
+        raise SystemExit("python -m npt.study.ablation search, python -m npt.study.ablation controls, or python -m npt.study.ablation runs workflow/results/what_works_search/runs.csv")
 
 # %% ../../nbs/study/ablation.ipynb #920dd874
 if __name__ == "__main__" and "__file__" in globals():  # called with python -m, and not a cell of a notebook

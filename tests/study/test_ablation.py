@@ -4,16 +4,21 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
 from npt.learners.recipes import recipe
 from npt.objectives.objective import build_objective
 from npt.study.ablation import (
+    _CRUDER,
     _INSTEAD,
     _LEARNERS,
+    _OUTSIDE,
     _ablation_command,
     _chosen,
+    _controls,
+    _controls_text,
     _npt_with,
     _roles,
     _runs_text,
@@ -22,8 +27,14 @@ from npt.study.ablation import (
 )
 from npt.study.grid import expand, read_grid
 from npt.study.search import _APART, _SIMPLER, _TAUS, _experiment, _space, _trials
+from npt.training.fit import _OPTIMIZERS
 
 GRIDS = ROOT / "workflow" / "grids"
+
+
+def _optimiser(name: str) -> torch.optim.Optimizer:
+    "An optimiser of one parameter, as a fit makes it."
+    return _OPTIMIZERS[name]([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
 def invented(base) -> pd.DataFrame:
@@ -105,7 +116,30 @@ def test_a_learner_has_ten_roles_of_which_the_parts_are_at_npts_own_rate():
         assert all((roles[f"{name}, searched"].lr, roles[f"{name}, searched"].epochs) == (chosen.lr[name], chosen.epochs[name]) for name in _SIMPLER)
 
 
-def test_the_command_prints_both_grids(tmp_path, capsys):
+@pytest.mark.parametrize("learner", _LEARNERS)
+def test_a_cruder_way_changes_one_thing(learner):
+    own, npt = (recipe(learner, "world", name) for name in ("own", "npt"))
+    roles = {role.role: role for role in _controls() if role.learner == learner}
+    assert list(roles) == list(_CRUDER)
+    decay, short, adjusted, adjusted_npt = roles.values()
+    usual = next(iter(_optimiser(own.optimizer).param_groups))["weight_decay"]
+    assert (decay.objective, decay.lr, decay.epochs) == (str(own.objective_for("own")), own.lr, own.epochs) and decay.weight_decay == pytest.approx(10 * usual) and usual > 0
+    assert (short.objective, short.lr, short.weight_decay) == (str(own.objective_for("own")), own.lr, None) and short.epochs - 1 == round(own.epochs / 10) > 0
+    for role, chosen, name in (adjusted, own, "own"), (adjusted_npt, npt, "npt"):
+        weights = dict(chosen.objective_for(name).weights)
+        weights["logit_adjusted"] = weights.pop("ce")
+        assert dict(build_objective(role.objective).weights) == weights and (role.lr, role.epochs, role.weight_decay) == (chosen.lr, chosen.epochs, None)
+
+
+def test_the_grid_of_the_controls_is_the_one_that_the_code_writes():
+    assert (GRIDS / "controls.yaml").read_text() == _controls_text()
+    tasks = [task.settings for task in expand(read_grid(GRIDS / "controls.yaml"))]
+    assert len(tasks) == 12 * (len(_CRUDER) * len(_LEARNERS) + 2 * 4 * len(_OUTSIDE)) and {one.measured_on for one in tasks} == {"test"}
+
+
+def test_the_command_prints_all_grids(tmp_path, capsys):
+    _ablation_command(["controls"])
+    assert capsys.readouterr().out == _controls_text()
     _ablation_command(["search"])
     assert capsys.readouterr().out == _search_text()
     table = invented(float)
