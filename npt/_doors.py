@@ -41,5 +41,5 @@ def doors(
     package: str,
     names: Mapping[str, str],
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__`
-    "Let a package give its modules, and names that they define, each imported when it is first asked for."
+    "Let a package give its modules, and names that they define, each imported when somebody first asks for it."
     return lambda name: _enter(package, names, name), lambda: _shown(package, names)

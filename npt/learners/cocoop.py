@@ -26,7 +26,7 @@ def _shift_network(
     return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, w))
 
 # %% ../../nbs/learners/cocoop.ipynb #3449c8c8
-_PROMPTS_AT_ONCE = 4096  # of all pictures together, where nothing is learned; more of them go through the text tower in turn
+_PROMPTS_AT_ONCE = 4096  # of all pictures together, where nothing is learned; more than these go through the text tower in turns
 
 # %% ../../nbs/learners/cocoop.ipynb #569be7c7
 def _in_turns(
@@ -75,7 +75,7 @@ class CoCoOp(Learner):
         return self.prompts.features(self.clip, contexts)
 
     def class_logits(self, image_features: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        "As for every learner; known class vectors are of no use here, since each picture has its own, kept no longer than needed."
+        "As for every learner, but known class vectors are of no use here: each picture has its own, which we keep no longer than needed."
         total, logits = 0, []
         for part in _in_turns(image_features, len(self.classnames)):
             text = self.conditional_text_features(part)

@@ -160,7 +160,7 @@ def _common_depth(
 # %% ../../nbs/learners/deep.ipynb #a055b1d5
 @register_learner("maple")
 class MaPLe(_DeepPrompts):
-    "Deep text prompts, mapped to image prompts by a linear map a layer (Khattak et al., CVPR 2023); no template is used."
+    "Deep text prompts, mapped to image prompts by one linear map per layer (Khattak et al., CVPR 2023); no template is used."
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ def _inside(
     template: tuple,  # with one template, or none
     around: str,  # the name of a learner
     settings: Mapping,  # of that
-    seed: int,  # of its start, where it has one and the settings do not say another
+    seed: int,  # of its start, where it has one and the settings give no other
 ) -> Learner:
     "Build the learner that another one goes around. Raises ValueError for one that cannot be inside."
     known("learner to go around called", around, [*LEARNERS, *_SAME_PROMPTS])

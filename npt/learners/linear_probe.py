@@ -34,7 +34,7 @@ def _tower_vectors(
 def _drawn_vectors(
     like: Tensor,  # (K, d)
 ) -> Tensor:  # (K, d)
-    "Class vectors that know nothing: He et al.'s normal draws, from PyTorch's CPU generator."
+    "Class vectors that know nothing, He et al.'s normal draws from PyTorch's CPU generator."
     return nn.init.kaiming_normal_(torch.empty(like.shape, dtype=like.dtype)).to(like.device)
 
 # %% ../../nbs/learners/linear_probe.ipynb #f606d787

@@ -37,12 +37,12 @@ class _Tuned:
 
     lr: float
     epochs: int
-    terms: str  # the sum that is joined to the method's own loss
+    terms: str  # the sum that is added to the method's own loss
 
 # %% ../../nbs/learners/recipes.ipynb #d7a67e68
 @dataclass(frozen=True)
 class Recipe:
-    "How a learner is trained where its user does not say otherwise."
+    "How a learner is trained unless its user says otherwise."
 
     learner: str  # its name
     batch_size: int
@@ -52,14 +52,14 @@ class Recipe:
     objective: str = "ce"  # its own
     optimizer: str = "sgd"  # sgd, sgd_no_decay, adam or adamw
     average: Average | None = None  # of the epochs' prompts; None: those of the last epoch are kept
-    settings: dict = field(default_factory=dict)  # of the learner, where they are not its defaults
+    settings: dict = field(default_factory=dict)  # of the learner, where they differ from its defaults
     tuned: dict[str, _Tuned] = field(default_factory=dict)  # by regulariser, where a search chose here
 
     def objective_for(
         self,
         objective: str | Objective,  # "own", a name in `npt.objectives.objective`, or a sum of terms
     ) -> Objective:
-        "What is minimised: the method's own loss, a regulariser joined to it, or just what is asked for."
+        "The loss to minimise: the method's own, a regulariser added to it, or just what is asked for."
         own = build_objective(self.objective)
         if objective == "own":
             return own
@@ -103,7 +103,7 @@ RECIPES = {recipe.learner: recipe for recipe in _RECORDS}
 
 # %% ../../nbs/learners/recipes.ipynb #3fa63dc8
 _CHOSEN = json.loads((files("npt.learners") / "world_recipes.json").read_text())  # learner: settings, and by objective what was chosen
-_IN_THIS_WORLD = {"tcp": dict(layer=1)}  # its text tower has fewer blocks than the published layer
+_IN_THIS_WORLD = {"tcp": dict(layer=1)}  # the world's text tower has fewer blocks than the published layer
 
 
 def _in_world(

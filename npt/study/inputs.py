@@ -76,7 +76,7 @@ def _told_of_prompts(
     template: str | tuple[str, ...] | _Described,  # of hand-written prompts, or sentences of each class
     classnames: dict[str, tuple[str, ...]],  # of each part
 ) -> dict:  # template and descriptions, as `RunInputs` takes them
-    "What is kept of hand-written prompts. Raises ValueError naming a class of which nothing is said."
+    "What is kept of hand-written prompts. Raises ValueError naming a class that has no sentences."
     if not isinstance(template, _Described):
         return dict(template=template)
     return dict(template=template.template, descriptions=_descriptions_hash(template, list(chain(*classnames.values()))))
@@ -98,7 +98,7 @@ def _run_inputs(
 
 # %% ../../nbs/study/inputs.ipynb #e9cb91b0
 def _differing_names(there: RunInputs, here: RunInputs) -> Iterator[str]:
-    "A phrase for each class that is there or here alone, or one for another order."
+    "A phrase for each class that is only there or only here, or one for another order."
     for part, names in here.classnames.items():
         others = there.classnames.get(part, ())
         yield from (f"{part} class {name!r} is new" for name in names if name not in others)
@@ -120,7 +120,7 @@ def _differing_images(there: RunInputs, here: RunInputs) -> Iterator[str]:
 
 # %% ../../nbs/study/inputs.ipynb #6fc5d75d
 def _differing_recipe(there: dict, here: dict) -> list[str]:  # phrases
-    "In what two recipes differ, where both were written."
+    "In what two recipes differ, if both were written."
     return [f"the recipe has {name} {here[name]!r}, and had {there[name]!r}" for name in here if name in there and here[name] != there[name]]
 
 # %% ../../nbs/study/inputs.ipynb #05e82070
@@ -154,7 +154,7 @@ def _measured_part(inputs: RunInputs) -> RunInputs:
 
 # %% ../../nbs/study/inputs.ipynb #8b15311a
 def _differing_data(inputs: RunInputs, data: FewShotData) -> list[str]:  # phrases
-    "In what data differ, today, from those that a run was measured on. Raises what `npt.data.contents._content_hashes` raises."
+    "How data differ, today, from those that a run was measured on. Raises what `npt.data.contents._content_hashes` raises."
     there = _measured_part(inputs)
     here = {split: {name: tuple(one) for name, one in _split_contents(getattr(getattr(data, split.split()[0]), split.split()[1])).items()}
             for split in there.images}
@@ -187,7 +187,7 @@ def _check_inputs(
     path: Path,  # of inputs.json
     here: RunInputs,
 ) -> None:
-    "Raise ValueError where a run was made from something else, naming what differs."
+    "Raise ValueError if a run was made from something else, naming what differs."
     differ = _differing_inputs(_read_inputs(path), here)
     if differ:
         raise ValueError(f"{str(path.parent)!r} holds a run that was made from other things than those at hand "

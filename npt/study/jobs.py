@@ -38,7 +38,7 @@ from ..training.sessions import _splits_met
 
 # %% ../../nbs/study/jobs.ipynb #de707b20
 def _prepare_dataset(name: str, data_root: str | None, most: float) -> None:  # most: bytes that may be fetched, 0 for none
-    "Put a dataset in place. Raises ValueError or ConnectionError with what to do where it cannot be fetched, or is large."
+    "Put a dataset in place. Raises ValueError or ConnectionError with what to do if it cannot be fetched, or is large."
     record, root = find_dataset(name), Path(data_root or DATA_ROOT).expanduser()
     if most and record.folder and not dataset_state(record, root).complete:
         _check_size_agreed(record, root, most)
@@ -59,7 +59,7 @@ _KILLED = "was killed, as a machine does with the largest process when it runs o
 
 
 def _said_at_the_end(stderr: str, code: int) -> str:
-    "The error of Papermill."
+    "Papermill's error."
     last = (stderr.strip().splitlines() or [f"papermill ended with the code {code}"])[-1]
     return f"{last}: the kernel of the notebook {_KILLED}: {_FOR_MEMORY}" if "DeadKernelError" in last else last
 
@@ -119,14 +119,14 @@ def _cache_features(look: _Look, data_root: str | None, device: str) -> None:  #
 
 # %% ../../nbs/study/jobs.ipynb #19b2acfe
 def _run_lock(settings: RunSettings) -> FileLock:
-    "What a run is done under."
+    "The lock that a run is done under."
     path = Path(settings.runs_dir, ".workflow", "locks", f"{_short_hash(settings.folder.as_posix())}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
 # %% ../../nbs/study/jobs.ipynb #7fa67540
 def _say_begun(path: Path) -> None:
-    "Leave word of a run that is being done, which stays where its process ends before it."
+    "Leave a note about a run that is being done, which stays if its process ends before the run."
     write_text("stopped: its job ended while the run was being done, by a signal or by a limit of time or memory; the same command goes "
                f"on from its last epoch\n\nbegun by process {os.getpid()} on {socket.gethostname()}\n", path)
 
@@ -149,7 +149,7 @@ def _do_or_find(task: Task, notebook: str | None) -> None:
 
 # %% ../../nbs/study/jobs.ipynb #4eb190ae
 def _do_what_is_left(task: Task, notebook: str | None) -> None:
-    "Do a run and try its targets, or find that done."
+    "Do a run and try its targets, or find them done."
     with _run_lock(task.settings):
         _say_begun(task.failed)
         _do_or_find(task, notebook)
@@ -174,7 +174,7 @@ def do_task(
     *,
     notebook: str | None = None,  # train.ipynb, to do the run there; None: in this process
 ) -> str | None:  # what went wrong
-    "Do one run and try its targets, or find that done; keep the cause and the traceback where it fails."
+    "Do one run and try its targets, or find them done; keep the cause and the traceback if it fails."
     try:
         _do_what_is_left(task, notebook)
     except Exception as error:

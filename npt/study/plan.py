@@ -54,7 +54,7 @@ def _as_json(task: Task) -> dict:
 
 # %% ../../nbs/study/plan.ipynb #a5057ec3
 def _by_source(tasks: Sequence[Task]) -> dict[_ImageSource, list[Task]]:
-    "Runs that share a dataset and a backbone, together."
+    "Put runs that share a dataset and a backbone together."
     shared = defaultdict(list)
     for task in tasks:
         shared[_source_of(task.settings)].append(task)
@@ -91,7 +91,7 @@ def _with_views_met(settings: RunSettings) -> RunSettings:
 
 # %% ../../nbs/study/plan.ipynb #2238b7a6
 def _image_choices(tasks: Sequence[Task]) -> dict[_ImageSource, tuple[RunSettings, ...]]:
-    "For each source, a run for each choice of its images."
+    "For each source, one run for each choice of its images."
     chosen: dict[_ImageSource, dict[str, RunSettings]] = defaultdict(dict)
     for task in tasks:
         settings = _with_views_met(task.settings)
@@ -106,7 +106,7 @@ def _whole_sources(tasks: Sequence[Task]) -> set[_ImageSource]:
 
 # %% ../../nbs/study/plan.ipynb #b4da79c1
 def _needed_looks(tasks: Sequence[Task]) -> list[_Look]:
-    "What is to be looked at for some runs and their targets."
+    "The looks for some runs and their targets."
     chosen, whole = _image_choices(tasks), _whole_sources(tasks)
     sources = [*chosen, *sorted(whole - chosen.keys(), key=lambda source: source.dataset)]
     return [_Look(source, chosen.get(source, ()), source in whole) for source in sources]
@@ -124,7 +124,7 @@ def _still_to_do(groups: Mapping[str, Sequence[Task]]) -> dict[str, list[Task]]:
     return {name: group for name, group in left.items() if group}
 
 # %% ../../nbs/study/plan.ipynb #fa0034e5
-def _content_of(task: Task) -> list[str]:  # a hash of each file, and "" for one that is not there
+def _content_of(task: Task) -> list[str]:  # a hash of each file, and "" for a missing one
     "What a report reads of a run."
     folder = task.folder
     files = folder.config, folder.metrics, folder.history, _results_file(folder)
@@ -158,7 +158,7 @@ class Plan:
 
 # %% ../../nbs/study/plan.ipynb #f829624b
 def _refuse_other_runs(tasks: Sequence[Task]) -> None:
-    "Raise ValueError where a run folder holds a run of other settings, or one made from other things, naming what differs."
+    "Raise ValueError if a run folder holds a run of other settings, or one made from other things, naming what differs."
     whole = [task for task in tasks if not task.damage]
     for task in whole:
         _find_run(task.settings)
@@ -166,7 +166,7 @@ def _refuse_other_runs(tasks: Sequence[Task]) -> None:
 
 # %% ../../nbs/study/plan.ipynb #57286ab1
 def make_plan(grid: Grid) -> Plan:
-    "Cut a grid into jobs. Raises ValueError where a run folder holds another run, or one made from other things, naming them."
+    "Cut a grid into jobs. Raises ValueError if a run folder holds another run, or one made from other things, naming them."
     tasks = expand(grid)
     _refuse_other_runs(tasks)
     looks = {look.name: look for look in _needed_looks(tasks)}
@@ -174,7 +174,7 @@ def make_plan(grid: Grid) -> Plan:
 
 # %% ../../nbs/study/plan.ipynb #cff31b77
 def _dataset_to_fetch(look: _Look) -> str | None:
-    "The dataset that a look waits for, or None where it has no files of its own."
+    "The dataset that a look waits for, or None if it has no files of its own."
     return look.source.dataset if find_dataset(look.source.dataset).folder else None
 
 
@@ -188,7 +188,7 @@ def _agreed(tasks: Sequence[Task]) -> dict[str, float]:
 
 # %% ../../nbs/study/plan.ipynb #455daa34
 def _weights_to_train(source: _ImageSource) -> str | None:
-    "The CLIP that is to be trained before somebody looks through it, or None where it is there or is none of those we train."
+    "The CLIP that must be trained before a look, or None if it is there or we train no such CLIP."
     backbone = find_backbone(source.backbone)
     if source.pretrained not in backbone.tags or backbone.file_of(source.pretrained).is_file():
         return None
@@ -196,9 +196,9 @@ def _weights_to_train(source: _ImageSource) -> str | None:
 
 # %% ../../nbs/study/plan.ipynb #1fda7052
 def needs_of(plan: Plan) -> dict:
-    """Which job waits for which: of `groups` the names of features, of `features` a dataset, and of `weights` a CLIP, by the names of features.
+    """Which job waits for which: `groups` gives the names of features, `features` a dataset and `weights` a CLIP, both by the names of features.
 
-    A dataset that is not fetched, and a CLIP that is not trained first, are None. In `agreed` stands how many bytes may be fetched of each dataset.
+    A dataset that is not fetched, and a CLIP that is not trained first, are None. `agreed` gives how many bytes of each dataset may be fetched.
     """
     return dict(groups={name: plan.needs(name) for name in plan.groups},
                 features={name: _dataset_to_fetch(look) for name, look in plan.looks.items()},

@@ -39,21 +39,21 @@ def _duration(seconds: float) -> str:
 
 # %% ../../nbs/study/progress.ipynb #90d60296
 def _method_line(learner: str, backbone: str, number: int, seconds: float | None) -> str:
-    "How long the runs of one learner will take; `seconds` are those of one run, or None where they are unknown."
+    "How long the runs of one learner will take; `seconds` are those of one run, or None if unknown."
     time_left = "unknown" if seconds is None else f"{_duration(number * seconds)}, at {seconds:.1f} s a run"
     return f"  {number:5d} x {learner} on {backbone}: {time_left}"
 
 # %% ../../nbs/study/progress.ipynb #bb02014d
 def _total_line(left: Mapping[tuple[str, str], int], seconds: Mapping[tuple[str, str], float]) -> str:
-    "The time for all runs that are left, counted by learner and backbone."
+    "The time for all runs that are left, which come counted by learner and backbone."
     total = sum(number * seconds.get(method, 0.0) for method, number in left.items())
     unknown = sum(number for method, number in left.items() if method not in seconds)
     parts = [_duration(total)] * (total > 0) + [f"unknown for {unknown} runs"] * (unknown > 0)
     return f"  estimated time, if one were done at a time: {' + '.join(parts)}"
 
 # %% ../../nbs/study/progress.ipynb #f29527d7
-def _weights_line(tasks: Sequence[Task]) -> list[str]:  # none where nothing is to be trained
-    "How many CLIPs are trained before some runs."
+def _weights_line(tasks: Sequence[Task]) -> list[str]:  # none if no CLIP has to be trained
+    "How many CLIPs must be trained before some runs."
     tags = sorted({tag for task in tasks if (tag := _weights_to_train(_source_of(task.settings)))})
     names = f"  {len(tags)} CLIP{'s' * (len(tags) > 1)} to be pretrained first ({', '.join(tags)}), about 20 minutes of two idle cores each"
     return [names] if tags else []
@@ -62,7 +62,7 @@ def _weights_line(tasks: Sequence[Task]) -> list[str]:  # none where nothing is 
 def describe_plan(
     plan: Plan,
     *,
-    name: str = "",  # of the grid's file, where it has one
+    name: str = "",  # of the grid's file, if it has one
 ) -> str:  # a few lines
     "How many runs a plan has, how many are done, and the time that the others will take, by those that are done and by a model."
     groups, seconds = plan.unfinished(), _mean_seconds(plan.tasks)
@@ -83,12 +83,12 @@ def _cause_in(path: Path) -> str:
 
 # %% ../../nbs/study/progress.ipynb #38dbbf78
 def _failed_beside(path: Path) -> Path:
-    "Where a part of the preparation leaves why it failed."
+    "Where a step of the preparation leaves why it failed."
     return path.with_suffix(f".{_FAILED}")
 
 # %% ../../nbs/study/progress.ipynb #3ef39d62
-def _why_unprepared(plan: Plan, group: str) -> str:  # "" where nothing failed
-    "Why what a group waits for is not there."
+def _why_unprepared(plan: Plan, group: str) -> str:  # "" if nothing failed
+    "Why something that a group waits for is missing."
     features = plan.needs(group)[0]
     source = plan.looks[features].source
     parts = {f"datasets/{source.dataset}": source.dataset, f"weights/{_weights_to_train(source)}": source.pretrained,
@@ -126,15 +126,15 @@ def _cause_lines(cause: str, tasks: Sequence[Task]) -> Iterator[str]:
 
 # %% ../../nbs/study/progress.ipynb #6aa55b0e
 def _write_failures(missing: Mapping[str, Sequence[Task]], path: Path) -> None:
-    "Write every missing run with its cause, a line each; no file where there is none."
+    "Write every missing run with its cause, a line for each; no file if none is missing."
     if missing:
         write_text("".join(f"{task.folder.path}: {cause}\n" for cause, tasks in missing.items() for task in tasks), path)
     else:
         path.unlink(missing_ok=True)
 
 # %% ../../nbs/study/progress.ipynb #a9339ca4
-def tell_failures(plan: Plan) -> str:  # "" where all is done
-    "The causes and the runs, cut where many have the same; the whole list is in failures.txt beside the runs."
+def tell_failures(plan: Plan) -> str:  # "" if all is done
+    "The causes and the runs, cut if many have the same; the whole list is in failures.txt beside the runs."
     missing, path = _failures(plan), Path(plan.grid.runs_dir, "failures.txt")
     _write_failures(missing, path)
     if not missing:

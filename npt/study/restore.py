@@ -38,7 +38,7 @@ class _Origin(BaseModel):
     template: str | tuple[str, ...] | None = None  # of hand-written prompts; "ensemble": CLIP's 80; None: the dataset's own
     descriptions: str | None = None  # a file of sentences of each class
     texts: dict[str, tuple[str, ...]] | None = None  # such sentences themselves
-    dataset: str | None = None  # a name in `npt.data.datasets.DATASETS`, or any where there is a template
+    dataset: str | None = None  # a name in `npt.data.datasets.DATASETS`, or any if there is a template
     weights: str | None = None  # `FrozenCLIP.fingerprint`, to tell weights of the same backbone apart; None: not known
     preprocess: dict | None = None  # how images are prepared for them; None: as the backbone says
 
@@ -65,7 +65,7 @@ def _check_descriptions(
     origin: _Origin,
     kept: RunInputs,  # what the run was made from
 ) -> None:
-    "Raise FileNotFoundError or ValueError where a run's sentences are not there, or are others."
+    "Raise FileNotFoundError or ValueError if a run's sentences are missing, or are others."
     how = "Give the place of the right file: load_run(folder, descriptions=PATH)."
     try:
         prompts = origin.prompts if origin.descriptions else None
@@ -80,7 +80,7 @@ def _read_origin(
     path: Path,  # .../config.json
     descriptions: str | Path | None = None,  # where the sentences of its classes are, if not where it says
 ) -> _Origin:
-    "Read what stands beside a prompts file. Raises FileNotFoundError or ValueError that names it."
+    "Read the file beside the prompts. Raises FileNotFoundError or ValueError that names it."
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing: give the folder of a run, or one that save_pretrained wrote.")
     try:
@@ -102,7 +102,7 @@ def _given_preprocess(
     origin: _Origin,
     weights: str | None,  # a tag, or a file or folder
 ) -> dict | None:  # as `load_clip` takes it
-    "How images are prepared for weights that are no tag's."
+    "How to prepare images for weights that belong to no tag."
     own = weights is not None and os.path.exists(os.path.expanduser(weights))
     return {key: origin.preprocess[key] for key in _PREPARATION if key in origin.preprocess} if own and origin.preprocess else None
 
@@ -112,7 +112,7 @@ def _load_origin_clip(
     device: str,
     pretrained: str | None,  # where the weights are now; None: where they were
 ) -> FrozenCLIP:
-    "Load the backbone; half precision only where there is a CUDA GPU. Raises FileNotFoundError for weights that were moved."
+    "Load the backbone; in half precision only on a CUDA GPU. Raises FileNotFoundError for weights that were moved."
     precision = _stored_in(origin.precision) if str(device).startswith("cuda") else "fp32"
     weights = pretrained or origin.pretrained
     try:
@@ -122,7 +122,7 @@ def _load_origin_clip(
 
 # %% ../../nbs/study/restore.ipynb #855c7026
 def _check_fingerprint(origin: _Origin, clip: FrozenCLIP) -> None:
-    "Raise ValueError where the weights are known to be others than those that prompts were learned on."
+    "Raise ValueError if the weights are known to be others than those that prompts were learned on."
     if origin.weights and clip.fingerprint != origin.weights:
         raise ValueError(f"These prompts were learned on other weights of {origin.backbone} than those loaded. Give the right ones: "
                          "load_run(folder, pretrained=TAG OR FILE), or from_pretrained(folder, clip=load_clip(...)).")
@@ -181,15 +181,15 @@ def _load_folder(
 def load_run(
     run_dir: str | Path,  # the folder of a finished run, as its notebook prints it
     *,
-    pretrained: str | Path | None = None,  # its weights, where they were moved: a tag, a file or a folder
-    descriptions: str | Path | None = None,  # the file of sentences of its classes, where it had one that was moved
-    teacher_prompts: str | Path | None = None,  # the file of its teacher's prompts, where it had one that was moved
+    pretrained: str | Path | None = None,  # its weights, if they were moved: a tag, a file or a folder
+    descriptions: str | Path | None = None,  # the file of sentences of its classes, if it had one that was moved
+    teacher_prompts: str | Path | None = None,  # the file of its teacher's prompts, if it had one that was moved
     device: str = "cpu",
 ) -> Learner:  # with its prompts, its backbone as .clip and its class names as .classnames
     """Load what a run has learned; its dataset need not be there.
 
-    The folder may have been moved, and so may the weights, and what the learner was taught by. Raises FileNotFoundError where a folder or file is missing, ValueError
-    where the run is not finished, a file is damaged or from elsewhere or weights or descriptions are others, and what `load_clip` raises.
+    The folder may have been moved, and so may the weights, and what the learner was taught by. Raises FileNotFoundError if a folder or file is missing, ValueError
+    if the run is not finished, a file is damaged or from elsewhere or weights or descriptions are others, and what `load_clip` raises.
     """
     folder = RunFolder(Path(run_dir).expanduser())
     if not folder.path.is_dir():

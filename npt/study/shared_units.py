@@ -17,9 +17,9 @@ from .intervals import holm
 
 # %% ../../nbs/study/shared_units.ipynb #a0d173de
 def _mean_squares(
-    table: np.ndarray,  # (clips, splits), a difference a cell
+    table: np.ndarray,  # (clips, splits), a difference in each cell
 ) -> tuple[float, float, float]:  # of CLIPs, of splits, of the rest; squares of the unit of the values
-    "The mean squares of a two-way table with one value a cell (Fisher's analysis of variance)."
+    "The mean squares of a two-way table with one value in each cell (Fisher's analysis of variance)."
     clips, splits = table.shape
     rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
     return (splits * table.mean(1).var(ddof=1), clips * table.mean(0).var(ddof=1), (rest**2).sum() / ((clips - 1) * (splits - 1)))
@@ -38,7 +38,7 @@ class _Shared:
 # %% ../../nbs/study/shared_units.ipynb #16804393
 def _variance_of_mean(
     table: np.ndarray,  # (clips, splits)
-    other_clips: bool,  # whether CLIPs are taken as drawn; class splits always are
+    other_clips: bool,  # whether we take CLIPs as drawn; class splits always are
 ) -> tuple[float, float]:  # the variance, and its degrees of freedom
     "How far the grand mean would lie from the truth with other splits, and other CLIPs (Satterthwaite, Biometrics 1946)."
     clips, splits = table.shape
@@ -52,11 +52,11 @@ def _variance_of_mean(
 
 # %% ../../nbs/study/shared_units.ipynb #56011a14
 def _shared_mean(
-    table: np.ndarray,  # (clips, splits), a difference a cell
+    table: np.ndarray,  # (clips, splits), a difference in each cell
     *,
-    other_clips: bool,  # whether it is asked of other CLIPs than these
+    other_clips: bool,  # whether we ask about other CLIPs than these
 ) -> _Shared:
-    "Mean, interval and p-value of differences in a table of CLIPs and class splits. Raises ValueError where it is not full, or too small."
+    "Mean, interval and p-value of differences in a table of CLIPs and class splits. Raises ValueError if it is not full, or too small."
     if np.isnan(table).any() or min(table.shape) < 2:
         raise ValueError(f"a table of {table.shape[0]} CLIPs and {table.shape[1]} class splits with {int(np.isnan(table).sum())} cells "
                          "that have no value: at least two of each are needed, and a value in every cell")
@@ -69,7 +69,7 @@ def _shared_mean(
 # %% ../../nbs/study/shared_units.ipynb #7283f7fb
 def _tested(
     samples: Mapping[str, pd.Series],  # by name; each by CLIP and class split
-) -> pd.DataFrame:  # a row each: mean, low, high in the unit of the values, p, holm, stands; for other CLIPs with "_other"
+) -> pd.DataFrame:  # a row for each: mean, low, high in the unit of the values, p, holm, stands; for other CLIPs with "_other"
     "Test a family of comparisons, of these CLIPs and of others. Raises ValueError for a table that is not full."
     tables = {name: values.unstack().to_numpy(float) for name, values in samples.items()}
     found = []

@@ -171,7 +171,7 @@ def _joined_history(histories: Sequence[pd.DataFrame]) -> pd.DataFrame:  # empty
 
 # %% ../../nbs/training/sessions.ipynb #04c0a804
 def _check_groups(groups: Sequence[Sequence[float]], images: Sequence[int]) -> None:
-    "Raise ValueError where there is not one accuracy more after each session, and a number of images for each."
+    "Raise ValueError where a row is not one accuracy longer than the row before, or the numbers of images are not as many as the sessions."
     lengths = [len(row) for row in groups]
     if lengths != list(range(1, len(groups) + 1)) or len(images) != len(groups) or not lengths:
         raise ValueError(f"after session s there must be s + 1 accuracies and in all as many numbers of images, not {lengths} and {len(images)}: "
