@@ -31,7 +31,7 @@ def _smooth_shortfall(
 
 # %% ../../nbs/geometry/softmax_code.ipynb #a0f67f3c
 _SCALES = 4.0, 16.0, 64.0, 256.0, 1024.0
-_STARTS = 4  # of at most 64 classes; else one, since larger sets are more alike
+_STARTS = 4  # for at most 64 classes; larger sets are more alike, so one start does
 
 # %% ../../nbs/geometry/softmax_code.ipynb #921e32b3
 def _search(start: torch.Tensor) -> torch.Tensor:  # (K, d) in float64 -> (K, d), unit rows
