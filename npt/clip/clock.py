@@ -120,7 +120,7 @@ def _epoch_noted(
     clock: _Clock,
     images: int,  # that it trains on
 ) -> Iterator[None]:
-    "Note an epoch of training."
+    "Time an epoch of training."
     try:
         with _part(clock, "training"):
             yield

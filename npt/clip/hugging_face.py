@@ -127,7 +127,7 @@ def _check_config(
     path: str | Path,  # for the error
     backbone: str,  # an open_clip name
 ) -> None:
-    "Raise ValueError where a configuration is no CLIPModel's, or of another backbone than was asked for."
+    "Raise ValueError for a configuration that is not a CLIPModel's, or belongs to another backbone than was asked for."
     kind = config.get("model_type", "clip")
     if kind != "clip":
         raise ValueError(f"{str(path)!r} is a model of the kind {kind!r} and not transformers' CLIPModel. Give open_clip's "
@@ -169,7 +169,7 @@ def _unlike_open_clip(processor: Mapping[str, object], edge: int) -> str:  # "" 
 def _from_processor(
     processor: Mapping[str, object],  # of preprocessor_config.json
     edge: int,  # of the pictures that the model takes
-) -> dict:  # mean, std, interpolation and resize_mode, as far as they are told
+) -> dict:  # mean, std, interpolation and resize_mode, as far as the file has them
     "How transformers prepares pictures, in open_clip's words. Raises ValueError for what open_clip cannot do."
     told, size, number = {}, processor.get("size"), processor.get("resample")
     if unlike := _unlike_open_clip(processor, edge):

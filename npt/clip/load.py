@@ -151,7 +151,7 @@ def _check_archive(
 # %% ../../nbs/clip/load.ipynb #2cbd7800
 def _check_file(
     backbone: str,  # an open_clip name
-    pretrained: str,  # what is no tag that open_clip knows for it
+    pretrained: str,  # not a tag that open_clip knows for it
 ) -> str:  # the path, its ~ expanded
     "Raise FileNotFoundError for a missing file, ValueError for an unknown tag or an archive of the other activation."
     path = os.path.expanduser(pretrained)
@@ -362,7 +362,7 @@ def _model_and_tokenizer(
 
 # %% ../../nbs/clip/load.ipynb #a1b7ed4b
 def _check_memory_budget(memory_budget: float | None) -> None:  # gigabytes; None: half of what is free
-    "Raise ValueError for what is no amount of memory."
+    "Raise ValueError unless it is a possible amount of memory."
     number = isinstance(memory_budget, Real) and not isinstance(memory_budget, bool)
     if memory_budget is not None and not (number and memory_budget > 0):
         raise ValueError(f"memory_budget={memory_budget!r} must be a number above 0, in gigabytes. Leave it out for half of what is free.")

@@ -318,7 +318,7 @@ _CHOICES = {"interpolation": ["bicubic", "bilinear"], "resize_mode": ["shortest"
 
 
 def _three(name: str, value: object) -> tuple[float, float, float]:
-    "A mean or deviation. Raises ValueError for what is not three fitting numbers."
+    "A mean or deviation. Raises ValueError unless it has three possible numbers."
     try:
         numbers = tuple(float(number) for number in value)
     except (TypeError, ValueError):

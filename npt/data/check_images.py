@@ -17,7 +17,7 @@ from .remembered import _Answer, _remembered
 
 # %% ../../nbs/data/check_images.ipynb #7d5b3428
 def _decoding_error(path: Path) -> Exception | None:
-    "Decode an image completely, turned upright and in RGB; gives what went wrong."
+    "Decode an image completely, turned upright and in RGB; gives the error, if any."
     try:
         _open_in_rgb(path, upright=True)
     except Exception as error:

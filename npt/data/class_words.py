@@ -52,7 +52,7 @@ def _check_words(words: Mapping[str, str], folders: Collection[str]) -> None:
 
 # %% ../../nbs/data/class_words.ipynb #e18f0045
 def _refuse_no_text(folders: Collection[str]) -> None:
-    "Raise ValueError for the name of a folder that is no text, as names in an old encoding are."
+    "Raise ValueError for a folder whose name is not valid text, such as one in an old encoding."
     for folder in folders:
         if any("\ud800" <= letter <= "\udfff" for letter in folder):
             raise ValueError(f"the class folder {folder!r} has a name that is no text in UTF-8: give it another one")

@@ -115,7 +115,7 @@ def _hub_file(
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
     try:
         found = hub.get_paths_info(repository, [name], **of)
-    except (OSError, ValueError, HTTPError) as error:  # what a server answers that is no hub is a ValueError
+    except (OSError, ValueError, HTTPError) as error:  # a server that is not a hub gives a ValueError
         raise ConnectionError(f"{url} could not be fetched: {' '.join(str(error).split())}") from error
     if not found:
         raise ConnectionError(f"{url} could not be fetched: {hub.endpoint} has no such file")

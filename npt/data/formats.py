@@ -256,7 +256,7 @@ def _imagenet_classnames(record: DatasetRecord, root: Path) -> dict[str, str]:  
 
 # %% ../../nbs/data/formats.ipynb #63bb10bd
 def _imagenet_folders(record: DatasetRecord, root: Path, names: Mapping[str, str], below: str = "") -> list[ImageRow]:
-    "A row for every file in the folders that `names` names, in its order. Raises ValueError for what is no such folder."
+    "A row for every file in the folders that `names` names, in its order. Raises ValueError for anything else in the folder."
     folder = _image_folder(record, root)
     present = set(_names_in(folder / below, ignored=["README.txt"]))
     if strange := sorted(present - names.keys()):
@@ -300,7 +300,7 @@ def _is_row(row: object) -> bool:
 
 # %% ../../nbs/data/formats.ipynb #bc507c61
 def _check_row(row: object) -> ImageRow:
-    "Give back a row of a split file. Raises ValueError for one that is no path, label and class name."
+    "Give back a row of a split file. Raises ValueError unless it is a path, a label and a class name."
     if not _is_row(row):
         raise ValueError(f"{row!r:.200} is no row: it needs a path below the folder of images, a label from 0 and a class name")
     return row if type(row) is ImageRow else ImageRow(*row)

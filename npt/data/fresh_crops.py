@@ -101,7 +101,7 @@ _WAIT = 0.2  # seconds
 
 
 def _help_ahead(crops: _Crops, later: Iterable[Sequence[Draw]]) -> bool:
-    "Compute the first of some epochs that is not kept and that nobody computes; false where there is none."
+    "Compute the first of some epochs that is neither kept nor being computed; false where there is none."
     return any(not crops.path(draws).exists() and _compute_draws(crops, draws) is not None for draws in later)
 
 # %% ../../nbs/data/fresh_crops.ipynb #34c92705

@@ -238,7 +238,7 @@ def make_loader(
     workers: int | None = None,  # processes that prepare images, 0 for none; None: as many as pay
     raw: bool = False,  # pixels stay uint8, for `_on_device`
     again: bool = False,  # the loader is gone through more than once, and its processes stay
-    decode_once: bool = False,  # keep photographs decoded, for whoever meets them again
+    decode_once: bool = False,  # keep photographs decoded for later use
 ) -> DataLoader:  # batches of pixels (B, 3, H, W) and labels (B,)
     "Batches of a split's images; which they are never depends on the number of workers."
     if workers is None:

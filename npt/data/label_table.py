@@ -34,7 +34,7 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "v
 
 
 def _split_named(name: str) -> str | None:
-    "Which split a folder or a table's entry names, in any case; None where it is none."
+    "Which split a folder or a table's entry names, in any case; None for other names."
     return _SPLIT_NAMES.get(name.strip().lower())
 
 # %% ../../nbs/data/label_table.ipynb #af331411
@@ -58,7 +58,7 @@ _MOST_COLUMNS = 1000
 
 
 def _read_table(file: Path) -> pd.DataFrame:
-    "The entries of a table as text, its columns in lower case. Raises ValueError for what is no table of texts."
+    "The entries of a table as text, its columns in lower case. Raises ValueError for a file that is not a table of texts."
     _refuse_no_file(file)
     with file.open(encoding="utf-8-sig") as lines:
         first = lines.readline()
@@ -72,7 +72,7 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 # %% ../../nbs/data/label_table.ipynb #47a632da
 def _check_table(table: pd.DataFrame) -> None:
-    "Raise ValueError for missing columns, an entry that is empty, or a split that is none."
+    "Raise ValueError for missing columns, an empty entry, or an unknown split."
     if lacking := [name for name in ("path", "label") if list(table.columns).count(name) != 1]:
         raise ValueError(f"its first line must name the column {lacking[0]!r} once, as in 'path,label' or 'path,label,split', "
                          f"and names {', '.join(table.columns)}")

@@ -57,7 +57,7 @@ def _dealt_anew(
     record: DatasetRecord,
     class_split: str | int,  # as in `load_dataset`
 ) -> tuple[DatasetRecord, str | int]:  # the record, and the class split that is still to be drawn
-    "Deal the words of the offline world's classes anew, where there are some. Raises ValueError for what is no class split."
+    "Deal the words of the offline world's classes anew, where there are some. Raises ValueError for a class split that makes no sense."
     if class_split != "half" and (type(class_split) is not int or class_split < 0):
         raise ValueError(f"class_split={class_split!r} must be 'half', for the first half of the classes, or the seed of a random half, "
                          "a whole number from 0")

@@ -49,7 +49,7 @@ def _starts_as_picture(path: str) -> bool:
     try:
         with Image.open(path, formats=_FORMATS):
             return True
-    except Exception:  # what is no picture can raise nearly anything
+    except Exception:  # a file that is not a picture can raise nearly anything
         return False
 
 # %% ../../nbs/data/photographs.ipynb #291f6750
@@ -138,7 +138,7 @@ _MOST_KINDS = 8
 
 
 def _kind(path: str) -> str:
-    "What a file that is no photograph is counted as."
+    "The kind as which we count a file that is not a photograph."
     name = path.rpartition("/")[2]
     return "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without an ending"
 
@@ -146,7 +146,7 @@ def _kind(path: str) -> str:
 def _tell_of_others(
     found: _Found,
     root: Path,
-    used: Iterable[str] = (),  # files that are no photographs and were read all the same
+    used: Iterable[str] = (),  # files that are not photographs but were read, such as a table
 ) -> None:
     "Warn, in one line, of what was skipped."
     folders = Counter(path.rpartition("/")[2] + "/" for path in found.tools)

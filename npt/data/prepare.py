@@ -168,7 +168,7 @@ _UNASKED = 2_000_000_000  # bytes
 def _check_size_agreed(
     record: DatasetRecord,
     root: Path,
-    most: float,  # bytes that somebody has agreed to, or `_UNASKED`
+    most: float,  # bytes that the user has agreed to, or `_UNASKED`
 ) -> None:
     "Raise ValueError, naming the size and how to agree, where more would have to be fetched of a dataset."
     by_hand = _download_folder(record, root)
@@ -220,7 +220,7 @@ def _unpack_or_copy(
     file: Path,  # checked
     download: Download,  # what it is
     into: Path,  # a folder for an archive's members
-    path: Path,  # of what is no archive
+    path: Path,  # for a file that is not an archive
 ) -> None:
     "Unpack an archive, or copy a file."
     if download.name.endswith(_ARCHIVES):
@@ -500,7 +500,7 @@ def _link_copy(record: DatasetRecord, root: Path, copy: Path) -> None:
 
 # %% ../../nbs/data/prepare.ipynb #d5f2db63
 def _check_places(record: DatasetRecord, root: Path, mirror: str | None) -> None:
-    "Raise ValueError for a mirror that is no address, and FileNotFoundError where a link in the way leads nowhere."
+    "Raise ValueError for a mirror that is not an address, and FileNotFoundError where a link in the way leads nowhere."
     if mirror and not mirror.startswith(("http://", "https://")):
         raise ValueError(f"a mirror is an address that begins with http:// or https://, not {mirror!r}")
     for place in (root, root / record.folder, _image_folder(record, root)):

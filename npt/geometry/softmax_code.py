@@ -21,7 +21,7 @@ def _both_ends(num_classes: int, dim: int) -> torch.Tensor:  # K, d; d <= K <= 2
 # %% ../../nbs/geometry/softmax_code.ipynb #b4f5b1e4
 def _smooth_shortfall(
     vectors: torch.Tensor,  # (K, d), rows of any length
-    features: torch.Tensor,  # (K, d), one a class, rows of any length
+    features: torch.Tensor,  # (K, d), one per class, rows of any length
     scale: float,  # s
 ) -> torch.Tensor:  # scalar; minus the margin where s is large and the features are the best
     "Cross-entropy's largest shortfall, made smooth (Jiang et al., ICML 2024, the HardMax problem)."

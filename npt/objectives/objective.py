@@ -21,7 +21,7 @@ def _check_weight(
     name: str,  # of a term
     weight: float,
 ) -> None:
-    "Raise `ValueError` for a name that is no term's, and for a weight that is negative or not finite."
+    "Raise `ValueError` for a name that no term has, and for a weight that is negative or not finite."
     if name in NAMED_OBJECTIVES and name not in TERMS:
         sum_of_terms = NAMED_OBJECTIVES[name]
         raise ValueError(f"{name!r} is a whole objective and no term; write out its terms: {sum_of_terms}.")
