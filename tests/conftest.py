@@ -82,7 +82,7 @@ def untouched() -> None:
 
 @pytest.fixture(scope="session")
 def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "Four classes of ten photographs of noise, one folder a class; they are cropped at random in training."
+    "Four classes of ten photographs of noise, one folder per class; they are cropped at random in training."
     root, chance = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
     for name in ("bird", "cat", "dog", "frog"):
         (root / name).mkdir()

@@ -76,7 +76,7 @@ def _three_parts(rows: list[ImageRow], label: int) -> tuple[list[ImageRow], ...]
 
 # %% ../../nbs/data/formats.ipynb #1191375b
 def _split_three_ways(rows: Iterable[ImageRow]) -> ImageRows:
-    "Cut every class into 50 per cent train, 20 val and 30 test. Raises ValueError for a class that is too small."
+    "Split every class into 50 per cent train, 20 val and 30 test. Raises ValueError for a class that is too small."
     splits = {split: [] for split in _SPLITS}
     for label, members in _by_label(rows).items():
         for split, part in zip(_SPLITS, _three_parts(members, label)):
@@ -128,7 +128,7 @@ def _names_in(folder: Path, ignored: Iterable[str] = ()) -> list[str]:
 
 # %% ../../nbs/data/formats.ipynb #da30842b
 def _lines(path: Path) -> list[str]:
-    "The lines of a text file that say something."
+    "The lines of a text file that are not blank."
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 # %% ../../nbs/data/formats.ipynb #4af65caf
@@ -161,7 +161,7 @@ def _rows_of_folders(folder: Path, classnames: Mapping[str, str], below: str = "
 # %% ../../nbs/data/formats.ipynb #c72e16b2
 @register_format("class_folders")
 def _class_folders(record: DatasetRecord, root: Path) -> ImageRows:
-    "One folder a class, split three ways."
+    "One folder per class, split three ways."
     folder = _image_folder(record, root)
     classes = [name for name in _names_in(folder, record.ignored) if (folder / name).is_dir()]
     return _split_three_ways(_rows_of_folders(folder, {name: record.renames.get(name, name) for name in classes}))
@@ -256,18 +256,18 @@ def _imagenet_classnames(record: DatasetRecord, root: Path) -> dict[str, str]:  
 
 # %% ../../nbs/data/formats.ipynb #63bb10bd
 def _imagenet_folders(record: DatasetRecord, root: Path, names: Mapping[str, str], below: str = "") -> list[ImageRow]:
-    "A row for every file in the folders that `names` names, in its order. Raises ValueError for what is no such folder."
+    "A row for every file in the folders that `names` names, in its order. Raises ValueError for anything else in the folder."
     folder = _image_folder(record, root)
     present = set(_names_in(folder / below, ignored=["README.txt"]))
     if strange := sorted(present - names.keys()):
         raise ValueError(f"{str(folder / below)!r} holds {strange[0]!r}, which is no class of ImageNet: it must hold one "
-                         f"folder a class, named as {next(iter(names))} is, with the class's images in it")
+                         f"folder per class, named as {next(iter(names))} is, with the class's images in it")
     return _rows_of_folders(folder, {name: names[name] for name in names if name in present}, below)
 
 # %% ../../nbs/data/formats.ipynb #ffda7496
 @register_format("imagenet")
 def _imagenet(record: DatasetRecord, root: Path) -> ImageRows:
-    "ImageNet: train/ and val/, each with a folder a class; val is the test set."
+    "ImageNet: train/ and val/, each with one folder per class; val is the test set."
     names = dict(sorted(_imagenet_classnames(record, root).items()))
     test = _imagenet_folders(record, root, names, "val/")
     return {"train": _imagenet_folders(record, root, names, "train/"), "val": test, "test": test}
@@ -294,13 +294,13 @@ def _is_row(row: object) -> bool:
     "Whether a row of a split file is a path, a label and a class name."
     if not (isinstance(row, list | tuple) and len(row) == 3):
         return False
-    path, label, name = row  # their types are compared as they are, which is the quickest
+    path, label, name = row  # comparing types with `is` is the quickest
     right = type(path) is type(name) is str and type(label) is int and label >= 0 and name.strip()
     return bool(right and path.isprintable() and name.isprintable() and not _OUTSIDE.match(path))
 
 # %% ../../nbs/data/formats.ipynb #bc507c61
 def _check_row(row: object) -> ImageRow:
-    "Give back a row of a split file. Raises ValueError for one that is no path, label and class name."
+    "Give back a row of a split file. Raises ValueError unless it is a path, a label and a class name."
     if not _is_row(row):
         raise ValueError(f"{row!r:.200} is no row: it needs a path below the folder of images, a label from 0 and a class name")
     return row if type(row) is ImageRow else ImageRow(*row)

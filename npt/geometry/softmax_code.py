@@ -21,7 +21,7 @@ def _both_ends(num_classes: int, dim: int) -> torch.Tensor:  # K, d; d <= K <= 2
 # %% ../../nbs/geometry/softmax_code.ipynb #b4f5b1e4
 def _smooth_shortfall(
     vectors: torch.Tensor,  # (K, d), rows of any length
-    features: torch.Tensor,  # (K, d), one a class, rows of any length
+    features: torch.Tensor,  # (K, d), one per class, rows of any length
     scale: float,  # s
 ) -> torch.Tensor:  # scalar; minus the margin where s is large and the features are the best
     "Cross-entropy's largest shortfall, made smooth (Jiang et al., ICML 2024, the HardMax problem)."
@@ -31,7 +31,7 @@ def _smooth_shortfall(
 
 # %% ../../nbs/geometry/softmax_code.ipynb #a0f67f3c
 _SCALES = 4.0, 16.0, 64.0, 256.0, 1024.0
-_STARTS = 4  # of at most 64 classes; else one, since larger sets are more alike
+_STARTS = 4  # for at most 64 classes; larger sets are more alike, so one start does
 
 # %% ../../nbs/geometry/softmax_code.ipynb #921e32b3
 def _search(start: torch.Tensor) -> torch.Tensor:  # (K, d) in float64 -> (K, d), unit rows

@@ -122,4 +122,4 @@ def _focal(
     return ((1 - log_p.exp()) ** gamma * -log_p).mean()
 
 # %% ../../nbs/objectives/cross_entropy.ipynb #5474679a
-_OF_EVERY_CLASS = "logit_adjusted", "balanced_softmax", "class_balanced", "ldam", "ldam_drw"  # terms that no class without images can have
+_OF_EVERY_CLASS = "logit_adjusted", "balanced_softmax", "class_balanced", "ldam", "ldam_drw"  # terms that need an image of every class

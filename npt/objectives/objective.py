@@ -21,7 +21,7 @@ def _check_weight(
     name: str,  # of a term
     weight: float,
 ) -> None:
-    "Raise `ValueError` for a name that is no term's, and for a weight that cannot be meant."
+    "Raise `ValueError` for a name that no term has, and for a weight that is negative or not finite."
     if name in NAMED_OBJECTIVES and name not in TERMS:
         sum_of_terms = NAMED_OBJECTIVES[name]
         raise ValueError(f"{name!r} is a whole objective and no term; write out its terms: {sum_of_terms}.")
@@ -49,7 +49,7 @@ def _written(
     name: str,  # of a term
     weight: float,
 ) -> str:  # such as "0.5*lc", and "lc" for a weight of one
-    "A part of a sum as it is read, to the last digit of the weight."
+    "One part of a sum, written so that it can be read again to the last digit of the weight."
     return name if weight == 1 else f"{float(weight)!r}*{name}".replace(".0*", "*")
 
 # %% ../../nbs/objectives/objective.ipynb #e4ab192a
@@ -58,7 +58,7 @@ class Objective:
     "A weighted sum of terms, sorted by name. Raises `ValueError` for unknown or repeated terms and for bad weights."
 
     weights: tuple[tuple[str, float], ...]  # (name of a term, its weight), each weight finite and not negative
-    guide: "Objective | None" = None  # what a step may not undo: the gradient is never against this one's (ProGrad)
+    guide: "Objective | None" = None  # a step must not increase this one: what opposes its gradient is removed (ProGrad)
 
     def __post_init__(self):
         _check_sum(self.weights)

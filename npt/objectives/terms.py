@@ -85,7 +85,7 @@ NAMED_OBJECTIVES = {"ce": "ce"}  # name -> sum of terms; `npt.objectives.objecti
 # %% ../../nbs/objectives/terms.ipynb #f15835bc
 def _check_name(
     name: str,
-    function: _Term,  # what shall have it
+    function: _Term,  # the function that is to have the name
 ) -> None:
     "Raise `ValueError` for a name that objectives cannot be written with, and for one that is taken."
     if not re.fullmatch(r"[A-Za-z_]\w*", name):

@@ -27,7 +27,7 @@ class _LabelSet:
 
     things: tuple[Thing, ...]
     domain: Domain
-    dealt: bool = field(default=False, repr=False)  # whether a class split deals the words of the classes anew; no picture hangs on it
+    dealt: bool = field(default=False, repr=False)  # whether a class split deals the words of the classes anew; pictures do not depend on it
 
 # %% ../../nbs/world/label_sets.ipynb #b04fb9d9
 _SHIFTED = Domain(radius=(8.5, 13.0), offset=5.0, turn=0.2, rotation=0.4, squash=0.8, noise=0.06, cast=0.06, contrast=0.9,
@@ -116,12 +116,12 @@ def _find_label_set(
 def _drawn_from(
     name: str,  # of a label set
 ) -> str:  # 12 hexadecimal digits
-    "What stands for the classes and the domain of a label set."
+    "A hash of the classes and the domain of a label set."
     return hashlib.sha256(repr(_find_label_set(name)).encode()).hexdigest()[:12]
 
 # %% ../../nbs/world/label_sets.ipynb #c34745e3
 class WorldImage(NamedTuple):
-    "The name of one picture, all that is ever stored of it."
+    "The name of one picture, which is all that is ever stored of it."
 
     label_set: str
     split: str

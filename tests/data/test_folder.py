@@ -38,7 +38,7 @@ def counts(root: Path, split: str) -> dict[str, int]:
     return dict(Counter(row.classname for row in rows_of(root)[split]))
 
 
-# ---- one folder a class
+# ---- one folder per class
 
 @silent
 def test_photographs_are_split_as_ever(tmp_path):

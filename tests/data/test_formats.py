@@ -229,7 +229,7 @@ def test_a_classnames_file_is_preferred(tmp_path):
 def test_unsorted_validation_images_are_named(tmp_path):
     folder = make_tree("imagenet", tmp_path)
     (folder / "images" / "val" / "ILSVRC2012_val_00000009.JPEG").write_bytes(b"loose")
-    with pytest.raises(ValueError, match="one folder a class"):
+    with pytest.raises(ValueError, match="one folder per class"):
         _read_rows(find_dataset("imagenet"), tmp_path)
 
 
