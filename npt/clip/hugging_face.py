@@ -168,11 +168,12 @@ def _unlike_open_clip(processor: Mapping[str, Any], edge: int) -> str:  # "" whe
 
 # %% ../../nbs/clip/hugging_face.ipynb #447302f3
 def _from_processor(
-    processor: Mapping[str, Any],  # of preprocessor_config.json
+    processor: dict[str, Any],  # of preprocessor_config.json
     edge: int,  # of the pictures that the model takes
 ) -> dict:  # mean, std, interpolation and resize_mode, as far as they are told
     "How transformers prepares pictures, in open_clip's words. Raises ValueError for what open_clip has not."
-    told, size, number = {}, processor.get("size"), processor.get("resample")
+    size, number = processor.get("size"), processor.get("resample")
+    told: dict[str, Any] = {}
     if unlike := _unlike_open_clip(processor, edge):
         raise ValueError(f"preprocessor_config.json, which lies beside the weights, has {unlike}, where open_clip resizes pictures to {edge} pixels and "
                          "their values to between 0 and 1, and does no more. Write what is nearest into that file.")
