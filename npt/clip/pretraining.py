@@ -286,7 +286,7 @@ def _told(prepared: Mapping[str, Any]) -> str:
 # %% ../../nbs/clip/pretraining.ipynb #2db56c85
 def _by_tags(
     backbone: str,  # an open_clip name
-    sure: dict[str, Any],  # what is known already of how pictures are prepared
+    sure: Mapping[str, Any],  # what is known already of how pictures are prepared
 ) -> tuple[dict, str]:  # how pictures are prepared, and who says so
     "How the tower of a backbone is trained by its tags. Warns where they do not agree."
     tags = {tag: prepared | sure for tag, prepared in _tags_of_tower(backbone).items()}
@@ -304,7 +304,7 @@ def _by_tags(
 def _prepared_for(
     trained: _Pretraining,
     backbone: str,  # an open_clip name
-    given: dict[str, Any],  # as `_check_preprocess` gives it
+    given: Mapping[str, Any],  # as `_check_preprocess` gives it
 ) -> tuple[dict, str]:  # how pictures are prepared, and who says so
     "How pictures are prepared for weights. Warns where it is taken from tags that do not agree."
     sure = trained.prepared | given
