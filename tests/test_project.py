@@ -79,7 +79,7 @@ def test_the_texts_at_the_top_are_these():
 
 NAMED = {  # what CONTRIBUTING sends people to, and where it is defined
     "_ROOMS": "npt/learners/build.py", "_RECORDS": "npt/learners/recipes.py", "_WORLD_RECIPES": "npt/learners/recipes.py",
-    "_KINDS": "npt/study/price.py", "LITERAL": "tests/written_out.py", "EveryLearner": "tests/every_learner.py",
+    "_KINDS": "npt/study/price.py", "_TEST_IMAGES": "npt/study/price.py", "LITERAL": "tests/written_out.py", "EveryLearner": "tests/every_learner.py",
     "_READ_NO_LABELS": "npt/objectives/objective.py", "NAMED_OBJECTIVES": "npt/objectives/terms.py", "StepFeatures": "npt/objectives/terms.py",
     "DatasetRecord": "npt/data/datasets.py", "_ELEVEN": "npt/data/datasets.py", "_VARIANTS": "npt/data/datasets.py",
     "DATASETS": "npt/data/datasets.py", "CLASSES": "tests/miniature.py", "CLASSNAMES": "tests/miniature.py", "WRITERS": "tests/miniature.py",
@@ -108,6 +108,7 @@ def test_what_contributing_sends_people_to_is_there(name: str):
 
 def test_the_files_that_contributing_names_are_there():
     paths = re.findall(r"(?<![\w/])((?:nbs|tests|data_prep|docs|npt|\.ci)/[\w./*]*[\w*])", CONTRIBUTING)
+    paths = [re.sub(r"^(nbs/.*)\.py$", r"\1.ipynb", path) for path in paths]  # which jupytext writes beside a notebook
     assert len(paths) > 40
     assert not [path for path in paths if "mine" not in path and not (ROOT / path).exists()]
 
