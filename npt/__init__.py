@@ -7,6 +7,8 @@ __all__ = ['build_learner', 'build_objective', 'collapse_metrics', 'evaluate', '
            'predict', 'simplex_etf']
 
 # %% ../nbs/package/front_door.ipynb #cell0002
+from typing import TYPE_CHECKING
+
 from ._doors import doors
 
 # %% ../nbs/package/front_door.ipynb #cell0004
@@ -27,3 +29,16 @@ __getattr__, __dir__ = doors("npt", {
     "load_run": "study.restore",
     "predict": "study.predict",
 })
+
+# %% ../nbs/package/front_door.ipynb #26ec5906
+if TYPE_CHECKING:
+    from npt.clip.load import load_clip as load_clip
+    from npt.data.load import load_dataset as load_dataset
+    from npt.geometry.collapse import collapse_metrics as collapse_metrics
+    from npt.geometry.etf import simplex_etf as simplex_etf
+    from npt.learners.build import build_learner as build_learner
+    from npt.objectives.objective import build_objective as build_objective
+    from npt.study.predict import predict as predict
+    from npt.study.restore import load_run as load_run
+    from npt.training.evaluation import evaluate as evaluate
+    from npt.training.fit import fit as fit

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 # %% ../nbs/package/doors.ipynb #d00e0001
 def _rooms_of(package: str) -> dict[str, str]:
@@ -40,6 +41,6 @@ def _shown(package: str, names: Mapping[str, str]) -> list[str]:
 def doors(
     package: str,
     names: Mapping[str, str],
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__`
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__`
     "Let a package give its modules, and names that they define, each imported when somebody first asks for it."
     return lambda name: _enter(package, names, name), lambda: _shown(package, names)

@@ -84,7 +84,7 @@ def _let_go(path: Path) -> None:
 class Hold:
     "The lock of a folder, which is made where it is not there."
 
-    process = None  # that has it
+    process: int | None = None  # that has it
 
     def __init__(self, folder: Path):
         _make_folder(folder)

@@ -61,7 +61,7 @@ def test_conda_and_pip_get_the_same_requirements():
 
 def test_readme_is_what_the_index_notebook_makes(copy: Path):
     made = (copy / "README.md").read_text()
-    assert README in made
+    assert README in (copy / "CONTRIBUTING.md").read_text()
     assert "```python\nfrom npt" in made, "the metadata of its cells must say magics_language, which jupytext drops"
     (copy / "README.md").unlink()
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -69,7 +69,7 @@ def test_readme_is_what_the_index_notebook_makes(copy: Path):
     assert (copy / "README.md").read_text() == made, f"run {README}"
 
 
-@pytest.mark.parametrize("pattern", ["*.md", "*/README.md", "nbs/**/*.ipynb"])
+@pytest.mark.parametrize("pattern", ["*.md", "*/README.md", "docs/cards/*.md", "nbs/**/*.ipynb"])
 def test_every_link_leads_somewhere(pattern: str):
     "From the page on which it stands."
     pages = list(ROOT.glob(pattern))
@@ -104,10 +104,14 @@ def test_nobody_is_sent_to_another_projects_package(pattern: str):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "Built from a copy, with the setuptools that is installed, so that nothing is downloaded."
+    """Built from a source distribution, which is built from a copy, as a release is.
+
+    It is done with the setuptools that is installed, so that nothing is downloaded."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run(build, cwd=copy_checkout(folder / "source"), check=True)
+    sdist = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", sdist, str(folder)], cwd=copy_checkout(folder / "source"), check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*build, str(next(folder.glob("npt_clip-*.tar.gz")))], cwd=folder, check=True)
     return next(folder.glob("npt_clip-*.whl"))
 
 
@@ -115,7 +119,7 @@ def test_wheel_holds_the_library_and_its_weights_and_nothing_else(wheel: Path):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = [path for path in (ROOT / "npt").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert names == {path.relative_to(ROOT).as_posix() for path in files}
-    assert "npt/world/world.safetensors" in names
+    assert {"npt/world/world.safetensors", "npt/py.typed"} <= names
     assert wheel.stat().st_size < 7e6
 
 

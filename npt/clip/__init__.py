@@ -6,7 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/clip/door.ipynb #cell0002
+from typing import TYPE_CHECKING
+
 from .._doors import doors
 
 # %% ../../nbs/clip/door.ipynb #cell0004
 __getattr__, __dir__ = doors("npt.clip", {"load_clip": "load"})
+
+# %% ../../nbs/clip/door.ipynb #3ea20341
+if TYPE_CHECKING:
+    from npt.clip.load import load_clip as load_clip

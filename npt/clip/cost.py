@@ -58,7 +58,7 @@ def _speed(device: torch.device, dtype: torch.dtype) -> _Speed:
 class _Blocks:
     "The size of a text tower."
 
-    count: int
+    count: float  # of blocks, of which the last one may count in part
     width: int  # w, of the tokens
     hidden: int  # m, of the MLP
     itemsize: int  # bytes of a number

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -39,7 +40,7 @@ def _open_clip_name(name: str) -> str:
     return name
 
 # %% ../../nbs/clip/hugging_face.ipynb #4314c39a
-def _is_hugging_face(names: Mapping[str, object]) -> bool:
+def _is_hugging_face(names: Mapping[str, Any]) -> bool:
     "Whether weights have the names of transformers' CLIPModel."
     return any(name.startswith(("vision_model.", "text_model.")) for name in names)
 
@@ -63,14 +64,14 @@ _DEFAULTS = {
 
 # %% ../../nbs/clip/hugging_face.ipynb #c261f347
 def _tower_config(
-    config: Mapping[str, object],  # of config.json
+    config: Mapping[str, Any],  # of config.json
     tower: str,  # a key of `_DEFAULTS`
 ) -> dict:
     "What a configuration says of one tower, defaults included."
     return _DEFAULTS[tower] | (config.get(tower) or {}) | (config.get(f"{tower}_dict") or {})
 
 # %% ../../nbs/clip/hugging_face.ipynb #ebfc119f
-def _config_activation(config: Mapping[str, object]) -> bool:  # True for QuickGELU, False for GELU
+def _config_activation(config: Mapping[str, Any]) -> bool:  # True for QuickGELU, False for GELU
     "The activation of a configuration. Raises ValueError for one that open_clip has not."
     named = {_tower_config(config, tower)["hidden_act"] for tower in _DEFAULTS}
     if len(named) > 1 or not named <= {"quick_gelu", "gelu"}:
@@ -79,7 +80,7 @@ def _config_activation(config: Mapping[str, object]) -> bool:  # True for QuickG
     return named == {"quick_gelu"}
 
 # %% ../../nbs/clip/hugging_face.ipynb #54c6f727
-def _as_open_clip(config: Mapping[str, object]) -> tuple[CLIPVisionCfg, CLIPTextCfg, int]:  # and the width of what both share
+def _as_open_clip(config: Mapping[str, Any]) -> tuple[CLIPVisionCfg, CLIPTextCfg, int]:  # and the width of what both share
     "A configuration of transformers' in open_clip's words."
     vision, text = (_tower_config(config, tower) for tower in ("vision_config", "text_config"))
     eps = [None if tower["layer_norm_eps"] == 1e-5 else {"eps": tower["layer_norm_eps"]} for tower in (vision, text)]
@@ -102,7 +103,7 @@ def _differ(one: object, other: object) -> bool:
 
 # %% ../../nbs/clip/hugging_face.ipynb #cafc1f5e
 def _config_differences(
-    config: Mapping[str, object],  # of config.json
+    config: Mapping[str, Any],  # of config.json
     backbone: str,  # an open_clip name
 ) -> list[str]:  # "text heads 8 (the backbone has 12)", and so on
     "Where a configuration and a backbone differ, apart from the activation."
@@ -115,7 +116,7 @@ def _config_differences(
     return [f"{name} {one} (the backbone has {other})" for name, one, other in pairs if _differ(one, other)]
 
 # %% ../../nbs/clip/hugging_face.ipynb #378ea679
-def _fitting_backbones(config: Mapping[str, object]) -> list[str]:
+def _fitting_backbones(config: Mapping[str, Any]) -> list[str]:
     "The backbones of open_clip that compute what a configuration says, its activation too."
     quick = _config_activation(config)
     return [name for name in open_clip.list_models()
@@ -123,7 +124,7 @@ def _fitting_backbones(config: Mapping[str, object]) -> list[str]:
 
 # %% ../../nbs/clip/hugging_face.ipynb #89e8cf4b
 def _check_config(
-    config: Mapping[str, object],  # of config.json
+    config: Mapping[str, Any],  # of config.json
     path: str | Path,  # for the error
     backbone: str,  # an open_clip name
 ) -> None:
@@ -153,7 +154,7 @@ def _is_square_of(size: object, edge: int) -> bool:
     return lengths in ({"shortest_edge": edge}, {"height": edge, "width": edge})
 
 
-def _unlike_open_clip(processor: Mapping[str, object], edge: int) -> str:  # "" where there is nothing
+def _unlike_open_clip(processor: Mapping[str, Any], edge: int) -> str:  # "" where there is nothing
     "The settings in a file that open_clip cannot follow."
     steps = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
     cropped, square = processor.get("do_center_crop", True), isinstance(processor.get("size"), Mapping) and "height" in processor["size"]
@@ -167,11 +168,12 @@ def _unlike_open_clip(processor: Mapping[str, object], edge: int) -> str:  # "" 
 
 # %% ../../nbs/clip/hugging_face.ipynb #447302f3
 def _from_processor(
-    processor: Mapping[str, object],  # of preprocessor_config.json
+    processor: dict[str, Any],  # of preprocessor_config.json
     edge: int,  # of the pictures that the model takes
 ) -> dict:  # mean, std, interpolation and resize_mode, as far as the file has them
     "How transformers prepares pictures, in open_clip's words. Raises ValueError for what open_clip cannot do."
-    told, size, number = {}, processor.get("size"), processor.get("resample")
+    size, number = processor.get("size"), processor.get("resample")
+    told: dict[str, Any] = {}
     if unlike := _unlike_open_clip(processor, edge):
         raise ValueError(f"preprocessor_config.json, which lies beside the weights, has {unlike}, where open_clip resizes pictures to {edge} pixels and "
                          "their values to between 0 and 1, and does no more. Write what is nearest into that file.")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -32,7 +33,7 @@ def _uses_quick_gelu(backbone: str) -> bool:
     return bool(open_clip.get_model_config(backbone).get("quick_gelu"))
 
 # %% ../../nbs/clip/pretraining.ipynb #73b955af
-def _backbones_of(tag: str, weights: Mapping[str, object]) -> list[str]:  # a tag, and what open_clip notes of its weights
+def _backbones_of(tag: str, weights: Mapping[str, Any]) -> list[str]:  # a tag, and what open_clip notes of its weights
     "The backbones that a tag's weights were trained for, by their activation."
     needed = bool(weights.get("quick_gelu"))
     return [name for name in open_clip.list_models()
@@ -139,7 +140,7 @@ class _Pretraining:
 _PREPARATION = ("mean", "std", "interpolation", "resize_mode")  # of open_clip's `PreprocessCfg`, what weights were trained with
 
 
-def _preparation(config: Mapping[str, object]) -> dict:
+def _preparation(config: Mapping[str, Any]) -> dict:
     "What a record of open_clip's says of how pictures are prepared."
     return {name: tuple(config[name]) if name in ("mean", "std") else config[name]
             for name in _PREPARATION if config.get(name) is not None}
@@ -198,7 +199,7 @@ def _of_hugging_face(path: Path, backbone: str) -> _Pretraining:
     return _Pretraining(said_by, quick_gelu, _from_processor(processor or {}, edge), "preprocessor_config.json" if processor else "")
 
 # %% ../../nbs/clip/pretraining.ipynb #08058528
-def _of_open_clip(config: Mapping[str, object]) -> _Pretraining:  # open_clip_config.json
+def _of_open_clip(config: Mapping[str, Any]) -> _Pretraining:  # open_clip_config.json
     "What lies beside weights of open_clip's."
     name, model = "open_clip_config.json", config.get("model_cfg") or {}
     quick_gelu = bool(model.get("quick_gelu")) if model else None
@@ -213,7 +214,7 @@ def _of_openai(said_by: str) -> _Pretraining:
 # %% ../../nbs/clip/pretraining.ipynb #d7dae265
 def _pretraining_of(
     path: Path,  # a file or folder of weights
-    names: Mapping[str, object],  # of what is in it
+    names: Mapping[str, Any],  # of what is in it
     backbone: str,  # an open_clip name that it is loaded into
 ) -> _Pretraining:
     "Find out how weights were trained. Raises ValueError where a configuration says that they are of another backbone."
@@ -278,14 +279,14 @@ def _tags_of_tower(backbone: str) -> dict[str, dict]:
     return {f"{tag} of {name}": prepared for name in same for tag, prepared in _tags_of(name).items()}
 
 # %% ../../nbs/clip/pretraining.ipynb #e8773f74
-def _told(prepared: Mapping[str, object]) -> str:
+def _told(prepared: Mapping[str, Any]) -> str:
     "How pictures are prepared, as an argument of `load_clip`."
     return f"preprocess=dict({', '.join(f'{name}={value!r}' for name, value in prepared.items())})"
 
 # %% ../../nbs/clip/pretraining.ipynb #2db56c85
 def _by_tags(
     backbone: str,  # an open_clip name
-    sure: Mapping[str, object],  # what is known already of how pictures are prepared
+    sure: Mapping[str, Any],  # what is known already of how pictures are prepared
 ) -> tuple[dict, str]:  # how pictures are prepared, and who says so
     "How the tower of a backbone is trained by its tags. Warns where they do not agree."
     tags = {tag: prepared | sure for tag, prepared in _tags_of_tower(backbone).items()}
@@ -303,7 +304,7 @@ def _by_tags(
 def _prepared_for(
     trained: _Pretraining,
     backbone: str,  # an open_clip name
-    given: Mapping[str, object],  # as `_check_preprocess` gives it
+    given: Mapping[str, Any],  # as `_check_preprocess` gives it
 ) -> tuple[dict, str]:  # how pictures are prepared, and who says so
     "How pictures are prepared for weights. Warns where it is taken from tags that do not agree."
     sure = trained.prepared | given
@@ -317,7 +318,7 @@ def _prepared_for(
 _CHOICES = {"interpolation": ["bicubic", "bilinear"], "resize_mode": ["shortest", "longest", "squash"]}
 
 
-def _three(name: str, value: object) -> tuple[float, float, float]:
+def _three(name: str, value: Any) -> tuple[float, float, float]:
     "A mean or deviation. Raises ValueError unless it has three possible numbers."
     try:
         numbers = tuple(float(number) for number in value)
@@ -329,7 +330,7 @@ def _three(name: str, value: object) -> tuple[float, float, float]:
     return numbers
 
 # %% ../../nbs/clip/pretraining.ipynb #4f50c534
-def _check_preprocess(preprocess: Mapping[str, object] | None) -> dict:  # {} for None
+def _check_preprocess(preprocess: Mapping[str, Any] | None) -> dict:  # {} for None
     "Values that a user gave, as open_clip's records have them. Raises ValueError naming the wrong one."
     if not isinstance(preprocess or {}, Mapping):
         raise ValueError(f"preprocess={preprocess!r} should be a table such as dict(mean=(0, 0, 0), std=(1, 1, 1)), with what is not as "

@@ -6,7 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/data/door.ipynb #cell0002
+from typing import TYPE_CHECKING
+
 from .._doors import doors
 
 # %% ../../nbs/data/door.ipynb #cell0004
 __getattr__, __dir__ = doors("npt.data", {"load_dataset": "load"})
+
+# %% ../../nbs/data/door.ipynb #e83250fa
+if TYPE_CHECKING:
+    from npt.data.load import load_dataset as load_dataset

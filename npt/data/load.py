@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .check_images import _broken_images
 from .datasets import DatasetRecord, find_dataset
@@ -80,7 +81,7 @@ def _part(
     splits: Mapping[str, Split],
     labels: Sequence[int],  # of the part's classes
     shots: int,
-    **tail: object,  # tau, profile, order, rounding and seed, as in `long_tail_counts`
+    **tail: Any,  # tau, profile, order, rounding and seed, as in `long_tail_counts`
 ) -> Part:
     "Some classes of a dataset, with a long tail cut from their shots."
     train, val, test = (splits[split].of_labels(labels) for split in _SPLITS)

@@ -286,7 +286,7 @@ def _all_failed(errors: Sequence[Exception]) -> Exception:
 # %% ../../nbs/data/prepare.ipynb #cb8b37ed
 def _receive_from_any(download: Download, urls: Sequence[str], folder: Path, use: Callable[[Path], None]) -> None:
     "Fetch a file from the first address that has it, check it, and use it; errors as in `_receive`."
-    errors = [] if urls else [ConnectionError(f"{download.name} has no open address")]
+    errors: list[Exception] = [] if urls else [ConnectionError(f"{download.name} has no open address")]
     for url, after in zip(urls, [*urls[1:], None]):
         try:
             return _receive(download, url, folder, use)
@@ -444,7 +444,7 @@ def _warn_left_out(download: Download, record: DatasetRecord, root: Path, error:
 # %% ../../nbs/data/prepare.ipynb #fac4c223
 def _fetch_separately(record: DatasetRecord, root: Path, mirror: str | None, needed: bool) -> dict[Download, Exception]:
     "Fetch the files that are not in place, the needed or the others; gives what failed, at most one of the needed."
-    failed = {}
+    failed: dict[Download, Exception] = {}
     for download in record.downloads:
         if download.needed is not needed or _in_place(root / download.makes) or needed and failed:
             continue

@@ -251,7 +251,7 @@ def _class_in_plane(
 
 # %% ../../nbs/figures/geometry.ipynb #3bbdb60b
 def _symbol_keys() -> list[go.Scatter]:
-    symbols = {"text feature": _STAR, "nearest ETF": _DIAMOND, "image": dict(size=5)}
+    symbols: dict[str, dict] = {"text feature": _STAR, "nearest ETF": _DIAMOND, "image": dict(size=5)}
     return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color="#555555", **marker))
             for name, marker in symbols.items()]
 

@@ -681,7 +681,7 @@ def _check_usable(learner: nn.Module) -> None:
         raise ValueError(f"The learner {learner.name!r} cannot be used: {reason}.")
 
 # %% ../../nbs/learners/base.ipynb #49cf4c3c
-def _why_incomplete(cls: type) -> str | None:  # the reason, or None, as in the next four
+def _why_incomplete(cls: type[Learner]) -> str | None:  # the reason, or None, as in the next four
     "Say what a learner's class lacks."
     if cls.text_features is Learner.text_features:
         return "it has no text_features(), from which everything else is made"
@@ -693,7 +693,7 @@ def _why_incomplete(cls: type) -> str | None:  # the reason, or None, as in the 
     return f"its {common[0]} would be one for all learners of the class: make it in __init__" if common else None
 
 # %% ../../nbs/learners/base.ipynb #d5338c17
-def _why_contradictory(cls: type) -> str | None:
+def _why_contradictory(cls: type[Learner]) -> str | None:
     "Say which method of a learner's class would never be called."
     if cls.forward is not Learner.forward:
         return "it overrides forward, which evaluation does not call: override logits(pixels), or class_logits"
@@ -729,7 +729,7 @@ def _takes(function: Callable, count: int) -> bool:
     return True
 
 # %% ../../nbs/learners/base.ipynb #1e5a87dd
-def _why_uncallable(cls: type) -> str | None:
+def _why_uncallable(cls: type[Learner]) -> str | None:
     "Say which method of a learner's class does not take what it is called with."
     for method in _OVERRIDABLE:
         own, names = inspect.getattr_static(cls, method), [p.name for p in _parameters(getattr(Learner, method))]
@@ -764,7 +764,7 @@ def _settings_of(
 _TAKEN = {"clip", "classnames", "template", "settings", "training", *dir(Learner)}  # no setting can have these names
 
 # %% ../../nbs/learners/base.ipynb #486b34e4
-def _why_no_settings(cls: type) -> str | None:
+def _why_no_settings(cls: type[Learner]) -> str | None:
     "Say which setting of a learner's class cannot be one."
     for setting, default in _settings_of(cls).items():
         if default is inspect.Parameter.empty:
@@ -774,7 +774,7 @@ def _why_no_settings(cls: type) -> str | None:
     return None
 
 # %% ../../nbs/learners/base.ipynb #d3102628
-def _why_not_built(cls: type) -> str | None:
+def _why_not_built(cls: type[Learner]) -> str | None:
     "Say why `build_learner` could not make one."
     named = [p.name for p in _parameters(cls) if p.kind is p.POSITIONAL_OR_KEYWORD]
     surplus = [name for name in named if name not in ("clip", "classnames", "template")]

@@ -172,7 +172,7 @@ def build_learner(
     name: str,  # in `learner_names`; the learner goes by it
     clip: FrozenCLIP,
     classnames: Sequence[str],  # K names
-    template: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,  # hand-written prompt, or several, each with one {}, or
+    template: str | Sequence[str] | Mapping[str, Sequence[str]] | _Described | None = None,  # hand-written prompt, or several, each with one {}, or
     # sentences by class name; None: the class's own
     **settings,  # of this learner, see `learner_settings`
 ) -> Learner:

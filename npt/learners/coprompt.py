@@ -80,7 +80,7 @@ class _CoPrompt(MaPLe):
 
     def prepare(self, classnames: Sequence[str]) -> None:
         super().prepare(classnames)
-        self.sentences = None  # encoded when they are needed, in training
+        self.sentences: _Sentences | None = None  # encoded when they are needed, in training
 
     def text_features(self) -> Tensor:
         return _blended(self.text_network, super().text_features(), self.ratio_text)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,7 +185,7 @@ def _is_plain(value: object) -> bool:
             and value.numel() * value.element_size() <= value.untyped_storage().nbytes() and bool(value.isfinite().all()))
 
 # %% ../../nbs/learners/official.ipynb #6ab7a2c8
-def _check_tensor(key: str, name: str, value: object) -> None:
+def _check_tensor(key: str, name: str, value: Any) -> None:
     "Raise ValueError where a tensor is not the finite matrix or vector that its name asks for, is too large for float32, or is a variance below 0."
     dims = (1,) if name.endswith("bias") or name.startswith(("projection.1.", "head.scale.", "head.shift.")) else (2, 3) if name == "context" else (2,)
     if not _is_plain(value) or value.dim() not in dims:
@@ -195,7 +196,7 @@ def _check_tensor(key: str, name: str, value: object) -> None:
         raise ValueError(f"its {key!r} has {value.min():.2g}, and a variance is at least 0")
 
 # %% ../../nbs/learners/official.ipynb #93cc0d4d
-def _as_matrix(name: str, value: object) -> object:
+def _as_matrix(name: str, value: Any) -> Any:
     "A convolution over one place, by which PromptKD projects, as the matrix that it is; everything else as it came."
     placeless = name in ("projection.0.weight", "projection.3.weight") and isinstance(value, Tensor) and value.shape[2:] == (1, 1)
     return value[:, :, 0, 0] if placeless else value

@@ -9,6 +9,7 @@ __all__ = ['RECIPES', 'Average', 'Recipe', 'recipe']
 import json
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ _WORLD_RECIPES = {learner: _in_world(learner) for learner in _CHOSEN} | {"tip_ad
 _TABLES = {"published": RECIPES, "world": _WORLD_RECIPES}  # by what a backbone's record asks for
 
 # %% ../../nbs/learners/recipes.ipynb #409e06af
-def _without_recipe(learner: str, given: dict[str, float]) -> Recipe:
+def _without_recipe(learner: str, given: dict[str, Any]) -> Recipe:
     "A recipe of what is given. Raises ValueError where one of epochs, batch_size and lr is missing."
     if given.keys() == {"epochs", "batch_size", "lr"}:
         return Recipe(learner, source="as given", **given)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
+from typing import Any
 
 import open_clip
 import torch
@@ -402,7 +403,7 @@ def _tests_of(task: Task, record: DatasetRecord) -> tuple[tuple[str, int, int], 
 
 
 @cache
-def _shots_of(classes: int, shots: int, **tail: float | str) -> int:  # tail: tau, profile and rounding
+def _shots_of(classes: int, shots: int, **tail: Any) -> int:  # tail: tau, profile and rounding
     "How many images there are to train on, if each class has as many as were asked for."
     return sum(long_tail_counts(classes, max_shots=shots, **tail))
 
@@ -471,7 +472,7 @@ def _shared_looks(tasks: Iterable[Task]) -> dict[tuple, float]:  # (backbone, da
     return looks
 
 # %% ../../nbs/study/price.ipynb #4d4c87ba
-def _decoded_once(tasks: Iterable[Task]) -> tuple[dict[tuple, float], dict[tuple, float]]:  # what tells them apart, to a number
+def _decoded_once(tasks: Iterable[Task]) -> tuple[dict[tuple, float], ...]:  # two: what tells them apart, to a number
     "The photographs that are kept decoded as large as they are, and those that are kept as large as the tower takes them."
     whole, small = {}, {}
     for task in tasks:

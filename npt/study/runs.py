@@ -143,7 +143,7 @@ def _build_run_learner(
     settings: RunSettings,
     clip: FrozenCLIP,
     classnames: tuple[str, ...],
-    template: str | tuple[str, ...],
+    template: str | tuple[str, ...] | _Described,
 ) -> nn.Module:
     "Build the learner with the recipe's settings, the run's seed if it takes one, and what the user says."
     drawn = {"seed": settings.seed} if "seed" in learner_settings(settings.learner) else {}

@@ -59,11 +59,11 @@ _SIMPLER = {  # each with one weight
 _FINER = (0.69, 1.0, 1.44)  # times a rate
 
 # %% ../../nbs/study/search.ipynb #70349342
-_RANDOM = {  # settings of the random start of those learners that are tried from both
+_RANDOM: dict[str, dict] = {  # settings of the random start of those learners that are tried from both
     "coop": dict(n_ctx=16, ctx_init=None), **{learner: dict(ctx_init=None) for learner in ("cocoop", "kgcoop", "promptsrc", "maple")},
 }
 _OF_COOP = dict(n_ctx=4, ctx_init="a photo of a")  # its published start from words, also inside another; the others start so by themselves
-_WORDS = {"coop": _OF_COOP, **{learner: dict(around_settings=_OF_COOP) for learner in ("dept", "dpc")}}
+_WORDS: dict[str, dict] = {"coop": _OF_COOP, **{learner: dict(around_settings=_OF_COOP) for learner in ("dept", "dpc")}}
 
 
 def _starts_of(learner: str) -> tuple[str, ...]:

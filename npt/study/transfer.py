@@ -104,8 +104,8 @@ _TABLES = {"collapse", "zero_shot_collapse"} | _DETECTION  # fields that are tab
 def _bind(
     learner: Learner,
     split: Split,
-    template: str | Sequence[str],  # hand-written prompt of the target
-    given: str | Sequence[str],  # that of the run
+    template: str | Sequence[str] | _Described,  # hand-written prompt of the target, or sentences
+    given: str | Sequence[str] | _Described,  # that of the run
 ) -> tuple[Learner, Learner]:  # the prompts and zero-shot CLIP
     "Put prompts before the classes of a split. Raises ValueError for a name that the text tower has no room for."
     bound = _with_template(learner, given, template).for_classes(split.classnames)

@@ -9,6 +9,7 @@ __all__ = []
 from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def _frozen_anchors(
     all_classnames: Sequence[str] | None = None,  # names that will be asked about, the learner's among them
 ) -> Anchors:
     "What a fit of this learner may be held to; nothing is computed yet. Raises ValueError where a class is not among all names."
-    further = {}
+    further: dict[str, Any] = {}
     if all_classnames is not None:
         places = _places_among(learner.classnames, all_classnames)
         further = dict(encode_all=partial(_template_features, learner, all_classnames), places=tuple(places))

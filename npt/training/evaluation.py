@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ def _measures(
     "What `evaluate` gives, of outputs."
     guesses, labels = made.logits.argmax(1).cpu(), made.labels.cpu()
     each = _class_accuracy(guesses, labels, len(split.classnames))
-    result = {"accuracy": float((guesses == labels).double().mean() * 100), **_over_classes(each, split.classnames),
+    result: dict[str, Any] = {"accuracy": float((guesses == labels).double().mean() * 100), **_over_classes(each, split.classnames),
               "macro_f1": _macro_f1(guesses, labels, len(split.classnames)), "ece": calibration_error(reliability_bins(made.logits, made.labels)),
               **(_group_accuracy(each, counts) if counts is not None else {}), **_seen_accuracy(each, split)}
     if collapse:

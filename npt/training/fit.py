@@ -298,7 +298,7 @@ def _backward(
     loss: Tensor,  # scalar
     guide: Tensor | None,  # scalar that the step should not raise, or None
     parameters: Sequence[nn.Parameter],
-    halved: Seen | tuple = (),  # where the towers are in half precision, what came out of them, and the logits
+    halved: Seen | None = None,  # where the towers are in half precision, what came out of them, and the logits
 ) -> None:
     "Put the gradient of the loss on the parameters, without the part that is against the guide's."
     if halved and guide is not None:
@@ -426,7 +426,7 @@ def _update(learner: nn.Module, step: _Step, objective: Objective, state: _State
     "Take one step of the optimiser. Raises ValueError at the first of a fit for parameters that it would not change."
     state.optimizer.zero_grad()
     through_logits = state.checked or _goes_through(step.loss, step.seen.logits)
-    halved = step.seen if learner.clip.dtype == torch.float16 else ()
+    halved = step.seen if learner.clip.dtype == torch.float16 else None
     _backward(step.loss, step.guide, [p for p in learner.parameters() if p.requires_grad], halved)
     if not state.checked:
         _check_reached(learner, objective, through_logits)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def load_sessions(
     name: str,  # as in `npt.data.load.load_dataset`
     *,
     session_shots: int = 5,  # training images of each novel class
-    **picks: object,  # root, shots, tau, seed, profile, order, rounding and class_split, as in `npt.data.load.load_dataset`
+    **picks: Any,  # root, shots, tau, seed, profile, order, rounding and class_split, as in `npt.data.load.load_dataset`
 ) -> FewShotData:  # .base, .novel, and .all: the base classes and then the novel ones, in the order in which they arrive
     """Load a dataset whose novel classes are to come in sessions, see `fit_sessions`.
 
@@ -150,7 +150,7 @@ def _sessions(
     ways: int = 5,  # novel classes in a session
     on: str = "test",  # the images that are measured on
     run_dir: str | Path | None = None,  # as in `fit_sessions`
-    **settings: object,  # of each `fit`
+    **settings: Any,  # of each `fit`
 ) -> Iterator[_Session]:
     "Fit session after session."
     part, arrivals = _in_order_of_arrival(data), _arrivals(data, ways)
@@ -259,7 +259,7 @@ def fit_sessions(
     ways: int = 5,  # novel classes in a session; the last one has what is left
     on: str = "test",  # or "val", what is measured on
     run_dir: str | Path | None = None,  # where the checkpoints go, and are found again; None: nothing is written
-    **settings: object,  # epochs, lr, seed and all else that `npt.training.fit.fit` takes, the same in each session
+    **settings: Any,  # epochs, lr, seed and all else that `npt.training.fit.fit` takes, the same in each session
 ) -> _Sessions:
     """Learn the base classes, and then the novel ones session by session, without any image of an earlier session.
 

@@ -52,7 +52,7 @@ _SHAPE_CLASSES = _two_halves((t for t in OBJECTS if t.first[2] < 2),
                              (t for t in OBJECTS if t.first[2] >= 2 and t.first[0] < 3), 32, seed=3)
 
 # %% ../../nbs/world/label_sets.ipynb #94a25677
-def _dealt(seed: int) -> tuple[list[Thing], list[Thing]]:
+def _dealt(seed: int) -> tuple[list[Thing], ...]:  # two
     "Deal colours, textures and shapes out to two halves; all things that can be named with the words of each."
     chance = random.Random(f"words {seed}")
     words = [chance.sample(range(len(table)), len(table)) for table in (_COLOURS, _TEXTURES, _SHAPES)]

@@ -440,7 +440,7 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Datase
     return serve_whole
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "imagenet"])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if DATASETS[name].whole])
 def test_every_dataset_but_imagenet_comes_from_the_hub(name, server, hub, root, tmp_path, capsys):
     record = hub(name, below="" if name < "m" else "data/prompt learning/")
     with warnings.catch_warnings():
