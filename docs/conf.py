@@ -1,4 +1,4 @@
-"""What Sphinx needs to know. The pages are those that `mirror.py` lays out in `_build/source`; no notebook is run here."""
+"""What Sphinx needs to know. The pages are those that `mirror.py` lays out in `build/source`; no notebook is run here."""
 
 import os
 import sys
@@ -26,6 +26,7 @@ myst_heading_anchors = 4
 myst_dmath_double_inline = True
 myst_update_mathjax = False
 
+add_module_names = False  # a page says its module in its headings
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -48,13 +49,14 @@ mathjax2_config = {
 
 html_theme = "sphinx_book_theme"
 html_title = mirror.TITLE
-html_static_path = ["_static", str(DOCS / "_build" / "static")]
+html_static_path = ["_static", str(DOCS / "build" / "static")]
 html_css_files = ["npt.css"]
 html_js_files = [("npt.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "use_download_button": False,
+    "navbar_persistent": [],  # the search stands in the sidebar
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "home_page_in_toc": True,
@@ -66,4 +68,4 @@ if mirror.REPOSITORY:
 suppress_warnings = [
     "mystnb.unknown_mime_type",  # the figures' own data, which npt.js draws
 ]
-os.environ.setdefault("NPT_CACHE", str(DOCS / "_build" / "cache"))
+os.environ.setdefault("NPT_CACHE", str(DOCS / "build" / "cache"))

@@ -1,4 +1,4 @@
-"""Lay out the pages of the site in `_build/source`, where Sphinx reads them: a copy of the notebooks and texts of this repository.
+"""Lay out the pages of the site in `build/source`, where Sphinx reads them: a copy of the notebooks and texts of this repository.
 
 Nothing here runs a notebook or asks a network. The copy keeps the places that files have in the repository, so that most links hold as they
 stand; `docs/` itself becomes the top. What is changed on the way: a link to what is no page becomes a download or a page that stands for it,
@@ -19,8 +19,8 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-SOURCE = DOCS / "_build" / "source"
-STATIC = DOCS / "_build" / "static"
+SOURCE = DOCS / "build" / "source"
+STATIC = DOCS / "build" / "static"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 # What each wing holds, in the order in which wings may import each other; `package` is what they all use.
@@ -72,7 +72,7 @@ def notebooks() -> list[str]:
 
 def texts() -> list[str]:
     "The pages in Markdown: those of docs/, and those that stand beside what they are about."
-    docs = [path for path in DOCS.rglob("*.md") if "_build" not in path.parts]
+    docs = [path for path in DOCS.rglob("*.md") if "build" not in path.parts]
     beside = [path for pattern in ("*.md", "*/README.md", "npt/**/*.md") for path in ROOT.glob(pattern)]
     found = {path.relative_to(ROOT).as_posix() for path in [*docs, *beside]}
     return sorted(found - {"README.md"})  # which is made from nbs/index.ipynb
@@ -145,49 +145,46 @@ def with_moved_links(text: str, page: str, linked_files: set[str]) -> str:
 
 # Terms of the glossary
 
-def glossary() -> dict[str, str]:
-    "Each term of docs/glossary.md in the ways in which a text may write it, and the name under which it stands there."
+@cache
+def glossary() -> tuple[str, ...]:
+    "The terms of docs/glossary.md that are linked."
     block = re.search(r"^:::\{glossary\}\n(.*?)^:::", (DOCS / "glossary.md").read_text(), re.M | re.S)[1]
-    found = {}
-    for entry in re.split(r"\n\n", block.strip()):
-        names = [line for line in entry.splitlines() if not line.startswith((": ", "  "))]
-        found |= {name: name for name in names if name not in NOT_LINKED}
-    return found
+    names = [line for line in block.splitlines() if line and not line.startswith((": ", "  "))]
+    return tuple(name for name in names if name not in NOT_LINKED)
 
 
 NO_TERMS = re.compile(
     r"(^ {0,3}(```+|~~~+|:::+).*?^ {0,3}\2[^\n]*$|`[^`\n]*`|(?<!\\)\$\$.+?\$\$|(?<!\\)\$[^$\n]+(?:\n[^$\n]+)*\$|!?\[[^\]]*\]\([^)]*\)|\{\w+\}`[^`]*`"
-    r"|^#+ [^\n]*|^<.*?(?:\n\n|\Z)|<[^>]+>|^\|[^\n]*|^>[^\n]*|https?://\S+)", re.M | re.S)
+    r"|^(?: {4}|#+ )[^\n]*|^<.*?(?:\n\n|\Z)|<[^>]+>|^\|[^\n]*|^>[^\n]*|https?://\S+)", re.M | re.S)
+
+
+@cache
+def any_term() -> re.Pattern:
+    "A pattern of all terms that are linked, one of several words before those that it begins with; in the plural, too."
+    longest_first = sorted(glossary(), key=len, reverse=True)
+    return re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, longest_first))})(s?)(?![\w-])", re.I)
 
 
 class Terms:
     "The terms that a page has not used yet."
 
     def __init__(self):
-        self.left = glossary()
+        self.left = {name.lower(): name for name in glossary()}
 
     def link(self, text: str) -> str:
+        "Link the first use of each term, outside of headings, code, formulae, tables, quotations and other links."
         pieces, at = [], 0
-        for match in [*NO_TERMS.finditer(text), None]:
-            plain = text[at : match.start() if match else len(text)]
-            pieces += [self._link_plain(plain), match[0] if match else ""]
-            at = match.end() if match else at
-        return "".join(pieces)
+        for match in NO_TERMS.finditer(text):
+            pieces += [any_term().sub(self._linked, text[at : match.start()]), match[0]]
+            at = match.end()
+        return "".join([*pieces, any_term().sub(self._linked, text[at:])])
 
-    def _link_plain(self, text: str) -> str:
-        if not self.left:
-            return text
-        longest_first = sorted(self.left, key=len, reverse=True)
-        pattern = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, longest_first))})(s?)(?![\w-])", re.I)
-
-        def change(match: re.Match) -> str:
-            term = next((name for name in longest_first if name.lower() == match[1].lower()), None)
-            if term not in self.left or (term.isupper() and match[1] != term):
-                return match[0]
-            del self.left[term]
-            return f"{{term}}`{match[1]}{match[2]} <{term}>`"
-
-        return pattern.sub(change, text)
+    def _linked(self, match: re.Match) -> str:
+        term = self.left.get(match[1].lower())
+        if not term or (term.isupper() and match[1] != term):
+            return match[0]
+        del self.left[match[1].lower()]
+        return f"{{term}}`{match[1]}{match[2]} <{term}>`"
 
 
 # Notebooks

@@ -131,8 +131,8 @@ def test_a_figure_is_a_still_picture_with_its_data(mirror: ModuleType):
 
 
 def test_only_the_first_use_of_a_term_is_linked(mirror: ModuleType):
-    linked = mirror.Terms().link("## Backbone\n\nA backbone `backbone` and $x$ [backbone](a.md): the Backbone, and in terms of units.\n")
-    assert linked == "## Backbone\n\nA {term}`backbone <backbone>` `backbone` and $x$ [backbone](a.md): the Backbone, and in terms of units.\n"
+    linked = mirror.Terms().link("## Backbone\n\nA backbone `backbone` and $x$ [backbone](a.md): the Backbone, and in terms of units.\n\n    papermill -p tau 1\n")
+    assert linked == "## Backbone\n\nA {term}`backbone <backbone>` `backbone` and $x$ [backbone](a.md): the Backbone, and in terms of units.\n\n    papermill -p tau 1\n"
 
 
 def test_badges_need_the_address_of_the_repository(mirror: ModuleType, monkeypatch: pytest.MonkeyPatch):
@@ -218,7 +218,7 @@ def test_the_page_of_results_names_every_kept_table():
 
 
 def test_commands_of_the_docs_name_what_is_there():
-    commands = [line for path in DOCS.glob("**/*.md") if "_build" not in path.parts
+    commands = [line for path in DOCS.glob("**/*.md") if "build" not in path.parts
                 for text in [path.read_text().replace("\\\n", " ")]
                 for line in re.findall(r"`((?:papermill|snakemake|python) [^`]+)`", text)
                 + [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]]
@@ -243,7 +243,7 @@ def test_sphinx_is_asked_for_what_the_docs_extra_brings():
     extensions = json.loads(re.search(r"^extensions = (\[.*\])$", conf, re.M)[1])
     assert not [name for name in extensions if name.split(".")[0] not in {"sphinx", *(p.split(".")[0] for p in PACKAGES)}
                 and not (DOCS / f"{name}.py").exists()]
-    assert "/docs/_build/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "build/" in (ROOT / ".gitignore").read_text().splitlines()
     makefile = (DOCS / "Makefile").read_text()
     assert " -W --keep-going " in makefile and "mirror.py" in makefile and 'nb_execution_mode = "off"' in conf
 

@@ -33,7 +33,7 @@
     const layout = { ...figure.layout };
     if (layout.width && layout.width > room && width <= room) delete layout.width;
     if (!layout.width) layout.autosize = true;
-    await library.newPlot(plot, figure.data, layout, { responsive: true, displaylogo: false });
+    await library.newPlot(plot, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false });
     if (figure.frames) await library.addFrames(plot, figure.frames);
     if (still) still.closest(".output").style.display = "none";
   };
