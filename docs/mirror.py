@@ -149,7 +149,7 @@ def with_moved_links(text: str, page: str, linked_files: set[str]) -> str:
 def glossary() -> tuple[str, ...]:
     "The terms of docs/glossary.md that are linked."
     block = re.search(r"^:::\{glossary\}\n(.*?)^:::", (DOCS / "glossary.md").read_text(), re.M | re.S)[1]
-    names = [line for line in block.splitlines() if line and not line.startswith((": ", "  "))]
+    names = [line for line in block.splitlines() if line and not line.startswith("  ")]
     return tuple(name for name in names if name not in NOT_LINKED)
 
 

@@ -1,6 +1,6 @@
 // A figure is shown as its still picture first. When it comes into view, Plotly draws it anew from the data that stand behind the picture,
 // so that it can be turned and read by pointing. On a narrow screen the picture stays, since letters of a live figure do not shrink with it;
-// a button brings the live one, to be moved sideways. A figure with a slider has nothing to show without it, and is live everywhere.
+// a button brings the live one, to be moved sideways. A figure with a slider or a menu has nothing to show without it, and is live everywhere.
 (() => {
   const root = document.documentElement.dataset.content_root || "./";
   let plotly = null;
@@ -41,7 +41,7 @@
   const start = (script) => {
     const still = stillOf(script);
     const figure = JSON.parse(script.textContent);
-    const moves = Boolean(figure.frames?.length || figure.layout.sliders?.length);
+    const moves = Boolean(figure.frames?.length || figure.layout.sliders?.length || figure.layout.updatemenus?.length);
     const shape = still?.naturalHeight ? still.naturalWidth / still.naturalHeight : 1.8;
     const natural = Math.round(figure.layout.width || shape * (figure.layout.height || 450));
     const room = script.closest(".cell_output").clientWidth;
