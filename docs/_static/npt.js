@@ -12,12 +12,9 @@
     document.head.append(script);
   });
 
-  const stillOf = (script) => {
-    for (let box = script.closest(".output"); box; box = box.previousElementSibling) {
-      const picture = box.querySelector("img");
-      if (picture) return picture;
-    }
-    return null;
+  const stillOf = (script) => {  // the picture just before the box of the script, or in the box before it
+    const before = script.closest(".output")?.previousElementSibling;
+    return before?.matches("img") ? before : before?.querySelector("img") ?? null;
   };
 
   const draw = async (script, figure, still, width) => {
@@ -35,7 +32,7 @@
     if (!layout.width) layout.autosize = true;
     await library.newPlot(plot, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false });
     if (figure.frames) await library.addFrames(plot, figure.frames);
-    if (still) still.closest(".output").style.display = "none";
+    if (still) still.style.display = "none";
   };
 
   const start = (script) => {
@@ -65,7 +62,7 @@
   }, { rootMargin: "400px" });
 
   for (const script of document.querySelectorAll("script.npt-figure")) {
-    const watched = stillOf(script)?.closest(".output") || script.parentElement;
+    const watched = stillOf(script) || script.parentElement;
     watched.nptScript = script;
     seen.observe(watched);
   }
