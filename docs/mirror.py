@@ -72,7 +72,7 @@ def notebooks() -> list[str]:
 
 def texts() -> list[str]:
     "The pages in Markdown: those of docs/, and those that stand beside what they are about."
-    docs = [path for path in DOCS.rglob("*.md") if "build" not in path.parts]
+    docs = [path for path in DOCS.rglob("*.md") if "build" not in path.relative_to(DOCS).parts]
     beside = [path for pattern in ("*.md", "*/README.md", "npt/**/*.md") for path in ROOT.glob(pattern)]
     found = {path.relative_to(ROOT).as_posix() for path in [*docs, *beside]}
     return sorted(found - {"README.md"})  # which is made from nbs/index.ipynb
