@@ -75,7 +75,7 @@ def texts() -> list[str]:
     docs = [path for path in DOCS.rglob("*.md") if "build" not in path.relative_to(DOCS).parts]
     beside = [path for pattern in ("*.md", "*/README.md", "npt/**/*.md") for path in ROOT.glob(pattern)]
     found = {path.relative_to(ROOT).as_posix() for path in [*docs, *beside]}
-    return sorted(found - {"README.md"})  # which is made from nbs/index.ipynb
+    return sorted(path for path in found - {"README.md"} if not path.startswith("."))  # README.md is made from nbs/index.ipynb
 
 
 def generated() -> dict[str, str]:
