@@ -19,6 +19,7 @@ from npt.figures.style import (
     _BETWEEN,
     _CLASS_COLORS,
     _COSINE_SCALE,
+    _GREYS,
     _LEGEND_AT_BOTTOM,
     COLLAPSE_TITLES,
     COLORS,
@@ -38,7 +39,7 @@ from npt.figures.style import (
 from ..geometry.align import align_etf
 
 # %% ../../nbs/figures/geometry.ipynb #c65d5038
-_PART_COLORS = dict(base=COLORS["base"], novel=COLORS["novel"], all="#444444")
+_PART_COLORS = dict(base=COLORS["base"], novel=COLORS["novel"], all=_GREYS["letters"])
 
 
 def _of_each(
@@ -196,7 +197,7 @@ def cosine_matrices(
     colors = f"colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}"
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
-        coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB", title_y=0.95,
+        coloraxis=_cosine_bar(low, high, target), plot_bgcolor=_GREYS["bars"], title_y=0.95,
         title_text=f"Cosines of the text features of {which}<br><sup>{colors}</sup>",
     )  # fmt: skip
 
@@ -252,7 +253,7 @@ def _class_in_plane(
 # %% ../../nbs/figures/geometry.ipynb #3bbdb60b
 def _symbol_keys() -> list[go.Scatter]:
     symbols = {"text feature": _STAR, "nearest ETF": _DIAMOND, "image": dict(size=5)}
-    return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color="#555555", **marker))
+    return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color=_GREYS["letters"], **marker))
             for name, marker in symbols.items()]
 
 # %% ../../nbs/figures/geometry.ipynb #ab867ae7

@@ -13,6 +13,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from npt.figures.style import (
+    _GREYS,
     _LEGEND_AT_BOTTOM,
     _OBJECTIVE_COLORS,
     COLLAPSE_TITLES,
@@ -43,8 +44,8 @@ def _marks(runs: pd.DataFrame) -> tuple[dict[str, str], dict[str, str], dict[flo
 # %% ../../nbs/figures/lens.ipynb #1b84a8a0
 def _mark_keys(colors: dict[str, str], symbols: dict[str, str], sizes: dict[float, float]) -> list[go.Scatter]:
     keys = [(name, dict(color=color, symbol="circle", size=9)) for name, color in colors.items()]
-    keys += [(name, dict(color="#444444", symbol=symbol, size=9)) for name, symbol in symbols.items()]
-    keys += [(f"τ = {tau:g}", dict(color="#AAAAAA", symbol="circle", size=sizes[tau])) for tau in reversed(sizes)]
+    keys += [(name, dict(color=_GREYS["letters"], symbol=symbol, size=9)) for name, symbol in symbols.items()]
+    keys += [(f"τ = {tau:g}", dict(color=_GREYS["bars"], symbol="circle", size=sizes[tau])) for tau in reversed(sizes)]
     return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker) for name, marker in keys]
 
 # %% ../../nbs/figures/lens.ipynb #674cb94a
@@ -136,7 +137,7 @@ def correlation_chart(
         dots = _intervals(rows, [metrics.index(name) + shift for name in rows.metric], kind)
         fig.add_trace(dots, 1, pool_names.index(pool) + 1)
     _name_once(fig)
-    fig.add_vline(x=0, line=dict(color="#222222", width=1))
+    fig.add_vline(x=0, line=dict(color=_GREYS["ink"], width=1))
     fig.update_xaxes(range=[-1.05, 1.05], zeroline=False, title="Spearman's correlation")
     fig.update_yaxes(range=[len(metrics) - 0.5, -0.5], tickvals=list(range(len(metrics))), zeroline=False,
                      ticktext=[_title(name).replace("<b>", "").replace("</b>", "") for name in metrics])
@@ -172,7 +173,7 @@ def _mean_lines(
     lines = []
     for (objective, tau), some in rows.groupby(["objective", "tau"], sort=False):
         mean = some.groupby("epoch")[column].mean()
-        looks = dict(color=_OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2)
+        looks = dict(color=_OBJECTIVE_COLORS.get(objective, _GREYS["middle"]), dash=dashes.get(tau, "dot"), width=2)
         lines.append(go.Scatter(x=mean.index, y=mean, mode="lines", name=f"{objective}, τ = {tau:g}", line=looks,
                                 legendgroup=f"{objective} {tau}"))
     return lines
@@ -268,7 +269,7 @@ def _angle_curves(
         row, column = _ANGLE_OBJECTIVES.index(objective) + 1, learners.index(learner) + 1
         lines = _angle_lines(table.xs((learner, objective), level=[0, 1]), before=False)
         fig.add_traces(lines + (_angle_lines(before, before=True) if len(before) else []), row, column)
-        fig.add_hline(y=_etf_angle(classes), line=dict(color="#222222", dash="dot", width=1), row=row, col=column)
+        fig.add_hline(y=_etf_angle(classes), line=dict(color=_GREYS["ink"], dash="dot", width=1), row=row, col=column)
     _name_once(fig)
     fig.update_xaxes(type="log", tickvals=taus, ticktext=[f"{tau:g}" for tau in taus])
     fig.update_xaxes(title="τ", row=len(_ANGLE_OBJECTIVES))

@@ -19,6 +19,8 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from npt.figures.style import (
+    _GREYS,
+    _METRIC_COLORS,
     COLORS,
     PLOTLY_TEMPLATE,
     TERM_COLORS,
@@ -142,7 +144,7 @@ def _epoch_lines(history: pd.DataFrame, column: str, name: str, color: str, **se
 # %% ../../nbs/figures/run.ipynb #bf297dac
 def _loss_lines(history: pd.DataFrame, terms: list[str]) -> list[go.Scatter]:
     "The total and the terms, which are columns of the history, before their weights."
-    lines = [_epoch_lines(history, "loss", "total", "#222222", line=dict(width=3))]
+    lines = [_epoch_lines(history, "loss", "total", _GREYS["ink"], line=dict(width=3))]
     for color, column in zip(TERM_COLORS * len(terms), terms):
         lines.append(_epoch_lines(history, column, f"{column.removeprefix('term_')} (unweighted)", color))
     return lines
@@ -189,7 +191,7 @@ def _joined_ends(
 ) -> go.Scatter:
     count = accuracies.shape[1]
     ends = np.stack([np.fmin.reduce(accuracies), np.fmax.reduce(accuracies), np.full(count, np.nan)], 1)
-    return go.Scatter(x=np.repeat(np.arange(count), 3), y=ends.ravel(), mode="lines", line=dict(color="#CCCCCC", width=3),
+    return go.Scatter(x=np.repeat(np.arange(count), 3), y=ends.ravel(), mode="lines", line=dict(color=_GREYS["bars"], width=3),
                       hoverinfo="skip", showlegend=False)
 
 # %% ../../nbs/figures/run.ipynb #a173d494
@@ -211,7 +213,7 @@ def _shot_bars(
     shots: np.ndarray,  # (K,)
     classnames: list[str],
 ) -> go.Bar:
-    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color="#AEB4BD", customdata=[*map(_as_text, classnames)],
+    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color=_GREYS["bars"], customdata=[*map(_as_text, classnames)],
                   hovertemplate="%{customdata}: %{y} shots<extra></extra>", showlegend=False)
 
 # %% ../../nbs/figures/run.ipynb #3ad9df89
@@ -266,7 +268,7 @@ def _reliability_panel(table: pd.DataFrame, first: bool) -> list:
         go.Bar(y=table.accuracy, **bars, marker=accuracy, name="accuracy", showlegend=first),
         go.Bar(y=table.confidence - table.accuracy, base=table.accuracy, **bars, marker=distance,
                name="distance to confidence", showlegend=first),
-        go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color="#555555", dash="dot", width=1.5), hoverinfo="skip",
+        go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color=_GREYS["letters"], dash="dot", width=1.5), hoverinfo="skip",
                    showlegend=False),
     ]  # fmt: skip
 
@@ -298,7 +300,7 @@ def reliability(
     fig.update_annotations(font_size=13)
     for column, table in enumerate(bins.values(), start=1):
         fig.add_traces(_reliability_panel(table, column == 1), 1, column)
-        shares = go.Bar(y=_image_shares(table), **_bin_bars(table), marker_color="#AEB4BD", showlegend=False)
+        shares = go.Bar(y=_image_shares(table), **_bin_bars(table), marker_color=_GREYS["bars"], showlegend=False)
         fig.add_trace(shares, 2, column)
     _reliability_axes(fig, max((table.images / table.images.sum()).max() for table in bins.values()))
     width = 96 + len(bins) * _panel_side(len(bins), 96, 300)
@@ -387,8 +389,8 @@ def _result_column(metrics: dict[str, dict], key: str) -> list[str]:
 
 # %% ../../nbs/figures/run.ipynb #572ca344
 def _head_colors(keys: list[str]) -> tuple[list[str], list[str]]:  # fill and ink
-    fill = [COLORS["base"] if "base" in key else COLORS["novel"] if "novel" in key else "#444444" for key in keys]
-    return ["white", *fill], ["white", *("#222222" if "novel" in key else "white" for key in keys)]
+    fill = [_METRIC_COLORS[key.partition("_")[0]] for key in keys]
+    return ["white", *fill], ["white", *(_GREYS["ink"] if "novel" in key else "white" for key in keys)]
 
 # %% ../../nbs/figures/run.ipynb #005969fd
 def results_table(
@@ -402,9 +404,9 @@ def results_table(
     fill, ink = _head_colors(keys)
     names = [*metrics, *(f"{after} − {before}" for before, after in _compared(list(metrics)))]
     rows = [names, *(_result_column(metrics, key) for key in keys)]
-    style = dict(align=["left", *("right" for _ in keys)], height=30, line_color="#DDDDDD")
+    style = dict(align=["left", *("right" for _ in keys)], height=30, line_color=_GREYS["bars"])
     header = dict(values=["", *(_RESULT_COLUMNS[key] for key in keys)], fill_color=fill, font=dict(color=ink, size=13))
-    shades = [*("white" for _ in metrics), *("#F4F4F4" for _ in names[len(metrics):])]
+    shades = [*("white" for _ in metrics), *(_GREYS["pale"] for _ in names[len(metrics):])]
     body = dict(values=rows, fill_color=[shades], font_size=13)
     fig = go.Figure(go.Table(header=header | style, cells=body | style, columnwidth=[1.5, *(1 for _ in keys)]))
     return fig.update_layout(
