@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/figures/drawings.ipynb #8706a48d
+# %% ../../nbs/figures/drawings.ipynb #2308c2bd
 import html
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,37 +20,38 @@ from .style import _CLASS_COLORS, _GREYS, _HUES
 from ..learners.recipes import RECIPES
 from ..objectives.objective import Objective
 
-# %% ../../nbs/figures/drawings.ipynb #a4553404
+# %% ../../nbs/figures/drawings.ipynb #be22e280
 _KINDS = dict(
     frozen=dict(fill=_GREYS["pale"], stroke=_GREYS["middle"], stroke_width=1),
     learned=dict(fill=_HUES["yellow"], stroke=_GREYS["ink"], stroke_width=1.8),
-    made=dict(fill="#FBF8CF", stroke=_GREYS["ink"], stroke_width=1.2, stroke_dasharray="3 2"),
+    made=dict(fill=_HUES["yellow"], fill_opacity=0.3, stroke=_GREYS["ink"], stroke_width=1.2, stroke_dasharray="3 2"),
     loss=dict(fill=_GREYS["ink"], stroke=_GREYS["ink"], stroke_width=1),
     plain=dict(fill=_GREYS["white"], stroke=_GREYS["middle"], stroke_width=1),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #a38f46ed
+# %% ../../nbs/figures/drawings.ipynb #504c8aec
 def _element(name: str, content: str = "", **attributes) -> str:
     "One SVG element; an underscore in an attribute is a hyphen, and numbers are written short."
     written = {key.replace("_", "-"): f"{value:g}" if isinstance(value, float | int) else html.escape(value) for key, value in attributes.items()}
     said = " ".join([name, *(f'{key}="{value}"' for key, value in written.items())])
     return f"<{said}>{content}</{name}>" if content else f"<{said}/>"
 
-# %% ../../nbs/figures/drawings.ipynb #0e913594
+# %% ../../nbs/figures/drawings.ipynb #5e54d6ef
 def _with_indices(text: str) -> str:
-    "A text whose symbols with an index, such as w_k or v_{12}, are set as in a formula."
+    "A text whose symbols, such as *h*, w_k or v_{12}, are set as in a formula."
     def formula(match: re.Match) -> str:
         index = match[2].strip("{}")
         return f'<tspan font-style="italic">{match[1]}</tspan><tspan dy="3" font-size="75%">{index}</tspan><tspan dy="-3">\u200b</tspan>'
 
-    return re.sub(r"\b([a-zA-Zα-ω])_(\w|\{.+?\})", formula, html.escape(text))
+    italic = re.sub(r"\*(\w)\*", r'<tspan font-style="italic">\1</tspan>', html.escape(text))
+    return re.sub(r"\b([a-zA-Zα-ω])_(\w|\{.+?\})", formula, italic)
 
 
 def _label(x: float, y: float, text: str, size: float = 12, color: str = _GREYS["ink"], anchor: str = "middle", **attributes) -> str:
     "A line of text whose middle line is at y."
     return _element("text", _with_indices(text), x=x, y=round(y + 0.35 * size, 1), font_size=size, fill=color, text_anchor=anchor, **attributes)
 
-# %% ../../nbs/figures/drawings.ipynb #1d2bc6a5
+# %% ../../nbs/figures/drawings.ipynb #3ab05f8b
 def _block(kind: str, x: float, y: float, width: float, height: float, text: str = "", size: float = 11, corner: float = 3) -> str:
     "A rectangle of a kind with a label in its middle."
     color = _GREYS["white"] if kind == "loss" else _GREYS["ink"]
@@ -59,7 +61,7 @@ def _block(kind: str, x: float, y: float, width: float, height: float, text: str
     middle = y + height / 2 - (len(lines) - 1) * 0.6 * size
     return shape + "".join(_label(x + width / 2, middle + 1.2 * size * place, line, size, color, **weight) for place, line in enumerate(lines))
 
-# %% ../../nbs/figures/drawings.ipynb #b04a72da
+# %% ../../nbs/figures/drawings.ipynb #c6c01c41
 def _head(points: Sequence[tuple[float, float]]) -> str:
     "The triangle at the end of a path."
     (x0, y0), (x, y) = points[-2:]
@@ -77,15 +79,22 @@ def _path(*points: tuple[float, float], arrow: bool = True, dashes: str = "none"
 
 _READS = dict(arrow=False, dashes="1.5 3", color=_GREYS["ink"], width=1.6)
 
-# %% ../../nbs/figures/drawings.ipynb #b87fa22f
+# %% ../../nbs/figures/drawings.ipynb #d9de3fa4
 _FONT = "Arial, Helvetica, sans-serif"
 
 
-class _Drawing(str):
-    "The text of an SVG file, which a notebook shows as a picture."
+@dataclass(frozen=True, repr=False)
+class _Drawing:
+    "An SVG file, which a notebook shows as a picture."
+
+    title: str
+    svg: str
 
     def _repr_svg_(self) -> str:
-        return str(self)
+        return self.svg
+
+    def __repr__(self) -> str:
+        return self.title
 
 
 def _drawing(width: int, height: int, title: str, says: str, *parts: str) -> _Drawing:
@@ -93,20 +102,21 @@ def _drawing(width: int, height: int, title: str, says: str, *parts: str) -> _Dr
     ground = _element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, fill=_GREYS["white"], stroke=_GREYS["bars"])
     told = _element("title", html.escape(title)) + _element("desc", html.escape(says))
     lines = [told, ground, *parts]
-    return _Drawing(_element("svg", "\n" + "\n".join(lines) + "\n", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {height}", width=width,
-                             height=height, font_family=_FONT, role="img") + "\n")
+    svg = _element("svg", "\n" + "\n".join(lines) + "\n", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {height}", width=width, height=height,
+                   font_family=_FONT, role="img")
+    return _Drawing(title, svg + "\n")
 
-# %% ../../nbs/figures/drawings.ipynb #ed4651ab
+# %% ../../nbs/figures/drawings.ipynb #8408d187
 _MEANINGS = dict(frozen="frozen", learned="learned", made="made from what is learned", loss="a term of the loss, and what it reads")
 
 
-def _legend(y: float) -> str:
+def _legend(y: float, kinds: Sequence[str] = tuple(_MEANINGS)) -> str:
     "What the kinds mean, in one line."
-    places, parts = (20, 104, 190, 368), []
-    for x, (kind, meaning) in zip(places, _MEANINGS.items()):
-        width = 26 if kind == "loss" else 14
-        parts += [_block(kind, x, y - 7, width, 14, "mi" if kind == "loss" else "", 9.5, 7 if kind == "loss" else 3)]
-        parts += [_label(x + width + 7, y, meaning, 11, _GREYS["letters"], "start")]
+    x, parts = 20.0, []
+    for kind in kinds:
+        width, name, corner = (26, "mi", 7) if kind == "loss" else (14, "", 3)
+        parts += [_block(kind, x, y - 7, width, 14, name, 9.5, corner), _label(x + width + 7, y, _MEANINGS[kind], 11, _GREYS["letters"], "start")]
+        x += width + 35 + round(5.3 * len(_MEANINGS[kind]))
     return _path((20, y - 18), (760, y - 18), arrow=False, color=_GREYS["pale"]) + "".join(parts)
 
 
@@ -117,9 +127,9 @@ def _pill(x: float, y: float, name: str) -> str:
 
 
 def _pill_width(name: str) -> float:
-    return 16 + 6.2 * len(name)
+    return round(14 + 5.9 * len(name), 1)
 
-# %% ../../nbs/figures/drawings.ipynb #576917dd
+# %% ../../nbs/figures/drawings.ipynb #9dafe202
 @dataclass(frozen=True)
 class _Piece:
     "Something that a learner adds to the frozen CLIP, and where."
@@ -142,18 +152,18 @@ class _Sketch:
     pieces: tuple[_Piece, ...]
     towers: tuple[str, str] = ("text tower", "image tower")
 
-# %% ../../nbs/figures/drawings.ipynb #7c9b5058
+# %% ../../nbs/figures/drawings.ipynb #3019a04c
 _CONTEXT = _Piece("words", "context", "text", 4)
 _DEEP_TEXT = _Piece("text blocks", "deep_text.", "text", 4, range(2, 10))
 _MAPLE = (
     _Piece("words", "context", "both", 2), _Piece("text blocks", "deep_text.", "both", 2, range(2, 10)),
-    _Piece("maps", "couplings.", "image", 1, range(1, 10), "one linear map a block, from text vectors to image vectors"),
+    _Piece("maps", "couplings.", "image", 2, range(1, 10), "one linear map a block, from text vectors to image vectors"),
     _Piece("patches", count=2, kind="made"), _Piece("image blocks", count=2, blocks=range(2, 10), kind="made"),
 )
 _IVLP = (_CONTEXT, _DEEP_TEXT, _Piece("patches", "image_prompts.0", "image", 4),
          _Piece("image blocks", "image_prompts.", "image", 4, range(2, 10)))
 
-# %% ../../nbs/figures/drawings.ipynb #3bd7c616
+# %% ../../nbs/figures/drawings.ipynb #42678693
 _PROMPTS = dict(
     coop=_Sketch("CoOp", "Vectors stand in the place of the words before the class name. All classes share them, and they are the same for every picture.",
                  (_CONTEXT,)),
@@ -179,19 +189,19 @@ _PROMPTS = dict(
                   _Piece("text blocks", count=5, blocks=range(6, 13), kind="made"), _Piece("image blocks", count=5, blocks=range(6, 13), kind="made"))),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #7ed341c0
+# %% ../../nbs/figures/drawings.ipynb #d1a011a0
 _WRAPPERS = dict(
     dept=_Sketch("DePT", "Around CoOp: a linear classifier of the base classes reads the same features, and its logits are blended in for these classes.",
                  (_Piece("words", "inner.context", "text", 4), _Piece("second classifier", "head.", "logits", label="classifier"))),
     dpc=_Sketch("DPC", "Around CoOp: an offset makes a second prompt for the base classes. It learns from the classes that a picture is easily taken for.",
                 (_Piece("words", "inner.context", "text", 4), _Piece("offset", "offsets.", "text", 4, label="+ offset"))),
-    promptkd=_Sketch("PromptKD", "Vectors and a projection in a small CLIP learn to say what a larger CLIP says of pictures, whose labels nobody needs.",
+    promptkd=_Sketch("PromptKD", "Vectors in a small CLIP and a network behind it learn to say what a larger CLIP says of pictures, whose labels nobody needs.",
                      (_Piece("patches", "image_prompts.0", "image", 4), _Piece("image blocks", "image_prompts.", "image", 4, range(2, 10)),
-                      _Piece("after image", "projection.", "image", label="projection"), _Piece("teacher", label="teacher's|logits", kind="frozen")),
+                      _Piece("after image", "projection.", "image", label="network"), _Piece("teacher", label="teacher's|logits", kind="frozen")),
                      ("teacher's text tower", "student's image tower")),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #3051b967
+# %% ../../nbs/figures/drawings.ipynb #caef606d
 _OTHERS = dict(
     lora=_Sketch("LoRA", "Updates of low rank are added to the attention weights in every block of both towers. No vector is added.",
                  (_Piece("text weights", "updates.text.", "text", blocks=range(1, 13)), _Piece("image weights", "updates.image.", "image", blocks=range(1, 13)))),
@@ -213,7 +223,7 @@ _OTHERS = dict(
 )
 _SKETCHES = {**_OTHERS, **_PROMPTS, **_WRAPPERS}
 
-# %% ../../nbs/figures/drawings.ipynb #90148ba4
+# %% ../../nbs/figures/drawings.ipynb #cde2d87d
 def _piece_of(parameter: str, pieces: Sequence[_Piece]) -> _Piece:
     "The piece that a parameter belongs to. Raises ValueError where the table has none."
     mine = [piece for piece in pieces if piece.begins and parameter.startswith(piece.begins)]
@@ -221,8 +231,8 @@ def _piece_of(parameter: str, pieces: Sequence[_Piece]) -> _Piece:
         raise ValueError(f"The parameter {parameter!r} stands in no drawing: add a piece to the learner's sketch.")
     return max(mine, key=lambda piece: len(piece.begins))
 
-# %% ../../nbs/figures/drawings.ipynb #ada69e04
-_TEXT, _BETWEEN_PATHS, _IMAGE = 138, 218, 298  # heights of the two paths, and of the middle between them
+# %% ../../nbs/figures/drawings.ipynb #683be09b
+_TEXT, _MIDDLE, _IMAGE = 138, 218, 298  # heights of the two paths, and of the middle between them
 _WIDTH, _HEIGHT = 780, 392
 
 
@@ -237,8 +247,8 @@ def _tower(y: float, name: str, beyond: float) -> str:
     bars = "".join(_block("frozen", _bar(block), y - 20, 14, 40, corner=2) for block in range(1, 13))
     return ground + bars + _label(224, beyond, f"{name}: 12 blocks, frozen", 11.5, _GREYS["letters"], "start")
 
-# %% ../../nbs/figures/drawings.ipynb #55987faf
-_ROWS = {"words": (20, _TEXT - 11), "offset": (20, _TEXT + 22), "patches": (20, _IMAGE - 11), "tokens": (150, _BETWEEN_PATHS - 11)}
+# %% ../../nbs/figures/drawings.ipynb #853976bc
+_ROWS = {"words": (20, _TEXT - 11), "offset": (20, _TEXT + 22), "patches": (20, _IMAGE - 11), "tokens": (150, _MIDDLE - 11)}
 
 
 def _row(piece: _Piece) -> str:
@@ -246,9 +256,10 @@ def _row(piece: _Piece) -> str:
     x, y = _ROWS[piece.place]
     side = min(22, (97 - 3 * (piece.count - 1)) / piece.count) if piece.place != "tokens" else 22
     squares = "".join(_block(piece.kind, round(x + (side + 3) * place, 1), y, round(side, 1), 22, corner=2) for place in range(piece.count))
+    squares += "".join(_path((273, _MIDDLE), (304, _MIDDLE), (304, y), (329, y)) for y in (200, 236)) if piece.place == "tokens" else ""
     return squares + (_label(x + 103, y + 11, piece.label, 11, anchor="start") if piece.label else "")
 
-# %% ../../nbs/figures/drawings.ipynb #01470869
+# %% ../../nbs/figures/drawings.ipynb #9931e921
 _AT_BLOCKS = {"text blocks": _TEXT + 30, "image blocks": _IMAGE - 42, "text adapters": _TEXT + 30, "image adapters": _IMAGE - 42,
               "text weights": _TEXT - 2, "image weights": _IMAGE - 2}
 _LONG = {"maps": (200, 36), "shared": (204, 28), "text maps": (190, 20), "image maps": (226, 20)}  # top and height
@@ -267,7 +278,7 @@ def _links(piece: _Piece, top: float, bottom: float) -> str:
     "Lines between a long box and the marks of its blocks."
     arrow, parts = piece.place != "shared", []
     for block in piece.blocks:
-        x, above, below = (_bar(block) + 7, _TEXT + 42, _IMAGE - 42) if block > 1 else (68.5, _TEXT + 11, _IMAGE - 11)
+        x, above, below = (_bar(block) + 7, _TEXT + 42, _IMAGE - 42) if block > 1 else (17.5 + 12.5 * piece.count + 1, _TEXT + 11, _IMAGE - 11)
         if piece.place != "image maps":
             parts.append(_path((x, top), (x, above + 1), arrow=True) if piece.place == "text maps" else _path((x, above), (x, top), arrow=arrow))
         if piece.place != "text maps":
@@ -281,25 +292,24 @@ def _long_box(piece: _Piece) -> str:
     left = 20 if piece.blocks[0] == 1 else _bar(piece.blocks[0]) - 4
     return _links(piece, top, top + height) + _block(piece.kind, left, top, _bar(piece.blocks[-1]) + 18 - left, height, piece.label, 11, 6)
 
-# %% ../../nbs/figures/drawings.ipynb #428afe87
-_W, _H = (576, _TEXT), (576, _IMAGE)  # the text feature and the image feature
-_MIDDLE = _BETWEEN_PATHS
+# %% ../../nbs/figures/drawings.ipynb #b01b4fcd
+_W, _H = (572, _TEXT), (572, _IMAGE)  # the text feature and the image feature
 _BOXES = {  # left, top, width, height, and paths
-    "after text": (490, _TEXT - 16, 58, 32, []),
-    "after image": (490, _IMAGE - 16, 58, 32, []),
-    "picture to words": (300, _MIDDLE - 16, 70, 32, [[(576, 282), (576, _MIDDLE), (372, _MIDDLE)], [(300, _MIDDLE), (68.5, _MIDDLE), (68.5, 151)]]),
+    "after text": (489, _TEXT - 16, 56, 32, []),
+    "after image": (489, _IMAGE - 16, 56, 32, []),
+    "picture to words": (300, _MIDDLE - 16, 70, 32, [[(572, 282), (572, _MIDDLE), (372, _MIDDLE)], [(300, _MIDDLE), (68.5, _MIDDLE), (68.5, 151)]]),
     "class to block": (424, _MIDDLE - 16, 62, 32, [[(506, _MIDDLE), (488, _MIDDLE)], [(424, _MIDDLE), (401, _MIDDLE), (401, 182)]]),
     "frozen feature": (506, _MIDDLE - 16, 32, 32, []),
-    "second feature": (488, _MIDDLE - 16, 68, 32, [[(478, 286), (522, 286), (522, 236)], [(556, _MIDDLE), (604, _MIDDLE)]]),
-    "second classifier": (474, _MIDDLE - 16, 68, 32, [[(566, 151), (566, 178), (508, 178), (508, 200)], [(566, 285), (566, 258), (508, 258), (508, 236)],
-                                                      [(542, _MIDDLE), (604, _MIDDLE)]]),
-    "memory": (490, _MIDDLE - 16, 58, 32, [[(566, 285), (566, 258), (519, 258), (519, 236)], [(548, _MIDDLE), (604, _MIDDLE)]]),
-    "bias": (714, 246, 48, 24, [[(714, 258), (684, 258), (684, 238)]]),
-    "teacher": (704, 254, 68, 36, []),
+    "second feature": (488, _MIDDLE - 16, 68, 32, [[(478, 286), (522, 286), (522, 236)], [(556, _MIDDLE), (591, _MIDDLE)]]),
+    "second classifier": (474, _MIDDLE - 16, 68, 32, [[(562, 151), (562, 178), (508, 178), (508, 200)], [(562, 285), (562, 258), (508, 258), (508, 236)],
+                                                      [(542, _MIDDLE), (591, _MIDDLE)]]),
+    "memory": (490, _MIDDLE - 16, 58, 32, [[(562, 285), (562, 258), (519, 258), (519, 236)], [(548, _MIDDLE), (591, _MIDDLE)]]),
+    "bias": (692, 246, 48, 24, [[(692, 258), (662, 258), (662, 237)]]),
+    "teacher": (690, 254, 62, 36, []),
     "instead of text": (20, _TEXT - 26, 458, 52, []),
 }
 
-# %% ../../nbs/figures/drawings.ipynb #b26fbb3f
+# %% ../../nbs/figures/drawings.ipynb #05593780
 def _box(piece: _Piece) -> str:
     "A box at its place, with its paths."
     x, y, width, height, paths = _BOXES[piece.place]
@@ -314,20 +324,21 @@ def _drawn_piece(piece: _Piece) -> str:
             return draw(piece)
     return ""
 
-# %% ../../nbs/figures/drawings.ipynb #a411aa88
+# %% ../../nbs/figures/drawings.ipynb #a61cf2a8
 def _prompt_and_picture(places: dict[str, _Piece]) -> str:
     "What enters the two towers, where the learner leaves it as it is."
     vectors = places["words"].count if "words" in places else 0
     left, rest = 20 + 25 * vectors, " ".join("a photo of a".split()[vectors:])
     words = _block("frozen", left, _TEXT - 11, 97 - 25 * vectors, 22, rest, 10.5) if rest else ""
-    text = words + _block("frozen", 123, _TEXT - 11, 86, 22, "class name", 10.5) + _label(20, 104, "prompt of class k", 11.5, _GREYS["letters"], "start")
-    start = 123 if "patches" in places else 20
-    image = _block("frozen", start, _IMAGE - 11, 209 - start, 22, "patches" if start == 123 else "patches of the picture", 10.5)
-    below = _label(20, 336, "picture", 11.5, _GREYS["letters"], "start")
+    text = words + _block("frozen", 123, _TEXT - 11, 86, 22, "class name", 10.5) + _label(20, 102, "prompt of class *k*", 11.5, _GREYS["letters"], "start")
+    prompts = places["patches"].count if "patches" in places else 0
+    start = 20 + min(25 * prompts + 3 * bool(prompts), 103)
+    image = _block("frozen", start, _IMAGE - 11, 209 - start, 22, "patches", 10.5)
+    below = _label(20, 334, "a picture", 11.5, _GREYS["letters"], "start")
     arrows = [_path((209, y), (223, y)) for y in (_TEXT, _IMAGE) if y == _IMAGE or "instead of text" not in places]
     return (text if "instead of text" not in places else "") + image + below + "".join(arrows)
 
-# %% ../../nbs/figures/drawings.ipynb #0ed5d27e
+# %% ../../nbs/figures/drawings.ipynb #c751fe71
 def _feature(kind: str, center: tuple[int, int], text: str) -> str:
     "A feature as a circle."
     return _block(kind, center[0] - 16, center[1] - 16, 32, 32, text, 13, 16)
@@ -335,7 +346,7 @@ def _feature(kind: str, center: tuple[int, int], text: str) -> str:
 
 def _to_feature(y: float, network: bool, dashes: str = "none") -> str:
     "The path from a tower to its feature, through a network where there is one."
-    return _path((478, y), (489, y)) + _path((548, y), (559, y)) if network else _path((478, y), (559, y), dashes=dashes)
+    return _path((478, y), (488, y)) + _path((545, y), (555, y)) if network else _path((478, y), (555, y), dashes=dashes)
 
 
 def _features_and_logits(places: dict[str, _Piece]) -> str:
@@ -344,12 +355,12 @@ def _features_and_logits(places: dict[str, _Piece]) -> str:
     start_only = probed and "after text" not in places
     text = _to_feature(_TEXT, "after text" in places, "5 4" if start_only else "none")
     says = _label(516, _TEXT - 9, "start", 11, _GREYS["letters"]) if start_only else ""
-    cosine = _block("plain", 606, _MIDDLE - 18, 92, 36, "s · cos(h, w_k)", 12, 4)
-    joined = _path((592, _TEXT), (652, _TEXT), (652, _MIDDLE - 19)) + _path((592, _IMAGE), (652, _IMAGE), (652, _MIDDLE + 19))
+    cosine = _block("plain", 592, _MIDDLE - 18, 86, 36, "*s* · cos(*h*, w_k)", 12, 4)
+    joined = _path((588, _TEXT), (635, _TEXT), (635, _MIDDLE - 19)) + _path((588, _IMAGE), (635, _IMAGE), (635, _MIDDLE + 19))
     return (text + says + _to_feature(_IMAGE, "after image" in places) + joined + cosine
-            + _feature("learned" if probed else "plain", _W, "w_k") + _feature("plain", _H, "h"))
+            + _feature("learned" if probed else "plain", _W, "w_k") + _feature("plain", _H, "*h*"))
 
-# %% ../../nbs/figures/drawings.ipynb #3812385c
+# %% ../../nbs/figures/drawings.ipynb #96491f27
 _TERM_PLACES = dict(
     ce="logits", kl="logits", scl_logits="logits", kd="logits", token_ce="logits", kg="text", hsic="text", scl_text="text", con_text="text", clap="text",
     hard_negatives="text", lc="text", kg_image="image", scl_image="image", mi="both", mi_dot="both", head_ce="second classifier",
@@ -361,7 +372,7 @@ def _own_terms(learner: str) -> list[str]:  # in `RECIPES`
     own = RECIPES[learner].objective_for("own")
     return [name for part in (own, own.guide) if isinstance(part, Objective) for name, weight in part.weights if weight]
 
-# %% ../../nbs/figures/drawings.ipynb #59b6ae5f
+# %% ../../nbs/figures/drawings.ipynb #b4c5c4a0
 def _beside(names: list[str], y: float, end: float) -> str:
     "Labels in a row above or below a feature."
     total = sum(map(_pill_width, names)) + 6 * (len(names) - 1)
@@ -376,7 +387,7 @@ def _beside(names: list[str], y: float, end: float) -> str:
 def _on_logits(names: list[str]) -> str:
     "Labels in a column at the right of the logits."
     heights = [_MIDDLE + 24 * (place - (len(names) - 1) / 2) for place in range(len(names))]
-    return "".join(_path((698, _MIDDLE + (y - _MIDDLE) * 0.5), (738, y), **_READS) + _pill(738, y, name) for y, name in zip(heights, names))
+    return "".join(_path((678, _MIDDLE + (y - _MIDDLE) * 0.5), (692, y), **_READS) + _pill(690 + _pill_width(name) / 2, y, name) for y, name in zip(heights, names))
 
 
 def _terms(names: list[str]) -> str:
@@ -384,45 +395,35 @@ def _terms(names: list[str]) -> str:
     at = {place: [name for name in names if _TERM_PLACES[name] == place] for place in dict.fromkeys(_TERM_PLACES.values())}
     parts = [_beside(at["text"], 98, _TEXT - 16), _beside(at["image"], 338, _IMAGE + 16), _on_logits(at["logits"])]
     for name in at["both"]:
-        parts += [_path((566, 151), (536, _MIDDLE), (566, 285), **_READS), _pill(536, _MIDDLE, name)]
+        parts += [_path((562, 151), (536, _MIDDLE), (562, 285), **_READS), _pill(536, _MIDDLE, name)]
     for name in at["second classifier"]:
         parts += [_path((474, _MIDDLE), (430, _MIDDLE), **_READS), _pill(430, _MIDDLE, name)]
     return "".join(parts)
 
-# %% ../../nbs/figures/drawings.ipynb #effcd7cd
-def _wrapped(text: str, most: int = 122) -> list[str]:
-    "A text in lines of at most so many letters, of about the same length."
-    count = -(-len(text) // most)
-    lines, words = [""], text.split()
-    for word in words:
-        full = len(lines[-1]) + len(word) > len(text) / count + 8 and len(lines) < count
-        lines = [*lines, word] if full else [*lines[:-1], f"{lines[-1]} {word}".strip()]
-    return lines
-
-
+# %% ../../nbs/figures/drawings.ipynb #7a4288d5
 def _title(name: str, loss: str, says: str) -> str:
     "The head of a drawing."
-    lines = [_label(20, 51 + 16 * place, line, 12, _GREYS["letters"], "start") for place, line in enumerate(_wrapped(says))]
+    lines = [_label(20, 51 + 16 * place, line, 12, _GREYS["letters"], "start") for place, line in enumerate(textwrap.wrap(says, 128 if len(says) <= 128 else len(says) // 2 + 8))]
     return _label(20, 27, name, 17, anchor="start", font_weight="bold") + _label(760, 27, loss, 11.5, _GREYS["letters"], "end") + "".join(lines)
 
-# %% ../../nbs/figures/drawings.ipynb #1a0b59c5
+# %% ../../nbs/figures/drawings.ipynb #db282667
 def _learner_drawing(
     name: str,  # a key of `_SKETCHES`
 ) -> _Drawing:
     "What a learner learns, where it enters, and where its own loss reads."
     sketch, own = _SKETCHES[name], RECIPES[name].objective_for("own")
     places = {piece.place: piece for piece in sketch.pieces}
-    text = "" if "instead of text" in places else _tower(_TEXT, sketch.towers[0], 104)
+    text = "" if "instead of text" in places else _tower(_TEXT, sketch.towers[0], 102)
     if "teacher" in places:
-        text += _path((738, 227), (738, 253), **_READS)
+        text += _path((703, 227), (703, 253), **_READS)
     return _drawing(
         _WIDTH, _HEIGHT, f"What {sketch.name} learns, and where", sketch.says, _title(sketch.name, f"its own loss: {own}", sketch.says),
-        text, _tower(_IMAGE, sketch.towers[1], 336), _prompt_and_picture(places), _features_and_logits(places),
+        text, _tower(_IMAGE, sketch.towers[1], 334), _prompt_and_picture(places), _features_and_logits(places),
         *map(_drawn_piece, sketch.pieces), _terms(_own_terms(name)), _legend(374),
     )  # fmt: skip
 
-# %% ../../nbs/figures/drawings.ipynb #e5a42ed9
-_CENTER, _RADIUS = (626, 196), 104  # of the sphere
+# %% ../../nbs/figures/drawings.ipynb #969e720c
+_CENTER, _RADIUS = (640, 208), 108  # of the sphere
 
 
 def _on_sphere(degrees: float, share: float = 1.0) -> tuple[float, float]:
@@ -431,9 +432,9 @@ def _on_sphere(degrees: float, share: float = 1.0) -> tuple[float, float]:
 
 
 _TURNS = 90, 210, 330  # of three text features that have collapsed
-_IMAGES_AT = 66, 80, 104, 193, 222, 234, 300, 318, 344  # three pictures of each class
+_IMAGES_AT = 44, 118, 182, 256, 284, 358  # two pictures of each class
 
-# %% ../../nbs/figures/drawings.ipynb #608afabc
+# %% ../../nbs/figures/drawings.ipynb #2e11f43f
 def _class_colored(x: float, y: float, color: str, text: str) -> str:
     "A feature of a class as a circle."
     return _element("circle", cx=x, cy=y, r=14, fill=_GREYS["white"], stroke=color, stroke_width=2.4) + _label(x, y, text, 12)
@@ -447,14 +448,15 @@ def _sphere() -> str:
         parts += [_path(_CENTER, _on_sphere(turn, 0.88), arrow=False, color=color, width=3)]
     for place, degrees in enumerate(_IMAGES_AT):
         x, y = _on_sphere(degrees)
-        turn, color = _TURNS[place // 3], _CLASS_COLORS[place // 3]
+        turn, color = _TURNS[place // 2], _CLASS_COLORS[place // 2]
         parts += [_path((x, y), _on_sphere(turn), **_READS), _element("circle", cx=x, cy=y, r=4.5, fill=color, stroke=_GREYS["white"])]
-    for number, (turn, color) in enumerate(zip(_TURNS, _CLASS_COLORS), start=1):
-        parts.append(_class_colored(*_on_sphere(turn), color, f"w_{number}"))
-    middles = [_on_sphere(turn, 0.43) for turn in (150, 270, 30)]
-    return "".join(parts) + "".join(_pill(x, y, "lc") for x, y in middles) + "".join(_pill(*_on_sphere(at, 1.2), "mi") for at in (68, 236, 304))
+    parts += [_class_colored(*_on_sphere(turn), color, f"w_{number}") for number, (turn, color) in enumerate(zip(_TURNS, _CLASS_COLORS), start=1)]
+    parts.append(_label(*_on_sphere(256, 1.11), "*h*", 12))
+    pills = [_pill(*_on_sphere(turn, 0.43), "lc") for turn in (150, 270, 30)]
+    pills += [_pill(*_on_sphere(turn, 0.92), "mi") for turn in (67, 233, 307)]
+    return "".join(parts + pills)
 
-# %% ../../nbs/figures/drawings.ipynb #bb5348c3
+# %% ../../nbs/figures/drawings.ipynb #126af945
 def _paths_of_npt() -> str:
     "The two paths with three classes and CoOp's vectors."
     parts = [_block("frozen", 206, 88, 92, 116, "text tower", 12, 5), _block("frozen", 206, 272, 92, 56, "image tower", 12, 5)]
@@ -465,28 +467,28 @@ def _paths_of_npt() -> str:
         parts += [_path((186, y), (205, y)), _path((298, y), (319, y)), _class_colored(334, y, color, f"w_{number}")]
     picture = [_element("rect", x=120, y=270, width=60, height=60, rx=3, fill=_GREYS["pale"], stroke=_CLASS_COLORS[1], stroke_width=2),
                _element("rect", x=137, y=287, width=26, height=26, fill=_CLASS_COLORS[1], transform="rotate(12 150 300)")]
-    joined = [_path((180, 300), (205, 300)), _path((298, 300), (319, 300)), _class_colored(334, 300, _CLASS_COLORS[1], "h"),
-              _path((348, 146), (405, 146), (405, 207)), _path((348, 300), (405, 300), (405, 245)), _path((451, 226), (476, 226), **_READS)]
-    said = [_label(20, 82, "context vectors, shared", 11.5, _GREYS["letters"], "start"), _label(112, 300, "a picture of class y", 11.5, _GREYS["letters"], "end")]
-    return "".join([*parts, *picture, *joined, *said]) + _block("plain", 359, 208, 92, 36, "s · cos(h, w_k)", 12, 4) + _pill(482, 226, "ce")
+    joined = [_path((180, 300), (205, 300)), _path((298, 300), (319, 300)), _class_colored(334, 300, _CLASS_COLORS[1], "*h*"),
+              *(_path((348, y), (405, y), arrow=False) for y in (106, 146, 186)), _path((405, 106), (405, 207)), _path((348, 300), (405, 300), (405, 245)), _path((451, 226), (476, 226), **_READS)]
+    said = [_label(20, 82, "context vectors, shared", 11.5, _GREYS["letters"], "start"), _label(112, 300, "a picture of class *y*", 11.5, _GREYS["letters"], "end")]
+    return "".join([*parts, *picture, *joined, *said]) + _block("plain", 359, 208, 92, 36, "*s* · cos(*h*, w_k)", 12, 4) + _pill(482, 226, "ce")
 
-# %% ../../nbs/figures/drawings.ipynb #371a0af9
+# %% ../../nbs/figures/drawings.ipynb #b7ef8e28
 _FORMULAS = dict(
-    ce="cross-entropy of s · cos(h, w_k): the class of a picture should have the largest cosine",
-    lc="mean over all pairs of (cos(w_i, w_j) + 1/(K − 1))²: all pairs of text features at the angle of a simplex ETF",
-    mi="mean of ‖h − w_y‖², every class alike: image features at the text feature of their class",
+    ce="cross-entropy of *s* · cos(*h*, w_k): the class of a picture should have the largest cosine",
+    lc="mean over all pairs of (cos(w_i, w_j) + 1/(*K* − 1))²: all pairs of text features at the angle of a simplex ETF",
+    mi="mean of ‖*h* − w_y‖², every class alike: image features at the text feature of their class",
 )
 
 
 def _method_drawing() -> _Drawing:
     "NPT in one picture: the two towers, and where its terms read."
-    says = "Two terms join the loss of a learner. They read the features of both towers, which have length one, and change what the learned vectors are pulled toward."
-    lines = [_pill(37, 392 + 24 * place, name) + _label(62, 392 + 24 * place, formula, 12, anchor="start") for place, (name, formula) in enumerate(_FORMULAS.items())]
-    head = _title("Neural-collapse-anchored prompt tuning", "loss: that of the learner, such as ce, + a · lc + b · mi", says)
-    apart = _label(_CENTER[0], 336, "the features of three classes on the unit sphere", 11.5, _GREYS["letters"])
-    return _drawing(_WIDTH, 486, "NPT in one diagram", says, head, _paths_of_npt(), _sphere(), apart, *lines, _legend(468))
+    says = "Two terms join the loss of any learner. They read the features of the two towers, and their gradients reach what is learned."
+    lines = [_pill(37, 374 + 24 * place, name) + _label(62, 374 + 24 * place, formula, 12, anchor="start") for place, (name, formula) in enumerate(_FORMULAS.items())]
+    head = _title("NPT: neural-collapse-anchored prompt tuning", "loss: ce (or the learner's own) + *a* · lc + *b* · mi", says)
+    apart = _label(_CENTER[0], 342, "the features of three classes on the unit sphere", 11.5, _GREYS["letters"])
+    return _drawing(_WIDTH, 476, "NPT in one diagram", says, head, _paths_of_npt(), _sphere(), apart, *lines, _legend(458, ("frozen", "learned", "loss")))
 
-# %% ../../nbs/figures/drawings.ipynb #195daafc
+# %% ../../nbs/figures/drawings.ipynb #53416c09
 _AXES = dict(
     learner=("what is learned, and where", ("coop", "cocoop", "maple", "promptsrc", "lora", "linear_probe")),
     objective=("what is minimised", ("own", "ce", "npt", "npt_anchored", "cpt", "ce + 0.5*lc + mi")),
@@ -495,7 +497,7 @@ _AXES = dict(
 )
 _ONE_RUN = dict(learner="maple", objective="npt", backbone="ViT-B-16-quickgelu")  # and all that the column of data says
 
-# %% ../../nbs/figures/drawings.ipynb #d1b96435
+# %% ../../nbs/figures/drawings.ipynb #7fca820c
 def _axis_card(x: float, axis: str) -> str:
     "One axis and some of its values; those of the run have a strong outline."
     says, values = _AXES[axis]
@@ -519,7 +521,7 @@ def _axes_drawing() -> _Drawing:
     named = _label(390, 406, "one run: accuracy on base and on novel classes, and distances from collapse", 12.5, _GREYS["white"], font_weight="bold")
     return _drawing(_WIDTH, 442, "The four axes of a run", says, _title("The four axes of a run", "", says), *map(_axis_card, lefts, _AXES), *joined, run, named)
 
-# %% ../../nbs/figures/drawings.ipynb #9199a446
+# %% ../../nbs/figures/drawings.ipynb #2eaad0a3
 def _drawings() -> dict[str, _Drawing]:
     "Every drawing, by the name of its file without the ending."
     return {"method": _method_drawing(), "axes": _axes_drawing()} | {f"learner_{name}": _learner_drawing(name) for name in _SKETCHES}
@@ -531,5 +533,5 @@ def _write_drawings(
     "Write every drawing as an SVG file."
     files = {Path(folder) / f"{name}.svg": drawing for name, drawing in _drawings().items()}
     for path, drawing in files.items():
-        write_text(drawing, path)
+        write_text(drawing.svg, path)
     return list(files)
