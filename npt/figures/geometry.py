@@ -66,7 +66,7 @@ def _dots_of_part(
     color = _PART_COLORS[part]
     return go.Scatter(
         x=names, y=values, name=f"{part} classes", legendgroup=part, mode="lines+markers+text", textposition=places,
-        text=["" if np.isnan(value) else f"{value:.3g}" for value in values], textfont=dict(size=9, color=color),
+        text=["" if np.isnan(value) else f"{value:.3g}" for value in values], textfont=dict(size=10, color=color),
         marker=dict(color=color, size=9), line=dict(color=color, width=1), hovertemplate="%{x}: %{y:.4g}<extra></extra>",
     )  # fmt: skip
 
@@ -95,8 +95,8 @@ def collapse_dots(
     if not values:
         raise ValueError(f"None of {', '.join(collapse)} has a metric of collapse under base, novel or all.")
     rows = _rows_for(len(values))
-    fig = make_subplots(rows, 4, subplot_titles=[COLLAPSE_TITLES[metric] for metric in values], horizontal_spacing=0.06,
-                        vertical_spacing=0.3 / rows)
+    fig = make_subplots(rows, 4, subplot_titles=[COLLAPSE_TITLES[metric].replace(", ", "<br>") for metric in values], horizontal_spacing=0.07,
+                        vertical_spacing=0.36 / rows)
     for number, (metric, each) in enumerate(values.items()):
         place = _place(number)
         for part, row, labels in zip(parts, each, _label_places(each)):
@@ -105,9 +105,9 @@ def collapse_dots(
     _name_once(fig)
     fig.update_annotations(font_size=11)
     fig.update_xaxes(range=[-0.5, len(collapse) - 0.5], tickfont_size=10, tickangle=0, showgrid=False)
-    fig.update_yaxes(tickfont_size=10)
+    fig.update_yaxes(tickfont_size=10, nticks=5)
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, title="Neural collapse", width=980, height=130 + 230 * rows, margin=dict(t=104, l=48, b=56),
+        template=PLOTLY_TEMPLATE, title="Neural collapse", width=780, height=150 + 260 * rows, margin=dict(t=116, l=44, r=12, b=56),
         legend=_LEGEND_AT_BOTTOM,
     )  # fmt: skip
 

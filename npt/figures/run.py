@@ -23,7 +23,6 @@ from npt.figures.style import (
     _METRIC_COLORS,
     COLORS,
     PLOTLY_TEMPLATE,
-    TERM_COLORS,
     _as_text,
     _check_named,
     _class_axis,
@@ -31,6 +30,7 @@ from npt.figures.style import (
     _name_colors,
     _panel_side,
     _signed,
+    _term_colors,
     _value_axis,
 )
 
@@ -145,9 +145,8 @@ def _epoch_lines(history: pd.DataFrame, column: str, name: str, color: str, **se
 def _loss_lines(history: pd.DataFrame, terms: list[str]) -> list[go.Scatter]:
     "The total and the terms, which are columns of the history, before their weights."
     lines = [_epoch_lines(history, "loss", "total", _GREYS["ink"], line=dict(width=3))]
-    for color, column in zip(TERM_COLORS * len(terms), terms):
-        lines.append(_epoch_lines(history, column, f"{column.removeprefix('term_')} (unweighted)", color))
-    return lines
+    colors = _term_colors(column.removeprefix("term_") for column in terms)
+    return lines + [_epoch_lines(history, f"term_{term}", term, color) for term, color in colors.items()]
 
 # %% ../../nbs/figures/run.ipynb #9fcd225e
 def _check_history(name: str, history: pd.DataFrame) -> None:
@@ -167,7 +166,7 @@ def training_curves(
         _check_history(name, history)
     last, history = list(histories.items())[-1]
     terms, colors = [column for column in history if column.startswith("term_")], _name_colors(list(histories))
-    titles = f"loss of {last} on training batches", "accuracy on training batches"
+    titles = f"<b>loss of {last}</b><br>terms before their weights", "<b>accuracy</b><br>on the batches of the training"
     fig = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.12)
     fig.update_annotations(font_size=13)
     fig.add_traces(_loss_lines(history, terms), 1, 1)
@@ -176,7 +175,7 @@ def training_curves(
     fig.update_xaxes(title="epoch", dtick=max(1, len(history) // 8))
     fig.update_yaxes(title="loss (log scale)" if axis["type"] == "log" else "loss", **axis, col=1)
     fig.update_yaxes(title="accuracy (%)", col=2)
-    return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=860, height=400, margin_b=92,
+    return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=780, height=420, margin=dict(t=92, b=92),
                              legend=_legend_below(-0.2), legend2=_legend_below(-0.2) | dict(x=0.56, font_size=11))
 
 # %% ../../nbs/figures/run.ipynb #5ea9db93

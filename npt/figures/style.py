@@ -7,6 +7,7 @@ __all__ = ['COLORS', 'TERM_COLORS', 'PLOTLY_TEMPLATE', 'COLLAPSE_TITLES']
 
 # %% ../../nbs/figures/style.ipynb #2c3a957e
 import html
+from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,6 +31,18 @@ COLORS = dict(
 
 # %% ../../nbs/figures/style.ipynb #9caf0dab
 TERM_COLORS = (*map(_HUES.get, ("blue", "vermillion", "green", "purple", "orange", "sky")), _GREYS["middle"], _GREYS["ink"])
+
+# %% ../../nbs/figures/style.ipynb #47a5943a
+_TERM_HUES = dict(ce=_HUES["blue"], lc=_HUES["vermillion"], mi=_HUES["green"])
+
+
+def _term_colors(terms: Iterable[str]) -> dict[str, str]:
+    "A colour for each term of an objective."
+    terms = list(terms)
+    free = [color for color in TERM_COLORS if color not in _TERM_HUES.values()]
+    others = [term for term in terms if term not in _TERM_HUES]
+    given = _TERM_HUES | dict(zip(others, free * len(others)))
+    return {term: given[term] for term in terms}
 
 # %% ../../nbs/figures/style.ipynb #28db9c89
 _OBJECTIVE_COLORS = dict(own=_GREYS["ink"], npt=COLORS["learned"], npt_anchored=_HUES["green"], npt_open=_HUES["purple"], cpt=_HUES["blue"])
