@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/figures/drawings.ipynb #2308c2bd
+# %% ../../nbs/figures/drawings.ipynb #1f76412f
 import html
 import re
 import textwrap
@@ -20,7 +20,7 @@ from .style import _CLASS_COLORS, _GREYS, _HUES
 from ..learners.recipes import RECIPES
 from ..objectives.objective import Objective
 
-# %% ../../nbs/figures/drawings.ipynb #be22e280
+# %% ../../nbs/figures/drawings.ipynb #c07a2322
 _KINDS = dict(
     frozen=dict(fill=_GREYS["pale"], stroke=_GREYS["middle"], stroke_width=1),
     learned=dict(fill=_HUES["yellow"], stroke=_GREYS["ink"], stroke_width=1.8),
@@ -29,14 +29,14 @@ _KINDS = dict(
     plain=dict(fill=_GREYS["white"], stroke=_GREYS["middle"], stroke_width=1),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #504c8aec
+# %% ../../nbs/figures/drawings.ipynb #179477bb
 def _element(name: str, content: str = "", **attributes) -> str:
     "One SVG element; an underscore in an attribute is a hyphen, and numbers are written short."
     written = {key.replace("_", "-"): f"{value:g}" if isinstance(value, float | int) else html.escape(value) for key, value in attributes.items()}
     said = " ".join([name, *(f'{key}="{value}"' for key, value in written.items())])
     return f"<{said}>{content}</{name}>" if content else f"<{said}/>"
 
-# %% ../../nbs/figures/drawings.ipynb #5e54d6ef
+# %% ../../nbs/figures/drawings.ipynb #c02c6b27
 def _with_indices(text: str) -> str:
     "A text whose symbols, such as *h*, w_k or v_{12}, are set as in a formula."
     def formula(match: re.Match) -> str:
@@ -51,7 +51,7 @@ def _label(x: float, y: float, text: str, size: float = 12, color: str = _GREYS[
     "A line of text whose middle line is at y."
     return _element("text", _with_indices(text), x=x, y=round(y + 0.35 * size, 1), font_size=size, fill=color, text_anchor=anchor, **attributes)
 
-# %% ../../nbs/figures/drawings.ipynb #3ab05f8b
+# %% ../../nbs/figures/drawings.ipynb #5b3c7759
 def _block(kind: str, x: float, y: float, width: float, height: float, text: str = "", size: float = 11, corner: float = 3) -> str:
     "A rectangle of a kind with a label in its middle."
     color = _GREYS["white"] if kind == "loss" else _GREYS["ink"]
@@ -61,7 +61,7 @@ def _block(kind: str, x: float, y: float, width: float, height: float, text: str
     middle = y + height / 2 - (len(lines) - 1) * 0.6 * size
     return shape + "".join(_label(x + width / 2, middle + 1.2 * size * place, line, size, color, **weight) for place, line in enumerate(lines))
 
-# %% ../../nbs/figures/drawings.ipynb #c6c01c41
+# %% ../../nbs/figures/drawings.ipynb #774a2a04
 def _head(points: Sequence[tuple[float, float]]) -> str:
     "The triangle at the end of a path."
     (x0, y0), (x, y) = points[-2:]
@@ -79,7 +79,7 @@ def _path(*points: tuple[float, float], arrow: bool = True, dashes: str = "none"
 
 _READS = dict(arrow=False, dashes="1.5 3", color=_GREYS["ink"], width=1.6)
 
-# %% ../../nbs/figures/drawings.ipynb #d9de3fa4
+# %% ../../nbs/figures/drawings.ipynb #14d61e7b
 _FONT = "Arial, Helvetica, sans-serif"
 
 
@@ -106,7 +106,7 @@ def _drawing(width: int, height: int, title: str, says: str, *parts: str) -> _Dr
                    font_family=_FONT, role="img")
     return _Drawing(title, svg + "\n")
 
-# %% ../../nbs/figures/drawings.ipynb #8408d187
+# %% ../../nbs/figures/drawings.ipynb #27c0d069
 _MEANINGS = dict(frozen="frozen", learned="learned", made="made from what is learned", loss="a term of the loss, and what it reads")
 
 
@@ -129,7 +129,7 @@ def _pill(x: float, y: float, name: str) -> str:
 def _pill_width(name: str) -> float:
     return round(14 + 5.9 * len(name), 1)
 
-# %% ../../nbs/figures/drawings.ipynb #9dafe202
+# %% ../../nbs/figures/drawings.ipynb #03d93397
 @dataclass(frozen=True)
 class _Piece:
     "Something that a learner adds to the frozen CLIP, and where."
@@ -152,7 +152,7 @@ class _Sketch:
     pieces: tuple[_Piece, ...]
     towers: tuple[str, str] = ("text tower", "image tower")
 
-# %% ../../nbs/figures/drawings.ipynb #3019a04c
+# %% ../../nbs/figures/drawings.ipynb #4cd650e4
 _CONTEXT = _Piece("words", "context", "text", 4)
 _DEEP_TEXT = _Piece("text blocks", "deep_text.", "text", 4, range(2, 10))
 _MAPLE = (
@@ -163,7 +163,7 @@ _MAPLE = (
 _IVLP = (_CONTEXT, _DEEP_TEXT, _Piece("patches", "image_prompts.0", "image", 4),
          _Piece("image blocks", "image_prompts.", "image", 4, range(2, 10)))
 
-# %% ../../nbs/figures/drawings.ipynb #42678693
+# %% ../../nbs/figures/drawings.ipynb #10f6f56a
 _PROMPTS = dict(
     coop=_Sketch("CoOp", "Vectors stand in the place of the words before the class name. All classes share them, and they are the same for every picture.",
                  (_CONTEXT,)),
@@ -189,7 +189,7 @@ _PROMPTS = dict(
                   _Piece("text blocks", count=5, blocks=range(6, 13), kind="made"), _Piece("image blocks", count=5, blocks=range(6, 13), kind="made"))),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #d1a011a0
+# %% ../../nbs/figures/drawings.ipynb #753c95e2
 _WRAPPERS = dict(
     dept=_Sketch("DePT", "Around CoOp: a linear classifier of the base classes reads the same features, and its logits are blended in for these classes.",
                  (_Piece("words", "inner.context", "text", 4), _Piece("second classifier", "head.", "logits", label="classifier"))),
@@ -201,7 +201,7 @@ _WRAPPERS = dict(
                      ("teacher's text tower", "student's image tower")),
 )
 
-# %% ../../nbs/figures/drawings.ipynb #caef606d
+# %% ../../nbs/figures/drawings.ipynb #c57d18b0
 _OTHERS = dict(
     lora=_Sketch("LoRA", "Updates of low rank are added to the attention weights in every block of both towers. No vector is added.",
                  (_Piece("text weights", "updates.text.", "text", blocks=range(1, 13)), _Piece("image weights", "updates.image.", "image", blocks=range(1, 13)))),
@@ -223,7 +223,7 @@ _OTHERS = dict(
 )
 _SKETCHES = {**_OTHERS, **_PROMPTS, **_WRAPPERS}
 
-# %% ../../nbs/figures/drawings.ipynb #cde2d87d
+# %% ../../nbs/figures/drawings.ipynb #e3c4fdf6
 def _piece_of(parameter: str, pieces: Sequence[_Piece]) -> _Piece:
     "The piece that a parameter belongs to. Raises ValueError where the table has none."
     mine = [piece for piece in pieces if piece.begins and parameter.startswith(piece.begins)]
@@ -231,7 +231,7 @@ def _piece_of(parameter: str, pieces: Sequence[_Piece]) -> _Piece:
         raise ValueError(f"The parameter {parameter!r} stands in no drawing: add a piece to the learner's sketch.")
     return max(mine, key=lambda piece: len(piece.begins))
 
-# %% ../../nbs/figures/drawings.ipynb #683be09b
+# %% ../../nbs/figures/drawings.ipynb #6d6e3983
 _TEXT, _MIDDLE, _IMAGE = 138, 218, 298  # heights of the two paths, and of the middle between them
 _WIDTH, _HEIGHT = 780, 392
 
@@ -247,7 +247,7 @@ def _tower(y: float, name: str, beyond: float) -> str:
     bars = "".join(_block("frozen", _bar(block), y - 20, 14, 40, corner=2) for block in range(1, 13))
     return ground + bars + _label(224, beyond, f"{name}: 12 blocks, frozen", 11.5, _GREYS["letters"], "start")
 
-# %% ../../nbs/figures/drawings.ipynb #853976bc
+# %% ../../nbs/figures/drawings.ipynb #5a0bc4c4
 _ROWS = {"words": (20, _TEXT - 11), "offset": (20, _TEXT + 22), "patches": (20, _IMAGE - 11), "tokens": (150, _MIDDLE - 11)}
 
 
@@ -259,7 +259,7 @@ def _row(piece: _Piece) -> str:
     squares += "".join(_path((273, _MIDDLE), (304, _MIDDLE), (304, y), (329, y)) for y in (200, 236)) if piece.place == "tokens" else ""
     return squares + (_label(x + 103, y + 11, piece.label, 11, anchor="start") if piece.label else "")
 
-# %% ../../nbs/figures/drawings.ipynb #9931e921
+# %% ../../nbs/figures/drawings.ipynb #d46ca056
 _AT_BLOCKS = {"text blocks": _TEXT + 30, "image blocks": _IMAGE - 42, "text adapters": _TEXT + 30, "image adapters": _IMAGE - 42,
               "text weights": _TEXT - 2, "image weights": _IMAGE - 2}
 _LONG = {"maps": (200, 36), "shared": (204, 28), "text maps": (190, 20), "image maps": (226, 20)}  # top and height
@@ -292,7 +292,7 @@ def _long_box(piece: _Piece) -> str:
     left = 20 if piece.blocks[0] == 1 else _bar(piece.blocks[0]) - 4
     return _links(piece, top, top + height) + _block(piece.kind, left, top, _bar(piece.blocks[-1]) + 18 - left, height, piece.label, 11, 6)
 
-# %% ../../nbs/figures/drawings.ipynb #b01b4fcd
+# %% ../../nbs/figures/drawings.ipynb #487084a6
 _W, _H = (572, _TEXT), (572, _IMAGE)  # the text feature and the image feature
 _BOXES = {  # left, top, width, height, and paths
     "after text": (489, _TEXT - 16, 56, 32, []),
@@ -309,7 +309,7 @@ _BOXES = {  # left, top, width, height, and paths
     "instead of text": (20, _TEXT - 26, 458, 52, []),
 }
 
-# %% ../../nbs/figures/drawings.ipynb #05593780
+# %% ../../nbs/figures/drawings.ipynb #bad7b94f
 def _box(piece: _Piece) -> str:
     "A box at its place, with its paths."
     x, y, width, height, paths = _BOXES[piece.place]
@@ -324,7 +324,7 @@ def _drawn_piece(piece: _Piece) -> str:
             return draw(piece)
     return ""
 
-# %% ../../nbs/figures/drawings.ipynb #a61cf2a8
+# %% ../../nbs/figures/drawings.ipynb #3a260294
 def _prompt_and_picture(places: dict[str, _Piece]) -> str:
     "What enters the two towers, where the learner leaves it as it is."
     vectors = places["words"].count if "words" in places else 0
@@ -338,7 +338,7 @@ def _prompt_and_picture(places: dict[str, _Piece]) -> str:
     arrows = [_path((209, y), (223, y)) for y in (_TEXT, _IMAGE) if y == _IMAGE or "instead of text" not in places]
     return (text if "instead of text" not in places else "") + image + below + "".join(arrows)
 
-# %% ../../nbs/figures/drawings.ipynb #c751fe71
+# %% ../../nbs/figures/drawings.ipynb #5ae31f91
 def _feature(kind: str, center: tuple[int, int], text: str) -> str:
     "A feature as a circle."
     return _block(kind, center[0] - 16, center[1] - 16, 32, 32, text, 13, 16)
@@ -360,7 +360,7 @@ def _features_and_logits(places: dict[str, _Piece]) -> str:
     return (text + says + _to_feature(_IMAGE, "after image" in places) + joined + cosine
             + _feature("learned" if probed else "plain", _W, "w_k") + _feature("plain", _H, "*h*"))
 
-# %% ../../nbs/figures/drawings.ipynb #96491f27
+# %% ../../nbs/figures/drawings.ipynb #3e1f1768
 _TERM_PLACES = dict(
     ce="logits", kl="logits", scl_logits="logits", kd="logits", token_ce="logits", kg="text", hsic="text", scl_text="text", con_text="text", clap="text",
     hard_negatives="text", lc="text", kg_image="image", scl_image="image", mi="both", mi_dot="both", head_ce="second classifier",
@@ -372,7 +372,7 @@ def _own_terms(learner: str) -> list[str]:  # in `RECIPES`
     own = RECIPES[learner].objective_for("own")
     return [name for part in (own, own.guide) if isinstance(part, Objective) for name, weight in part.weights if weight]
 
-# %% ../../nbs/figures/drawings.ipynb #b4c5c4a0
+# %% ../../nbs/figures/drawings.ipynb #5b65c287
 def _beside(names: list[str], y: float, end: float) -> str:
     "Labels in a row above or below a feature."
     total = sum(map(_pill_width, names)) + 6 * (len(names) - 1)
@@ -400,13 +400,13 @@ def _terms(names: list[str]) -> str:
         parts += [_path((474, _MIDDLE), (430, _MIDDLE), **_READS), _pill(430, _MIDDLE, name)]
     return "".join(parts)
 
-# %% ../../nbs/figures/drawings.ipynb #7a4288d5
+# %% ../../nbs/figures/drawings.ipynb #a5eaeb93
 def _title(name: str, loss: str, says: str) -> str:
     "The head of a drawing."
     lines = [_label(20, 51 + 16 * place, line, 12, _GREYS["letters"], "start") for place, line in enumerate(textwrap.wrap(says, 128 if len(says) <= 128 else len(says) // 2 + 8))]
     return _label(20, 27, name, 17, anchor="start", font_weight="bold") + _label(760, 27, loss, 11.5, _GREYS["letters"], "end") + "".join(lines)
 
-# %% ../../nbs/figures/drawings.ipynb #db282667
+# %% ../../nbs/figures/drawings.ipynb #7818e4a4
 def _learner_drawing(
     name: str,  # a key of `_SKETCHES`
 ) -> _Drawing:
@@ -422,7 +422,7 @@ def _learner_drawing(
         *map(_drawn_piece, sketch.pieces), _terms(_own_terms(name)), _legend(374),
     )  # fmt: skip
 
-# %% ../../nbs/figures/drawings.ipynb #969e720c
+# %% ../../nbs/figures/drawings.ipynb #150ca8b4
 _CENTER, _RADIUS = (640, 208), 108  # of the sphere
 
 
@@ -434,7 +434,7 @@ def _on_sphere(degrees: float, share: float = 1.0) -> tuple[float, float]:
 _TURNS = 90, 210, 330  # of three text features that have collapsed
 _IMAGES_AT = 44, 118, 182, 256, 284, 358  # two pictures of each class
 
-# %% ../../nbs/figures/drawings.ipynb #2e11f43f
+# %% ../../nbs/figures/drawings.ipynb #b7b0fcd8
 def _class_colored(x: float, y: float, color: str, text: str) -> str:
     "A feature of a class as a circle."
     return _element("circle", cx=x, cy=y, r=14, fill=_GREYS["white"], stroke=color, stroke_width=2.4) + _label(x, y, text, 12)
@@ -456,7 +456,7 @@ def _sphere() -> str:
     pills += [_pill(*_on_sphere(turn, 0.92), "mi") for turn in (67, 233, 307)]
     return "".join(parts + pills)
 
-# %% ../../nbs/figures/drawings.ipynb #126af945
+# %% ../../nbs/figures/drawings.ipynb #18700e2c
 def _paths_of_npt() -> str:
     "The two paths with three classes and CoOp's vectors."
     parts = [_block("frozen", 206, 88, 92, 116, "text tower", 12, 5), _block("frozen", 206, 272, 92, 56, "image tower", 12, 5)]
@@ -469,10 +469,10 @@ def _paths_of_npt() -> str:
                _element("rect", x=137, y=287, width=26, height=26, fill=_CLASS_COLORS[1], transform="rotate(12 150 300)")]
     joined = [_path((180, 300), (205, 300)), _path((298, 300), (319, 300)), _class_colored(334, 300, _CLASS_COLORS[1], "*h*"),
               *(_path((348, y), (405, y), arrow=False) for y in (106, 146, 186)), _path((405, 106), (405, 207)), _path((348, 300), (405, 300), (405, 245)), _path((451, 226), (476, 226), **_READS)]
-    said = [_label(20, 82, "context vectors, shared", 11.5, _GREYS["letters"], "start"), _label(112, 300, "a picture of class *y*", 11.5, _GREYS["letters"], "end")]
+    said = [_label(20, 82, "context vectors, shared", 11.5, _GREYS["letters"], "start"), _label(20, 300, "picture of class *y*", 11.5, _GREYS["letters"], "start")]
     return "".join([*parts, *picture, *joined, *said]) + _block("plain", 359, 208, 92, 36, "*s* · cos(*h*, w_k)", 12, 4) + _pill(482, 226, "ce")
 
-# %% ../../nbs/figures/drawings.ipynb #b7ef8e28
+# %% ../../nbs/figures/drawings.ipynb #e942e88b
 _FORMULAS = dict(
     ce="cross-entropy of *s* · cos(*h*, w_k): the class of a picture should have the largest cosine",
     lc="mean over all pairs of (cos(w_i, w_j) + 1/(*K* − 1))²: all pairs of text features at the angle of a simplex ETF",
@@ -488,7 +488,7 @@ def _method_drawing() -> _Drawing:
     apart = _label(_CENTER[0], 342, "the features of three classes on the unit sphere", 11.5, _GREYS["letters"])
     return _drawing(_WIDTH, 476, "NPT in one diagram", says, head, _paths_of_npt(), _sphere(), apart, *lines, _legend(458, ("frozen", "learned", "loss")))
 
-# %% ../../nbs/figures/drawings.ipynb #53416c09
+# %% ../../nbs/figures/drawings.ipynb #607f6e67
 _AXES = dict(
     learner=("what is learned, and where", ("coop", "cocoop", "maple", "promptsrc", "lora", "linear_probe")),
     objective=("what is minimised", ("own", "ce", "npt", "npt_anchored", "cpt", "ce + 0.5*lc + mi")),
@@ -497,7 +497,7 @@ _AXES = dict(
 )
 _ONE_RUN = dict(learner="maple", objective="npt", backbone="ViT-B-16-quickgelu")  # and all that the column of data says
 
-# %% ../../nbs/figures/drawings.ipynb #7fca820c
+# %% ../../nbs/figures/drawings.ipynb #e750ab55
 def _axis_card(x: float, axis: str) -> str:
     "One axis and some of its values; those of the run have a strong outline."
     says, values = _AXES[axis]
@@ -521,7 +521,7 @@ def _axes_drawing() -> _Drawing:
     named = _label(390, 406, "one run: accuracy on base and on novel classes, and distances from collapse", 12.5, _GREYS["white"], font_weight="bold")
     return _drawing(_WIDTH, 442, "The four axes of a run", says, _title("The four axes of a run", "", says), *map(_axis_card, lefts, _AXES), *joined, run, named)
 
-# %% ../../nbs/figures/drawings.ipynb #2eaad0a3
+# %% ../../nbs/figures/drawings.ipynb #ee9a2d88
 def _drawings() -> dict[str, _Drawing]:
     "Every drawing, by the name of its file without the ending."
     return {"method": _method_drawing(), "axes": _axes_drawing()} | {f"learner_{name}": _learner_drawing(name) for name in _SKETCHES}
