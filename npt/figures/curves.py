@@ -15,7 +15,17 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from .style import _OBJECTIVE_COLORS, COLORS, PLOTLY_TEMPLATE, TERM_COLORS, _legend_below, _metric_name, _name_once
+from npt.figures.style import (
+    _GAIN_SCALE,
+    _GREYS,
+    _OBJECTIVE_COLORS,
+    COLORS,
+    PLOTLY_TEMPLATE,
+    TERM_COLORS,
+    _legend_below,
+    _metric_name,
+    _name_once,
+)
 from ..study.comparison import cells, units
 
 # %% ../../nbs/figures/curves.ipynb #77f5daf3
@@ -130,9 +140,6 @@ def session_curves(
     return fig.update_layout(template=PLOTLY_TEMPLATE, title="Accuracy over all classes so far", width=max(480, 110 + 260 * len(names)),
                              height=400, margin=dict(t=76, b=96), legend=_legend_below(-0.22))
 
-# %% ../../nbs/figures/curves.ipynb #3505a023
-_GAIN_SCALE = [[0.0, "#B35806"], [0.25, "#FDB863"], [0.5, "#FFFFFF"], [0.75, "#92C5DE"], [1.0, "#0571B0"]]
-
 # %% ../../nbs/figures/curves.ipynb #06d38999
 def _gain_map(table: pd.DataFrame, alone: float) -> go.Heatmap:
     "The metric over the logarithms of the weights; cross-entropy alone is white."
@@ -153,7 +160,7 @@ def _marked(
     "A box or ring around one pair of weights."
     row, column = weights
     return go.Scatter(x=[np.log10(column)], y=[np.log10(row)], mode="markers", name=name, hoverinfo="skip",
-                      marker=dict(symbol=symbol, size=size, color="#222222", line_width=2.5))
+                      marker=dict(symbol=symbol, size=size, color=_GREYS["ink"], line_width=2.5))
 
 # %% ../../nbs/figures/curves.ipynb #1a312f11
 def _weight_axis(weights: pd.Index) -> dict:  # settings of a Plotly axis
@@ -187,7 +194,7 @@ def _effect_dots(
     return go.Scatter(
         x=rows["mean"], y=names, mode="markers", showlegend=False, hovertemplate="%{y}: %{x:+.1f} points<extra></extra>",
         marker=dict(size=10, color=np.where(sure, color, "white"), line=dict(color=color, width=2)),
-        error_x=dict(array=rows.high - rows["mean"], arrayminus=rows["mean"] - rows.low, color="#777777", thickness=1.5,
+        error_x=dict(array=rows.high - rows["mean"], arrayminus=rows["mean"] - rows.low, color=_GREYS["letters"], thickness=1.5,
                      width=4),
     )  # fmt: skip
 
@@ -207,7 +214,7 @@ def effects_chart(
     for column, panel in enumerate(panels, start=1):
         present = [name for name in labels if name in effects.loc[panel].index]
         fig.add_trace(_effect_dots(effects.loc[panel].reindex(present), [labels[name] for name in present]), 1, column)
-    fig.add_vline(x=0, line=dict(color="#222222", width=1))
+    fig.add_vline(x=0, line=dict(color=_GREYS["ink"], width=1))
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="difference in H (points)", zeroline=False, matches="x")
     order = [labels[name] for name in labels if name in effects.index.unique("objective")]

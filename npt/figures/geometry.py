@@ -19,6 +19,7 @@ from npt.figures.style import (
     _BETWEEN,
     _CLASS_COLORS,
     _COSINE_SCALE,
+    _GREYS,
     _LEGEND_AT_BOTTOM,
     COLLAPSE_TITLES,
     COLORS,
@@ -38,7 +39,7 @@ from npt.figures.style import (
 from ..geometry.align import align_etf
 
 # %% ../../nbs/figures/geometry.ipynb #c65d5038
-_PART_COLORS = dict(base=COLORS["base"], novel=COLORS["novel"], all="#444444")
+_PART_COLORS = dict(base=COLORS["base"], novel=COLORS["novel"], all=_GREYS["letters"])
 
 
 def _of_each(
@@ -65,7 +66,7 @@ def _dots_of_part(
     color = _PART_COLORS[part]
     return go.Scatter(
         x=names, y=values, name=f"{part} classes", legendgroup=part, mode="lines+markers+text", textposition=places,
-        text=["" if np.isnan(value) else f"{value:.3g}" for value in values], textfont=dict(size=9, color=color),
+        text=["" if np.isnan(value) else f"{value:.3g}" for value in values], textfont=dict(size=10, color=color),
         marker=dict(color=color, size=9), line=dict(color=color, width=1), hovertemplate="%{x}: %{y:.4g}<extra></extra>",
     )  # fmt: skip
 
@@ -94,8 +95,8 @@ def collapse_dots(
     if not values:
         raise ValueError(f"None of {', '.join(collapse)} has a metric of collapse under base, novel or all.")
     rows = _rows_for(len(values))
-    fig = make_subplots(rows, 4, subplot_titles=[COLLAPSE_TITLES[metric] for metric in values], horizontal_spacing=0.06,
-                        vertical_spacing=0.3 / rows)
+    fig = make_subplots(rows, 4, subplot_titles=[COLLAPSE_TITLES[metric].replace(", ", "<br>") for metric in values], horizontal_spacing=0.07,
+                        vertical_spacing=0.36 / rows)
     for number, (metric, each) in enumerate(values.items()):
         place = _place(number)
         for part, row, labels in zip(parts, each, _label_places(each)):
@@ -104,9 +105,9 @@ def collapse_dots(
     _name_once(fig)
     fig.update_annotations(font_size=11)
     fig.update_xaxes(range=[-0.5, len(collapse) - 0.5], tickfont_size=10, tickangle=0, showgrid=False)
-    fig.update_yaxes(tickfont_size=10)
+    fig.update_yaxes(tickfont_size=10, nticks=5)
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, title="Neural collapse", width=980, height=130 + 230 * rows, margin=dict(t=104, l=48, b=56),
+        template=PLOTLY_TEMPLATE, title="Neural collapse", width=780, height=150 + 260 * rows, margin=dict(t=116, l=44, r=12, b=56),
         legend=_LEGEND_AT_BOTTOM,
     )  # fmt: skip
 
@@ -196,7 +197,7 @@ def cosine_matrices(
     colors = f"colours from {_signed(low, '.2f')} to {_signed(high, '.2f')}"
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, width=room + 100 + across, height=92 + side + room, margin=dict(l=room, r=100, t=92, b=room),
-        coloraxis=_cosine_bar(low, high, target), plot_bgcolor="#BBBBBB", title_y=0.95,
+        coloraxis=_cosine_bar(low, high, target), plot_bgcolor=_GREYS["bars"], title_y=0.95,
         title_text=f"Cosines of the text features of {which}<br><sup>{colors}</sup>",
     )  # fmt: skip
 
@@ -252,7 +253,7 @@ def _class_in_plane(
 # %% ../../nbs/figures/geometry.ipynb #3bbdb60b
 def _symbol_keys() -> list[go.Scatter]:
     symbols: dict[str, dict] = {"text feature": _STAR, "nearest ETF": _DIAMOND, "image": dict(size=5)}
-    return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color="#555555", **marker))
+    return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=dict(color=_GREYS["letters"], **marker))
             for name, marker in symbols.items()]
 
 # %% ../../nbs/figures/geometry.ipynb #ab867ae7

@@ -13,6 +13,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from npt.figures.style import (
+    _GREYS,
     _LEGEND_AT_BOTTOM,
     _OBJECTIVE_COLORS,
     COLLAPSE_TITLES,
@@ -36,15 +37,15 @@ def _marks(runs: pd.DataFrame) -> tuple[dict[str, str], dict[str, str], dict[flo
     "A colour for each learner, a symbol for each objective and a size for each imbalance ratio."
     learners, objectives, taus = runs.learner.unique(), runs.objective.unique(), sorted(runs.tau.unique())
     colors = TERM_COLORS if len(learners) <= len(TERM_COLORS) else qualitative.Dark24
-    sizes = np.linspace(5, 10, len(taus)) if len(taus) > 1 else [8]
+    sizes = np.linspace(3.5, 6.5, len(taus)) if len(taus) > 1 else [5]
     return ({name: colors[i % len(colors)] for i, name in enumerate(learners)},
             {name: _SYMBOLS[i % len(_SYMBOLS)] for i, name in enumerate(objectives)}, dict(zip(taus, sizes)))
 
 # %% ../../nbs/figures/lens.ipynb #1b84a8a0
 def _mark_keys(colors: dict[str, str], symbols: dict[str, str], sizes: dict[float, float]) -> list[go.Scatter]:
     keys = [(name, dict(color=color, symbol="circle", size=9)) for name, color in colors.items()]
-    keys += [(name, dict(color="#444444", symbol=symbol, size=9)) for name, symbol in symbols.items()]
-    keys += [(f"τ = {tau:g}", dict(color="#AAAAAA", symbol="circle", size=sizes[tau])) for tau in reversed(sizes)]
+    keys += [(name, dict(color=_GREYS["letters"], symbol=symbol, size=9)) for name, symbol in symbols.items()]
+    keys += [(f"τ = {tau:g}", dict(color=_GREYS["bars"], symbol="circle", size=sizes[tau])) for tau in reversed(sizes)]
     return [go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker) for name, marker in keys]
 
 # %% ../../nbs/figures/lens.ipynb #674cb94a
@@ -65,6 +66,12 @@ def _run_marks(
                       "<extra></extra>",
     )  # fmt: skip
 
+# %% ../../nbs/figures/lens.ipynb #167905fd
+def _mean_mark(x: pd.Series, y: pd.Series, marker: dict) -> go.Scatter:
+    "The mean of some runs, as a large mark with a dark outline."
+    looks = marker | dict(size=10, opacity=1, line=dict(color=_GREYS["ink"], width=1.2))
+    return go.Scatter(x=[x[np.isfinite(x)].mean()], y=[y.mean()], mode="markers", showlegend=False, hoverinfo="skip", meta="mean", marker=looks)
+
 # %% ../../nbs/figures/lens.ipynb #6b90296e
 def _within_units(values: pd.Series, unit: pd.Series) -> pd.Series:
     "Values less the mean of their unit, plus that of all; as they are, where there is one unit."
@@ -83,22 +90,27 @@ def scatter_grid(
     unit, (colors, symbols, sizes) = _groups_of_units(runs), _marks(runs)
     measured, accuracy = distances(runs).apply(_within_units, unit=unit), _within_units(runs[target], unit)
     metrics = [name for name in measured if measured[name].notna().any()]
-    rows = _rows_for(len(metrics))
+    rows, means = _rows_for(len(metrics)), []
     fig = make_subplots(rows, 4, subplot_titles=[_title(name) for name in metrics], shared_yaxes=True, horizontal_spacing=0.03,
                         vertical_spacing=0.3 / rows)
     for number, metric in enumerate(metrics):
         for (learner, objective), some in runs.groupby(["learner", "objective"], sort=False):
-            marker = dict(color=colors[learner], opacity=0.75, symbol=symbols[objective], size=[sizes[tau] for tau in some.tau])
-            fig.add_trace(_run_marks(some, measured.loc[some.index, metric], accuracy[some.index], marker), **_place(number))
+            marker, x, y = dict(color=colors[learner], symbol=symbols[objective]), measured.loc[some.index, metric], accuracy[some.index]
+            pale = marker | dict(size=[sizes[tau] for tau in some.tau], opacity=0.4, line_width=0)
+            fig.add_trace(_run_marks(some, x, y, pale), **_place(number))
+            means.append((_mean_mark(x, y, marker), _place(number)))
         if _over_decades(measured[metric]):
             fig.update_xaxes(type="log", dtick="D2", **_place(number))
+    for mark, place in means:  # above all runs
+        fig.add_trace(mark, **place)
     fig.add_traces(_mark_keys(colors, symbols, sizes))
     fig.update_annotations(font_size=11)
-    fig.update_xaxes(tickfont_size=10)
+    fig.update_xaxes(tickfont_size=10, nticks=5)
     fig.update_yaxes(title=f"{_metric_name(target)} (%)", col=1)
+    runs_said = f"{len(runs)} runs{', within units' * (unit.nunique() > 1)}"
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, width=1040, height=130 + 250 * rows, margin=dict(t=104, b=80, l=60),
-        title=f"{_metric_name(target)} against distance from collapse on base classes, {len(runs)} runs{', within units' * (unit.nunique() > 1)}",
+        template=PLOTLY_TEMPLATE, width=780, height=160 + 230 * rows, margin=dict(t=112, b=100, l=60, r=12),
+        title=f"{_metric_name(target)} against distance from collapse on base classes<br><sup>large marks are means, {runs_said}</sup>",
         legend=_LEGEND_AT_BOTTOM | dict(itemsizing="trace"),
     )  # fmt: skip
 
@@ -136,7 +148,7 @@ def correlation_chart(
         dots = _intervals(rows, [metrics.index(name) + shift for name in rows.metric], kind)
         fig.add_trace(dots, 1, pool_names.index(pool) + 1)
     _name_once(fig)
-    fig.add_vline(x=0, line=dict(color="#222222", width=1))
+    fig.add_vline(x=0, line=dict(color=_GREYS["ink"], width=1))
     fig.update_xaxes(range=[-1.05, 1.05], zeroline=False, title="Spearman's correlation")
     fig.update_yaxes(range=[len(metrics) - 0.5, -0.5], tickvals=list(range(len(metrics))), zeroline=False,
                      ticktext=[_title(name).replace("<b>", "").replace("</b>", "") for name in metrics])
@@ -172,7 +184,7 @@ def _mean_lines(
     lines = []
     for (objective, tau), some in rows.groupby(["objective", "tau"], sort=False):
         mean = some.groupby("epoch")[column].mean()
-        looks = dict(color=_OBJECTIVE_COLORS.get(objective, "#888888"), dash=dashes.get(tau, "dot"), width=2)
+        looks = dict(color=_OBJECTIVE_COLORS.get(objective, _GREYS["middle"]), dash=dashes.get(tau, "dot"), width=2)
         lines.append(go.Scatter(x=mean.index, y=mean, mode="lines", name=f"{objective}, τ = {tau:g}", line=looks,
                                 legendgroup=f"{objective} {tau}"))
     return lines
@@ -268,7 +280,7 @@ def _angle_curves(
         row, column = _ANGLE_OBJECTIVES.index(objective) + 1, learners.index(learner) + 1
         lines = _angle_lines(table.xs((learner, objective), level=[0, 1]), before=False)
         fig.add_traces(lines + (_angle_lines(before, before=True) if len(before) else []), row, column)
-        fig.add_hline(y=_etf_angle(classes), line=dict(color="#222222", dash="dot", width=1), row=row, col=column)
+        fig.add_hline(y=_etf_angle(classes), line=dict(color=_GREYS["ink"], dash="dot", width=1), row=row, col=column)
     _name_once(fig)
     fig.update_xaxes(type="log", tickvals=taus, ticktext=[f"{tau:g}" for tau in taus])
     fig.update_xaxes(title="τ", row=len(_ANGLE_OBJECTIVES))

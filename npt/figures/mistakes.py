@@ -12,7 +12,16 @@ import torch
 from plotly.subplots import make_subplots
 
 from .run import image_sheet
-from .style import _BETWEEN, PLOTLY_TEMPLATE, _check_named, _matrix_axes, _panel_side, _room_for
+from npt.figures.style import (
+    _BETWEEN,
+    _MISTAKE_SCALE,
+    _RIGHT_SCALE,
+    PLOTLY_TEMPLATE,
+    _check_named,
+    _matrix_axes,
+    _panel_side,
+    _room_for,
+)
 
 # %% ../../nbs/figures/mistakes.ipynb #2661d29f
 def _confusion(
@@ -41,10 +50,6 @@ def _most_confused(counts: list[torch.Tensor]) -> list[int]:  # of (K, K) matric
     order = (wrong.sum(0) + wrong.sum(1)).argsort(descending=True, stable=True)
     return order[:_MOST_CLASSES].sort().values.tolist()
 
-# %% ../../nbs/figures/mistakes.ipynb #a4e34224
-_MISTAKES = [[0, "#FFFFFF"], [0.05, "#FEE8C8"], [0.3, "#FDBB84"], [0.65, "#E34A33"], [1, "#7F0000"]]
-_RIGHT = [[0, "#F7F7F7"], [1, "#A6A6A6"]]
-
 # %% ../../nbs/figures/mistakes.ipynb #cf502a35
 def _cells(
     counts: np.ndarray,  # (k, k)
@@ -66,14 +71,14 @@ def _confusion_traces(counts: torch.Tensor, shown: list[int], side: float) -> li
     chosen = np.ix_(shown, shown)
     cells, shares = counts.numpy()[chosen], _row_shares(counts)[chosen]
     right, wrong = (_cells(cells, shares, drawn, side / len(shown)) for drawn in (diagonal, ~diagonal))
-    return [right.update(colorscale=_RIGHT, zmin=0, zmax=100, showscale=False), wrong.update(coloraxis="coloraxis")]
+    return [right.update(colorscale=_RIGHT_SCALE, zmin=0, zmax=100, showscale=False), wrong.update(coloraxis="coloraxis")]
 
 # %% ../../nbs/figures/mistakes.ipynb #34353969
 def _mistakes_bar(counts: list[torch.Tensor]) -> dict:  # settings of Plotly's colour axis
     shares = [_row_shares(each) for each in counts]
     largest = max(float((each - np.diag(np.diag(each))).max()) for each in shares)
     bar = dict(title=dict(text="% of the<br>class", side="top"), thickness=14, len=1, y=0.5, x=1.015, outlinewidth=0)
-    return dict(colorscale=_MISTAKES, cmin=0, cmax=max(largest, 5), colorbar=bar)
+    return dict(colorscale=_MISTAKE_SCALE, cmin=0, cmax=max(largest, 5), colorbar=bar)
 
 # %% ../../nbs/figures/mistakes.ipynb #eea62843
 def _matrices(

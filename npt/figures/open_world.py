@@ -12,7 +12,7 @@ import torch
 
 from .mistakes import _matrices, _most_confused
 from .run import _compared, _result_column
-from .style import COLORS, PLOTLY_TEMPLATE, _check_named, _legend_below, _name_colors
+from .style import _GREYS, COLORS, PLOTLY_TEMPLATE, _check_named, _legend_below, _name_colors
 
 # %% ../../nbs/figures/open_world.ipynb #2c3be1b6
 def _check_measured(
@@ -85,7 +85,7 @@ def bias_curves(
     )  # fmt: skip
 
 # %% ../../nbs/figures/open_world.ipynb #4d11c2c7
-_HALVES = dict(color="#222222", width=1.5)
+_HALVES = dict(color=_GREYS["ink"], width=1.5)
 
 
 def joint_confusion(

@@ -19,9 +19,10 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from npt.figures.style import (
+    _GREYS,
+    _METRIC_COLORS,
     COLORS,
     PLOTLY_TEMPLATE,
-    TERM_COLORS,
     _as_text,
     _check_named,
     _class_axis,
@@ -29,6 +30,7 @@ from npt.figures.style import (
     _name_colors,
     _panel_side,
     _signed,
+    _term_colors,
     _value_axis,
 )
 
@@ -142,10 +144,9 @@ def _epoch_lines(history: pd.DataFrame, column: str, name: str, color: str, **se
 # %% ../../nbs/figures/run.ipynb #bf297dac
 def _loss_lines(history: pd.DataFrame, terms: list[str]) -> list[go.Scatter]:
     "The total and the terms, which are columns of the history, before their weights."
-    lines = [_epoch_lines(history, "loss", "total", "#222222", line=dict(width=3))]
-    for color, column in zip(TERM_COLORS * len(terms), terms):
-        lines.append(_epoch_lines(history, column, f"{column.removeprefix('term_')} (unweighted)", color))
-    return lines
+    lines = [_epoch_lines(history, "loss", "total", _GREYS["ink"], line=dict(width=3))]
+    colors = _term_colors(column.removeprefix("term_") for column in terms)
+    return lines + [_epoch_lines(history, f"term_{term}", term, color) for term, color in colors.items()]
 
 # %% ../../nbs/figures/run.ipynb #9fcd225e
 def _check_history(name: str, history: pd.DataFrame) -> None:
@@ -165,7 +166,7 @@ def training_curves(
         _check_history(name, history)
     last, history = list(histories.items())[-1]
     terms, colors = [column for column in history if column.startswith("term_")], _name_colors(list(histories))
-    titles = f"loss of {last} on training batches", "accuracy on training batches"
+    titles = f"<b>loss of {last}</b><br>terms before their weights", "<b>accuracy</b><br>on the batches of the training"
     fig = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.12)
     fig.update_annotations(font_size=13)
     fig.add_traces(_loss_lines(history, terms), 1, 1)
@@ -174,7 +175,7 @@ def training_curves(
     fig.update_xaxes(title="epoch", dtick=max(1, len(history) // 8))
     fig.update_yaxes(title="loss (log scale)" if axis["type"] == "log" else "loss", **axis, col=1)
     fig.update_yaxes(title="accuracy (%)", col=2)
-    return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=860, height=400, margin_b=92,
+    return fig.update_layout(template=PLOTLY_TEMPLATE, title="Training", width=780, height=420, margin=dict(t=92, b=92),
                              legend=_legend_below(-0.2), legend2=_legend_below(-0.2) | dict(x=0.56, font_size=11))
 
 # %% ../../nbs/figures/run.ipynb #5ea9db93
@@ -189,7 +190,7 @@ def _joined_ends(
 ) -> go.Scatter:
     count = accuracies.shape[1]
     ends = np.stack([np.fmin.reduce(accuracies), np.fmax.reduce(accuracies), np.full(count, np.nan)], 1)
-    return go.Scatter(x=np.repeat(np.arange(count), 3), y=ends.ravel(), mode="lines", line=dict(color="#CCCCCC", width=3),
+    return go.Scatter(x=np.repeat(np.arange(count), 3), y=ends.ravel(), mode="lines", line=dict(color=_GREYS["bars"], width=3),
                       hoverinfo="skip", showlegend=False)
 
 # %% ../../nbs/figures/run.ipynb #a173d494
@@ -211,7 +212,7 @@ def _shot_bars(
     shots: np.ndarray,  # (K,)
     classnames: list[str],
 ) -> go.Bar:
-    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color="#AEB4BD", customdata=[*map(_as_text, classnames)],
+    return go.Bar(x=np.arange(len(shots)), y=shots, marker_color=_GREYS["bars"], customdata=[*map(_as_text, classnames)],
                   hovertemplate="%{customdata}: %{y} shots<extra></extra>", showlegend=False)
 
 # %% ../../nbs/figures/run.ipynb #3ad9df89
@@ -266,7 +267,7 @@ def _reliability_panel(table: pd.DataFrame, first: bool) -> list:
         go.Bar(y=table.accuracy, **bars, marker=accuracy, name="accuracy", showlegend=first),
         go.Bar(y=table.confidence - table.accuracy, base=table.accuracy, **bars, marker=distance,
                name="distance to confidence", showlegend=first),
-        go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color="#555555", dash="dot", width=1.5), hoverinfo="skip",
+        go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line=dict(color=_GREYS["letters"], dash="dot", width=1.5), hoverinfo="skip",
                    showlegend=False),
     ]  # fmt: skip
 
@@ -298,7 +299,7 @@ def reliability(
     fig.update_annotations(font_size=13)
     for column, table in enumerate(bins.values(), start=1):
         fig.add_traces(_reliability_panel(table, column == 1), 1, column)
-        shares = go.Bar(y=_image_shares(table), **_bin_bars(table), marker_color="#AEB4BD", showlegend=False)
+        shares = go.Bar(y=_image_shares(table), **_bin_bars(table), marker_color=_GREYS["bars"], showlegend=False)
         fig.add_trace(shares, 2, column)
     _reliability_axes(fig, max((table.images / table.images.sum()).max() for table in bins.values()))
     width = 96 + len(bins) * _panel_side(len(bins), 96, 300)
@@ -387,8 +388,8 @@ def _result_column(metrics: dict[str, dict], key: str) -> list[str]:
 
 # %% ../../nbs/figures/run.ipynb #572ca344
 def _head_colors(keys: list[str]) -> tuple[list[str], list[str]]:  # fill and ink
-    fill = [COLORS["base"] if "base" in key else COLORS["novel"] if "novel" in key else "#444444" for key in keys]
-    return ["white", *fill], ["white", *("#222222" if "novel" in key else "white" for key in keys)]
+    fill = [_METRIC_COLORS[key.partition("_")[0]] for key in keys]
+    return ["white", *fill], ["white", *(_GREYS["ink"] if "novel" in key else "white" for key in keys)]
 
 # %% ../../nbs/figures/run.ipynb #005969fd
 def results_table(
@@ -402,9 +403,9 @@ def results_table(
     fill, ink = _head_colors(keys)
     names = [*metrics, *(f"{after} − {before}" for before, after in _compared(list(metrics)))]
     rows = [names, *(_result_column(metrics, key) for key in keys)]
-    style = dict(align=["left", *("right" for _ in keys)], height=30, line_color="#DDDDDD")
+    style = dict(align=["left", *("right" for _ in keys)], height=30, line_color=_GREYS["bars"])
     header = dict(values=["", *(_RESULT_COLUMNS[key] for key in keys)], fill_color=fill, font=dict(color=ink, size=13))
-    shades = [*("white" for _ in metrics), *("#F4F4F4" for _ in names[len(metrics):])]
+    shades = [*("white" for _ in metrics), *(_GREYS["pale"] for _ in names[len(metrics):])]
     body = dict(values=rows, fill_color=[shades], font_size=13)
     fig = go.Figure(go.Table(header=header | style, cells=body | style, columnwidth=[1.5, *(1 for _ in keys)]))
     return fig.update_layout(

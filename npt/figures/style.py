@@ -7,23 +7,45 @@ __all__ = ['COLORS', 'TERM_COLORS', 'PLOTLY_TEMPLATE', 'COLLAPSE_TITLES']
 
 # %% ../../nbs/figures/style.ipynb #2c3a957e
 import html
+from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
 # %% ../../nbs/figures/style.ipynb #c41c3017
+_HUES = dict(
+    green="#009E73", purple="#CC79A7", vermillion="#D55E00", blue="#0072B2",
+    orange="#E69F00", sky="#56B4E9", yellow="#F0E442",
+)  # fmt: skip
+
+# %% ../../nbs/figures/style.ipynb #d7d58ccc
+_GREYS = dict(ink="#222222", letters="#555555", middle="#8A8F98", bars="#AEB4BD", pale="#E9ECF1", white="#FFFFFF")
+
+# %% ../../nbs/figures/style.ipynb #d410ab98
 COLORS = dict(
-    zero_shot="#8A8F98", learned="#D55E00",
-    base="#0072B2", novel="#E69F00",
-    train="#CC79A7", test="#009E73",
+    zero_shot=_GREYS["middle"], learned=_HUES["vermillion"],
+    base=_HUES["blue"], novel=_HUES["orange"],
+    train=_HUES["purple"], test=_HUES["green"],
 )  # fmt: skip
 
 # %% ../../nbs/figures/style.ipynb #9caf0dab
-TERM_COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8F98", "#222222"
+TERM_COLORS = (*map(_HUES.get, ("blue", "vermillion", "green", "purple", "orange", "sky")), _GREYS["middle"], _GREYS["ink"])
+
+# %% ../../nbs/figures/style.ipynb #47a5943a
+_TERM_HUES = dict(ce=_HUES["blue"], lc=_HUES["vermillion"], mi=_HUES["green"])
+
+
+def _term_colors(terms: Iterable[str]) -> dict[str, str]:
+    "A colour for each term of an objective."
+    terms = list(terms)
+    free = [color for color in TERM_COLORS if color not in _TERM_HUES.values()]
+    others = [term for term in terms if term not in _TERM_HUES]
+    given = _TERM_HUES | dict(zip(others, free * len(others)))
+    return {term: given[term] for term in terms}
 
 # %% ../../nbs/figures/style.ipynb #28db9c89
-_OBJECTIVE_COLORS = dict(own="#222222", npt=COLORS["learned"], npt_anchored="#009E73", npt_open="#CC79A7", cpt="#0072B2")
+_OBJECTIVE_COLORS = dict(own=_GREYS["ink"], npt=COLORS["learned"], npt_anchored=_HUES["green"], npt_open=_HUES["purple"], cpt=_HUES["blue"])
 
 # %% ../../nbs/figures/style.ipynb #f6e873fb
 _MOST_NAMES = 4
@@ -42,7 +64,13 @@ def _name_colors(names: list[str]) -> dict[str, str]:
     return {"zero-shot": COLORS["zero_shot"]} | dict(zip(reversed(learned), colors))
 
 # %% ../../nbs/figures/style.ipynb #dfccf92f
-_CLASS_COLORS = "#1F77B4", "#FF7F0E", "#2CA02C", "#D62728", "#9467BD", "#8C564B", "#E377C2", "#17BECF"
+_CLASS_COLORS = (*map(_HUES.get, ("green", "purple", "vermillion", "blue", "orange", "sky")), _GREYS["middle"], _GREYS["ink"])
+
+# %% ../../nbs/figures/style.ipynb #66996684
+_METRIC_COLORS = dict(
+    h=_GREYS["letters"], accuracy=_GREYS["letters"], base=COLORS["base"], novel=COLORS["novel"],
+    mcm=_HUES["purple"], max_logit=_HUES["sky"], energy=_HUES["green"], neco=_HUES["vermillion"],
+)  # fmt: skip
 
 # %% ../../nbs/figures/style.ipynb #2945a48a
 _COSINE_SCALE = [
@@ -50,10 +78,17 @@ _COSINE_SCALE = [
     [0.8, "#FD8D3C"], [0.9, "#E31A1C"], [1.0, "#67000D"],
 ]  # fmt: skip
 
+# %% ../../nbs/figures/style.ipynb #2214d28b
+_GAIN_SCALE = [[0.0, _HUES["vermillion"]], [0.5, _GREYS["white"]], [1.0, _HUES["blue"]]]
+
+# %% ../../nbs/figures/style.ipynb #aead4abd
+_MISTAKE_SCALE = [[0.0, _GREYS["white"]], [0.05, "#FEE8C8"], [0.3, "#FDBB84"], [0.65, "#E34A33"], [1.0, "#7F0000"]]
+_RIGHT_SCALE = [[0.0, "#F7F7F7"], [1.0, _GREYS["bars"]]]
+
 # %% ../../nbs/figures/style.ipynb #d2ea8d83
 pio.templates["npt"] = go.layout.Template(
     layout=dict(
-        font=dict(family="Arial, Helvetica, sans-serif", size=12, color="#222222"),
+        font=dict(family="Arial, Helvetica, sans-serif", size=12, color=_GREYS["ink"]),
         title=dict(font_size=15, x=0.02, xanchor="left", y=0.97, yanchor="top"),
         margin=dict(l=64, r=24, t=64, b=52),
         colorway=TERM_COLORS, legend=dict(font_size=11), width=640, height=380,

@@ -13,11 +13,12 @@ def test_every_learner_and_objective_has_its_mark(learners):
     runs = noise(learners=[f"learner {number}" for number in range(learners)])
     runs.index = 0 * runs.index  # as of tables put together
     fig = scatter_grid(runs, "novel")
-    marks = {(trace.marker.color, trace.marker.symbol) for trace in fig.data if not trace.name}
+    marks = {(trace.marker.color, trace.marker.symbol) for trace in fig.data if trace.meta}
+    assert marks == {(trace.marker.color, trace.marker.symbol) for trace in fig.data if trace.customdata is not None}
     assert len(marks) == learners * 3
     names = [trace.name for trace in fig.data if trace.name]
     assert len(names) == learners + 3 + 2
-    drawn = sum(len(trace.x) for trace in fig.data if not trace.name)
+    drawn = sum(len(trace.x) for trace in fig.data if trace.customdata is not None)
     assert drawn == len(runs) * len(METRICS)
 
 
@@ -28,9 +29,11 @@ def test_marks_of_several_units_are_within_them():
     runs.loc[0, "after_nc1"] = np.inf
     for some, words, within in (runs, ", within units", True), (runs.assign(backbone="another"), " runs", False):
         fig = scatter_grid(some, "novel")
-        drawn = [trace for trace in fig.data if not trace.name]
+        drawn = [trace for trace in fig.data if trace.customdata is not None]
+        means = [trace.x[0] for trace in fig.data if trace.meta and trace.xaxis == "x"]
+        assert np.isfinite(means).all(), "what is infinite is left out of a mean"
         x, y = (np.concatenate([trace[axis] for trace in drawn if trace.xaxis == "x2"]) for axis in "xy")  # nc3
-        assert fig.layout.title.text.endswith(words) and len(x) == len(runs)
+        assert fig.layout.title.text.endswith(f"{words}</sup>") and len(x) == len(runs)
         assert [np.ptp(y) < 300, np.ptp(x) < 10] == [within] * 2, "a thousand points between CLIPs are taken off"
         assert np.isclose(y.mean(), runs.novel.mean()) and np.isclose(x.mean(), runs.after_nc3.mean())
         assert sum(np.isfinite(trace.x).sum() for trace in drawn if trace.xaxis == "x") == len(runs) - 1

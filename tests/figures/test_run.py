@@ -37,7 +37,7 @@ def test_sheet_names_what_is_wrong(images, fault):
 def test_curves_of_one_epoch_and_of_epochs_that_were_not_measured():
     one = pd.DataFrame(dict(epoch=[1], loss=[0.5], accuracy=[50.0], term_ce=[0.5]))
     fig = training_curves({"own loss": one, "NPT": one})
-    assert [trace.name for trace in fig.data] == ["total", "ce (unweighted)", "own loss", "NPT"]
+    assert [trace.name for trace in fig.data] == ["total", "ce", "own loss", "NPT"]
     gaps = pd.DataFrame(dict(epoch=[1, 2, 3], loss=[3.0, np.nan, 1.0], accuracy=[50.0, 60.0, 70.0]))
     assert list(training_curves({"NPT": gaps}).data[0].x) == [1, 3]
     with pytest.raises(ValueError, match="history of NPT has no column .'accuracy'"):
