@@ -44,6 +44,7 @@ STANDS_FOR = {  # what is linked and is no page of its own, and the page that sa
     "workflow": "workflow/README.md",
     "data_prep": "data_prep/README.md",
     "docs": "docs/index.md",
+    "docs/drawings": "nbs/figures/drawings.ipynb",
     **{f"nbs/{wing}": f"docs/wings/{wing}.md" for wing in WINGS},
     "nbs/tutorial": "docs/tutorial.md",
     "nbs/experiments": "docs/experiments.md",

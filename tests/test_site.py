@@ -233,7 +233,7 @@ def test_whoever_checks_in_public_runs_the_commands_of_the_readme():
     run = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
     assert "make -C docs html" in run and "ruff check && pytest" in run
     extras = {match[1] for command in run if (match := re.search(r"\.\[(\w+)\]", command))}
-    assert extras == {"dev", "docs"} and extras <= PROJECT["optional-dependencies"].keys()
+    assert extras == {"dev", "docs", "types"} and extras <= PROJECT["optional-dependencies"].keys()
 
 
 def test_sphinx_is_asked_for_what_the_docs_extra_brings():
