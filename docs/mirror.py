@@ -405,7 +405,7 @@ def lay_out(only: Callable[[str], bool] = lambda page: True) -> set[str]:  # the
     for page, text in generated().items():
         write(SOURCE / place(page), text.encode())
     for path in linked_files:
-        write(SOURCE / path, (ROOT / path).read_bytes())
+        write(SOURCE / place(path), (ROOT / path).read_bytes())
     for path in SOURCE.rglob("*"):
         if path.is_file() and path not in WRITTEN:
             path.unlink()
