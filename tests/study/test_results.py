@@ -1,7 +1,8 @@
-"Results of a grid as files, those of this repository, and what its README says of them."
+"Results of a grid as files, those of this repository, and what its README and its pages say of them."
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -160,9 +161,12 @@ WORLD = ROOT / "workflow" / "results" / "world"
 NAMES = dict(coop="CoOp", cocoop="CoCoOp", kgcoop="KgCoOp", promptsrc="PromptSRC", maple="MaPLe")
 
 
-def readme_sentences() -> str:
-    "The README with its lines joined."
-    return " ".join((ROOT / "README.md").read_text().split())
+RESULTS, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
+
+
+def sentences(page: Path) -> str:
+    "A page with its lines joined."
+    return " ".join(page.read_text().split())
 
 
 def claims() -> pd.DataFrame:
@@ -171,7 +175,7 @@ def claims() -> pd.DataFrame:
 
 
 def told(row) -> str:
-    "A mean and its interval as the README has them."
+    "A mean and its interval as the pages have them."
     return f"{row['mean']:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
 
 
@@ -186,60 +190,71 @@ def listed(cells) -> str:
     return ", ".join(f"{NAMES[learner]}'s at $\\tau = {tau.removeprefix('tau ')}$" for learner, tau in (cell.split(", ") for cell in cells))
 
 
-def test_the_readme_shows_the_kept_results():
-    kept, readme = read_results(WORLD).runs, (ROOT / "README.md").read_text()
-    assert markdown_table(main_table(kept[kept.tau != 0.25])) in readme, "put the table of the last run into nbs/index.ipynb"
+def test_the_page_of_results_shows_the_kept_ones():
+    kept, page = read_results(WORLD).runs, RESULTS.read_text()
+    assert markdown_table(main_table(kept[kept.tau != 0.25])) in page, "put the table of the last run into docs/results.md"
     changes = npt_gains()
-    assert markdown_table(change_table(changes)) in readme, "put the changes of the last run into nbs/index.ipynb"
+    assert markdown_table(change_table(changes)) in page, "put the changes of the last run into docs/results.md"
     assert (changes.pairs == 12).all() and len(changes) == 15, "five learners, three ratios, three CLIPs times four class splits"
 
 
-def test_every_interval_in_the_readme_is_a_claim_of_the_file():
-    found = set(re.findall(r"[+-]\d+\.\d \[[^]]*\]", readme_sentences()))
+def test_the_readme_shows_the_strongest_imbalance():
+    kept, changes, page = read_results(WORLD).runs, npt_gains(), README.read_text()
+    means = kept[kept.tau == 0.0625].groupby(["learner", "objective"]).h.mean()
+    for learner, name in NAMES.items():
+        told_of = f"{means[learner, 'own']:.1f} | {means[learner, 'npt']:.1f} | {told(changes.loc[(learner, 0.0625)])}"
+        assert f"| {name} | {told_of} |" in page, "put the numbers of the last run into nbs/index.ipynb"
+    family = claims().loc["NPT"]
+    assert f"{int(family.stands.sum())} of the {len(family)} stand" in page
+
+
+@pytest.mark.parametrize("page", [RESULTS, README], ids=lambda page: page.stem)
+def test_every_interval_on_a_page_is_a_claim_of_the_file(page):
+    found = set(re.findall(r"[+-]\d+\.\d \[[^]]*\]", sentences(page)))
     known = {told(row) for _, row in claims().iterrows()} | {told(row) for _, row in npt_gains().iterrows()}
     assert found and found <= known, f"numbers without a claim: {found - known}; see nbs/experiments/claims.ipynb"
 
 
-def test_what_the_readme_says_stands_is_what_the_file_says():
-    file, readme = claims(), readme_sentences()
+def test_what_is_said_to_stand_is_what_the_file_says():
+    file, page = claims(), sentences(RESULTS)
     family = file.loc["NPT"]
     stands = list(family.index[family.stands])
-    assert f"{len(stands)} of the {len(family)} stand" + (f": {listed(stands)}." if stands else ".") in readme
+    assert f"{len(stands)} of the {len(family)} stand" + (f": {listed(stands)}." if stands else ".") in page
     for name, said in {"zero-shot": "above zero-shot CLIP", "more under imbalance": "a larger gain under imbalance", "tail": "a gain of rare classes",
                        "other regularisers": "a gain of the anchored variant or CPT", "over learners": "a gain in the mean of the five"}.items():
-        assert f"{said}: {int(file.loc[name].stands.sum())} of {len(file.loc[name])} stand" in readme
+        assert f"{said}: {int(file.loc[name].stands.sum())} of {len(file.loc[name])} stand" in page
     for ending in "", "_other":
         assert file[f"stands{ending}"].equals(file[f"holm{ending}"] <= 0.05) and (file[f"holm{ending}"] >= file[f"p{ending}"]).all()
 
 
 def test_the_published_gains_stand_beside_ours():
-    readme = (ROOT / "README.md").read_text()
+    page = RESULTS.read_text()
     printed = published().query("experiment == 'imbalance' and dataset == 'average'").pivot(index="tau", columns="method", values="value")
     ours = npt_gains().loc["maple"]
     for tau, row in printed.iterrows():
-        assert f"| {tau:g} | {row.maple:.2f} | {row.npt:.2f} | {row.npt - row.maple:+.2f} | {told(ours.loc[tau])} |" in readme
+        assert f"| {tau:g} | {row.maple:.2f} | {row.npt:.2f} | {row.npt - row.maple:+.2f} | {told(ours.loc[tau])} |" in page
 
 
-def test_correlations_in_the_readme_are_those_of_the_file():
-    collapse, readme = claims().loc["collapse"]["mean"].map("{:+.2f}".format), readme_sentences()
-    assert f"Spearman {collapse['nc4, base']} for NC4 and {collapse['nc3, base']} for NC3" in readme
-    assert f"with novel accuracy {collapse['nc4, novel']} and {collapse['nc3, novel']}" in readme
+def test_correlations_on_the_page_of_results_are_those_of_the_file():
+    collapse, page = claims().loc["collapse"]["mean"].map("{:+.2f}".format), sentences(RESULTS)
+    assert f"Spearman {collapse['nc4, base']} for NC4 and {collapse['nc3, base']} for NC3" in page
+    assert f"with novel accuracy {collapse['nc4, novel']} and {collapse['nc3, novel']}" in page
 
 
-def test_how_the_world_was_judged_stands_in_the_readme_as_in_its_notebook():
+def test_how_the_world_was_judged_stands_on_the_page_of_results_as_in_its_notebook():
     (verdict,) = re.findall(r"\d+ met, \d+ open, \d+ missed of \d+", (ROOT / "nbs" / "experiments" / "judge_world.ipynb").read_text())
-    assert f"{verdict} comparisons" in readme_sentences()
+    assert f"{verdict} comparisons" in sentences(RESULTS)
 
 
-def test_the_readme_tells_what_a_gpu_measured():
-    gpu, readme = json.loads((ROOT / "workflow/results/gpu.json").read_text()), readme_sentences()
+def test_the_page_of_speed_tells_what_a_gpu_measured():
+    gpu, page = json.loads((ROOT / "workflow/results/gpu.json").read_text()), sentences(SPEED)
     curve = {row["K"]: row for row in gpu["curve"] if row["rival"] == "public code"}
     path = {row["path"]: 1e3 * row["seconds"] for row in gpu["paths"] if row["K"] == 100}
     step = next(row for row in gpu["steps"] if row["step"] == "MaPLe, step")
     side = next(row for row in gpu["steps"] if row["step"] == "CoOp, text side" and row["rival"] == "public code")
-    assert f"on an {gpu['machine']} in {gpu['precision']}, with torch {gpu['torch'][:4]}" in readme
+    assert f"on an {gpu['machine']} in {gpu['precision']}, with torch {gpu['torch'][:4]}" in page
     assert (f"is {side['time_ratio']:.1f} times as fast as the public code with 100 classes and {curve[1000]['time_ratio']:.1f} times with 1000, at "
-            f"{side['memory_ratio']:.1f} and {curve[1000]['memory_ratio']:.1f} times less memory") in readme
-    assert f"takes {path['graphed']:.1f} ms in the place of {path['rows']:.1f} ms with 100 classes" in readme
-    assert f"{step['time_ratio']:.1f} times as fast, at {step['memory_ratio']:.1f} times less memory" in readme and step["time_ratio"] < 1
+            f"{side['memory_ratio']:.1f} and {curve[1000]['memory_ratio']:.1f} times less memory") in page
+    assert f"takes {path['graphed']:.1f} ms in the place of {path['rows']:.1f} ms with 100 classes" in page
+    assert f"{step['time_ratio']:.1f} times as fast, at {step['memory_ratio']:.1f} times less memory" in page and step["time_ratio"] < 1
     assert gpu["speeds"][0]["measured"] < 7e-6

@@ -165,9 +165,9 @@ def test_a_run_that_was_made_from_something_else_is_not_taken_for_a_trials(other
         _scored(strangers)
 
 
-def test_the_readme_says_how_many_trials_there_were():
+def test_the_page_of_results_says_how_many_trials_there_were():
     few, many = sorted({len(set(_trials(learner, objective))) for learner in _RANDOM for objective in OBJECTIVES})
-    said = " ".join((ROOT / "README.md").read_text().split())
+    said = " ".join((ROOT / "docs" / "results.md").read_text().split())
     assert f"had {few} trials of rate, epochs, weights and start, or {many}," in said
 
 
