@@ -352,7 +352,7 @@ def test_notebooks_that_take_parameters_run(name: str, tmp_path: Path, untouched
 
 
 @pytest.mark.slow
-def test_papermill_runs_train(tmp_path: Path):
+def test_papermill_runs_train(tmp_path: Path, untouched: None):
     path = ROOT / "nbs" / "train.ipynb"
     executed = papermill.execute_notebook(path, tmp_path / path.name, parameters=SMALL["train"], kernel_name="python3", cwd=tmp_path,
                                           progress_bar=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import cos, radians, sin
 from pathlib import Path
+from typing import Any
 
 from .._files import write_text
 from .style import _CLASS_COLORS, _GREYS, _HUES
@@ -21,7 +22,7 @@ from ..learners.recipes import RECIPES
 from ..objectives.objective import Objective
 
 # %% ../../nbs/figures/drawings.ipynb #c07a2322
-_KINDS = dict(
+_KINDS: dict[str, dict[str, Any]] = dict(
     frozen=dict(fill=_GREYS["pale"], stroke=_GREYS["middle"], stroke_width=1),
     learned=dict(fill=_HUES["yellow"], stroke=_GREYS["ink"], stroke_width=1.8),
     made=dict(fill=_HUES["yellow"], fill_opacity=0.3, stroke=_GREYS["ink"], stroke_width=1.2, stroke_dasharray="3 2"),
@@ -77,7 +78,7 @@ def _path(*points: tuple[float, float], arrow: bool = True, dashes: str = "none"
     return _element("polyline", points=along, fill="none", stroke=color, stroke_width=width, stroke_dasharray=dashes) + (_head(points) if arrow else "")
 
 
-_READS = dict(arrow=False, dashes="1.5 3", color=_GREYS["ink"], width=1.6)
+_READS: dict[str, Any] = dict(arrow=False, dashes="1.5 3", color=_GREYS["ink"], width=1.6)
 
 # %% ../../nbs/figures/drawings.ipynb #14d61e7b
 _FONT = "Arial, Helvetica, sans-serif"
@@ -294,7 +295,7 @@ def _long_box(piece: _Piece) -> str:
 
 # %% ../../nbs/figures/drawings.ipynb #487084a6
 _W, _H = (572, _TEXT), (572, _IMAGE)  # the text feature and the image feature
-_BOXES = {  # left, top, width, height, and paths
+_BOXES: dict[str, tuple[float, float, float, float, Any]] = {  # left, top, width, height, and paths
     "after text": (489, _TEXT - 16, 56, 32, []),
     "after image": (489, _IMAGE - 16, 56, 32, []),
     "picture to words": (300, _MIDDLE - 16, 70, 32, [[(572, 282), (572, _MIDDLE), (372, _MIDDLE)], [(300, _MIDDLE), (68.5, _MIDDLE), (68.5, 151)]]),
