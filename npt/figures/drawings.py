@@ -99,7 +99,7 @@ class _Drawing:
 
 
 def _drawing(width: int, height: int, title: str, says: str, *parts: str) -> _Drawing:
-    "Put parts together on a white ground; the title and the sentence are there for who cannot see it."
+    "Put parts together on a white ground; the title and the sentence are for readers who cannot see it."
     ground = _element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, fill=_GREYS["white"], stroke=_GREYS["bars"])
     told = _element("title", html.escape(title)) + _element("desc", html.escape(says))
     lines = [told, ground, *parts]
