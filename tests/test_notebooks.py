@@ -37,6 +37,8 @@ SMALL = {  # the notebooks that take parameters, below nbs/, and what makes them
         "experiments/open_world": "open_world", "experiments/unknown_classes": "open_world"}.items()},
     "experiments/claims": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
         "results": "world", "search": "search", "file": "world/claims.csv"}.items()},
+    "experiments/what_works": {name: str(ROOT / "workflow" / "results" / kept) for name, kept in {
+        "results": "what_works", "world": "world", "controls": "controls", "search": "what_works_search"}.items()},
 }
 DEVELOPER_TOOLS = {"IPython", "execnb", "fastcore", "ipywidgets", "nbdev", "papermill"}
 PLOTLY = "application/vnd.plotly.v1+json"

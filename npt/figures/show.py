@@ -9,6 +9,7 @@ __all__ = ['static_figures', 'save_figure']
 import asyncio
 import atexit
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io as pio
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from plotly.io.base_renderers import PlotlyRenderer
 from plotly.offline import get_plotlyjs
 
@@ -177,3 +179,24 @@ def save_figure(
     for path, content in files.items():
         write_bytes(content, path)
     return list(files)
+
+# %% ../../nbs/figures/show.ipynb #d6363c12
+def _digest(
+    tables: Sequence[str | Path],  # files
+) -> str:  # 16 hexadecimal digits
+    "A short name for what some files hold."
+    return hashlib.sha256(b"".join(Path(table).read_bytes() for table in tables)).hexdigest()[:16]
+
+
+def _keep_figure(
+    fig: go.Figure,
+    path: str | Path,  # of the PNG
+    tables: Sequence[str | Path],  # the files from which it was drawn
+) -> None:
+    "Write a figure as a PNG that holds the digest of its tables, as the text `made_from`. Raises RuntimeError without a working Chrome."
+    if not (png := _figure_png(fig)):
+        raise RuntimeError(f"{path} cannot be drawn, since no working Chrome was found: install one, or name it by BROWSER_PATH")
+    note, small = PngInfo(), io.BytesIO()
+    note.add_text("made_from", _digest(tables))
+    Image.open(io.BytesIO(png)).save(small, "PNG", optimize=True, pnginfo=note)
+    write_bytes(small.getvalue(), path)

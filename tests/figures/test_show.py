@@ -62,6 +62,23 @@ def test_shown_and_saved_are_one_drawing(tmp_path, drawn):
     assert len(drawn) == 1 and Image.open(tmp_path / "sheet.png").size == (1560, 600)
 
 
+def test_a_kept_figure_names_its_tables_and_no_other_content_does(tmp_path, drawn):
+    table, picture = tmp_path / "runs.csv", tmp_path / "gains.png"
+    table.write_text("a,b\n1,2\n")
+    show._keep_figure(go.Figure(), picture, [table])
+    made_from = Image.open(picture).text["made_from"]
+    assert made_from == show._digest([table]) and Image.open(picture).size == (1560, 600)
+    table.write_text("a,b\n1,3\n")
+    assert made_from != show._digest([table]) != show._digest([table, table])
+
+
+def test_a_figure_is_not_kept_without_a_chrome(tmp_path, no_chrome):
+    (tmp_path / "runs.csv").write_text("a\n")
+    with pytest.raises(RuntimeError, match="gains.png.*BROWSER_PATH"):
+        show._keep_figure(go.Figure(), tmp_path / "gains.png", [tmp_path / "runs.csv"])
+    assert not (tmp_path / "gains.png").exists()
+
+
 @pytest.mark.parametrize("width, stored", [(640, dict(width=640)), (800, dict(width=800)), (1040, dict(autosize=True)), (None, {})])
 def test_a_notebook_stores_a_figure_that_fits_its_page(width, stored, drawn):
     fig = go.Figure(go.Bar(y=[1, 2]), layout=dict(width=width, height=400, template="none"))

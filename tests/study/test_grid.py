@@ -83,12 +83,14 @@ def settings_of(grid: str, name: str) -> list:
 
 def test_the_worlds_grid_is_the_paper_in_miniature():
     tasks = expand(read_grid(GRIDS / "world.yaml"))
-    assert len({task.settings.folder for task in tasks}) == len(tasks) == 600
+    assert len({task.settings.folder for task in tasks}) == len(tasks) == 1080
     asked = {(s.learner, s.objective, s.tau, s.pretrained, s.class_split) for s in (task.settings for task in tasks)}
     units = set(product((None, "world-2", "world-3"), (1, 2, 3, 4)))
     for learner in "coop", "cocoop", "kgcoop", "maple", "promptsrc":
         for objective, taus in dict(own=(1, 0.25, 0.0625), npt=(1, 0.25, 0.0625), npt_anchored=(1, 0.0625), cpt=(1, 0.0625)).items():
             assert {(learner, objective, tau, *unit) for tau in taus for unit in units} <= asked
+    claimed = [s for s in (task.settings for task in tasks) if s.objective in ("own", "npt") and s.tau != 0.25]
+    assert {s.seed for s in claimed} == {1, 2, 3} and len(claimed) == 5 * 2 * 2 * 12 * 3
     targets = {target for task in tasks for target in task.targets}
     assert targets == {"world/textures", "world/scenes", "world/objects-sketch", "world/objects-inverted", "world/objects-noisy"}
 
