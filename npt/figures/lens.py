@@ -149,12 +149,12 @@ def correlation_chart(
         fig.add_trace(dots, 1, pool_names.index(pool) + 1)
     _name_once(fig)
     fig.add_vline(x=0, line=dict(color=_GREYS["ink"], width=1))
-    fig.update_xaxes(range=[-1.05, 1.05], zeroline=False, title="Spearman's correlation")
+    fig.update_xaxes(range=[-1.05, 1.05], tickvals=[-1, 0, 1], zeroline=False, title=dict(text="Spearman's correlation", font_size=12))
     fig.update_yaxes(range=[len(metrics) - 0.5, -0.5], tickvals=list(range(len(metrics))), zeroline=False,
                      ticktext=[_title(name).replace("<b>", "").replace("</b>", "") for name in metrics])
     fig.update_annotations(font_size=13)
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, width=240 + 230 * len(pool_names), height=170 + 42 * len(metrics), margin=dict(l=170, t=84, b=96),
+        template=PLOTLY_TEMPLATE, width=min(780, 240 + 230 * len(pool_names)), height=170 + 42 * len(metrics), margin=dict(l=170, t=84, b=96),
         title=f"Distance from collapse on {part} classes against {_metric_name(target)} (the paper's claim: left)",
         legend=_LEGEND_AT_BOTTOM,
     )  # fmt: skip
@@ -209,7 +209,7 @@ def _training_lens(
     fig.update_annotations(font_size=11)
     fig.update_xaxes(title=dict(text="epoch", font_size=11, standoff=4), tickfont_size=10)
     fig.update_yaxes(tickfont_size=10)
-    return fig.update_layout(template=PLOTLY_TEMPLATE, width=1040, height=150 + 210 * rows, margin=dict(t=84, b=110),
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=780, height=150 + 210 * rows, margin=dict(t=84, b=110, l=44, r=12),
                              title=f"Collapse along training, {learner}, {on} images, mean over units", legend=_LEGEND_AT_BOTTOM)
 
 # %% ../../nbs/figures/lens.ipynb #179104e0
@@ -286,7 +286,7 @@ def _angle_curves(
     fig.update_xaxes(title="τ", row=len(_ANGLE_OBJECTIVES))
     fig.update_yaxes(title="angle (degrees)", col=1)
     fig.update_annotations(font_size=12)
-    return fig.update_layout(template=PLOTLY_TEMPLATE, width=160 + 190 * len(learners), height=150 + 200 * len(_ANGLE_OBJECTIVES),
+    return fig.update_layout(template=PLOTLY_TEMPLATE, width=min(780, 160 + 190 * len(learners)), height=150 + 200 * len(_ANGLE_OBJECTIVES),
                              margin=dict(t=84, b=100), title="Angles between text features "
                              f"({'dashed: before training, ' if len(before) else ''}dotted: simplex ETF of {classes} classes)",
                              legend=_LEGEND_AT_BOTTOM)

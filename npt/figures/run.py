@@ -234,11 +234,11 @@ def accuracy_by_shots(
         fig.add_trace(_joined_ends(accuracies[:, order]))
     fig.add_traces([_class_dots(name, colors[name], each[order], names) for name, each in zip(per_class, accuracies)], 1, 1)
     fig.add_trace(_shot_bars(shots[order], names), 2, 1)
-    fig.update_xaxes(**_class_axis(names, 780), tickangle=-90, range=[-0.7, len(order) - 0.3])
+    fig.update_xaxes(**_class_axis(names, 690), tickangle=-90, range=[-0.7, len(order) - 0.3])
     fig.update_yaxes(title="accuracy (%)", range=[-3, 103], row=1)
     fig.update_yaxes(title="training images", rangemode="tozero", row=2)
     return fig.update_layout(
-        template=PLOTLY_TEMPLATE, title="Accuracy of each class, most shots first", width=880, height=560, margin=dict(t=84, b=130),
+        template=PLOTLY_TEMPLATE, title="Accuracy of each class, most shots first", width=780, height=560, margin=dict(t=84, b=130, l=60, r=12),
         legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom"),
     )  # fmt: skip
 
@@ -410,5 +410,5 @@ def results_table(
     fig = go.Figure(go.Table(header=header | style, cells=body | style, columnwidth=[1.5, *(1 for _ in keys)]))
     return fig.update_layout(
         template=PLOTLY_TEMPLATE, title="Accuracy (%), difference in percentage points",
-        width=min(1000, 200 + 110 * (1 + len(keys))), height=110 + 30 * len(names), margin=dict(l=24, r=24, t=56, b=12),
+        width=min(780, 200 + 110 * (1 + len(keys))), height=110 + 30 * len(names), margin=dict(l=24, r=24, t=56, b=12),
     )  # fmt: skip

@@ -160,7 +160,7 @@ def _matrix_axes(
         fig.update_yaxes(scaleanchor="x" if column == 1 else f"x{column}", col=column)
 
 # %% ../../nbs/figures/style.ipynb #07577ae6
-_PAGE, _BETWEEN = 1000, 28  # pixels: the widest a figure may be, and the space between two panels
+_PAGE, _BETWEEN = 780, 28  # pixels: the widest a figure may be, and the space between two panels
 
 
 def _panel_side(panels: int, margins: int, most: int) -> int:

@@ -18,7 +18,7 @@ def test_a_figure_of_any_number_of_names_fits_the_page(count):
     collapse = {name: {part: dict.fromkeys(COLLAPSE_METRICS, 0.5) for part in ("base", "novel")} for name in names}
     for fig in (collapse_dots(collapse), cosine_matrices(dict.fromkeys(names, etf), LONG[:40]),
                 feature_projection(dict.fromkeys(names, (etf, etf)), labels, LONG[:40])):
-        assert fig.layout.width <= 1000 and 300 < fig.layout.height <= 720
+        assert fig.layout.width <= 780 and 300 < fig.layout.height <= 720
     assert [list(trace.x) for trace in collapse_dots(collapse).data] == [names] * 16
 
 

@@ -20,7 +20,7 @@ def test_rows_are_true_classes_and_colours_are_shares_of_them():
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_matrices_of_any_number_of_names_fit_the_page(count):
     fig = confusion_matrix({str(number): LOGITS for number in range(count)}, LABELS, NAMES)
-    assert fig.layout.width <= 1000 and len(fig.data) == 2 * count and "3".join(["", " of 5"]) in fig.layout.annotations[0].text
+    assert fig.layout.width <= 780 and len(fig.data) == 2 * count and "3".join(["", " of 5"]) in fig.layout.annotations[0].text
 
 
 def test_of_hundreds_of_classes_those_that_are_confused_are_drawn():

@@ -101,7 +101,7 @@ def test_no_name_and_five_names_are_refused(draw):
 def test_figures_of_odd_tables():
     one = reliability_bins(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
     assert len(reliability({"one": one}).data) == 4 and len(reliability({"a": one, "b": one, "c": one}).data) == 12
-    assert reliability(dict.fromkeys("abcd", one)).layout.width <= 1000
+    assert reliability(dict.fromkeys("abcd", one)).layout.width <= 780
     row = pd.DataFrame(dict(kind=["source"], accuracy=[0.0], zero_shot=[100.0], difference=[-100.0]), index=["a/" + "long" * 20])
     assert len(transfer_bars(row).data) == 2
     for draw, nothing in (reliability, {}), (transfer_bars, row[:0]):
