@@ -61,9 +61,9 @@ def _run_marks(
 ) -> go.Scatter:
     kind = runs[["learner", "objective"]].iloc[0]
     return go.Scatter(
-        x=x, y=y, mode="markers", showlegend=False, customdata=list(zip(runs.tau, units(runs))), marker=marker,
-        hovertemplate=f"{kind.learner}, {kind.objective}, τ = %{{customdata[0]:g}}, %{{customdata[1]}}: %{{x:.3g}}, %{{y:.1f}} %"
-                      "<extra></extra>",
+        x=[float(f"{one:.4g}") for one in x], y=y.round(2), mode="markers", showlegend=False,  # short numbers keep a notebook small
+        text=[f"τ = {tau:g}, {unit}" for tau, unit in zip(runs.tau, units(runs))], marker=marker,
+        hovertemplate=f"{kind.learner}, {kind.objective}, %{{text}}: %{{x:.3g}}, %{{y:.1f}} %<extra></extra>",
     )  # fmt: skip
 
 # %% ../../nbs/figures/lens.ipynb #167905fd

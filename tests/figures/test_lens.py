@@ -14,11 +14,11 @@ def test_every_learner_and_objective_has_its_mark(learners):
     runs.index = 0 * runs.index  # as of tables put together
     fig = scatter_grid(runs, "novel")
     marks = {(trace.marker.color, trace.marker.symbol) for trace in fig.data if trace.meta}
-    assert marks == {(trace.marker.color, trace.marker.symbol) for trace in fig.data if trace.customdata is not None}
+    assert marks == {(trace.marker.color, trace.marker.symbol) for trace in fig.data if trace.text is not None}
     assert len(marks) == learners * 3
     names = [trace.name for trace in fig.data if trace.name]
     assert len(names) == learners + 3 + 2
-    drawn = sum(len(trace.x) for trace in fig.data if trace.customdata is not None)
+    drawn = sum(len(trace.x) for trace in fig.data if trace.text is not None)
     assert drawn == len(runs) * len(METRICS)
 
 
@@ -29,7 +29,7 @@ def test_marks_of_several_units_are_within_them():
     runs.loc[0, "after_nc1"] = np.inf
     for some, words, within in (runs, ", within units", True), (runs.assign(backbone="another"), " runs", False):
         fig = scatter_grid(some, "novel")
-        drawn = [trace for trace in fig.data if trace.customdata is not None]
+        drawn = [trace for trace in fig.data if trace.text is not None]
         means = [trace.x[0] for trace in fig.data if trace.meta and trace.xaxis == "x"]
         assert np.isfinite(means).all(), "what is infinite is left out of a mean"
         x, y = (np.concatenate([trace[axis] for trace in drawn if trace.xaxis == "x2"]) for axis in "xy")  # nc3
@@ -37,7 +37,7 @@ def test_marks_of_several_units_are_within_them():
         assert [np.ptp(y) < 300, np.ptp(x) < 10] == [within] * 2, "a thousand points between CLIPs are taken off"
         assert np.isclose(y.mean(), runs.novel.mean()) and np.isclose(x.mean(), runs.after_nc3.mean())
         assert sum(np.isfinite(trace.x).sum() for trace in drawn if trace.xaxis == "x") == len(runs) - 1
-    assert {mark[1] for trace in drawn for mark in trace.customdata} == {"seed 1", "seed 2"}
+    assert {mark.split(", ")[1] for trace in drawn for mark in trace.text} == {"seed 1", "seed 2"}
 
 
 def test_an_axis_is_logarithmic_over_decades_only():
