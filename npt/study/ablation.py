@@ -113,7 +113,7 @@ def _adjusted(objective: Objective) -> str:
 
 # %% ../../nbs/study/ablation.ipynb #ef0bdf6c
 def _controls() -> list[_Role]:
-    "Four cruder ways for each learner, at the strongest imbalance, and two learners outside the eight with all regularisers."
+    "Four cruder ways for each learner, at the strongest imbalance, and two learners outside the eight, alone and with NPT."
     roles = []
     for learner in _LEARNERS:
         own, npt = (recipe(learner, "world", name) for name in ("own", "npt"))
@@ -121,7 +121,7 @@ def _controls() -> list[_Role]:
         ways = ((str(alone), own.lr, own.epochs, _TEN_TIMES[own.optimizer]), (str(alone), own.lr, 1 + round(own.epochs / 10)),
                 (_adjusted(alone), own.lr, own.epochs), (_adjusted(npt.objective_for("npt")), npt.lr, npt.epochs))
         roles += [_Role(learner, role, *way, taus=(0.0625,)) for role, way in zip(_CRUDER, ways)]
-    return roles + [_Role(learner, name, name) for learner in _OUTSIDE for name in ("own", "npt", "npt_anchored", "cpt")]
+    return roles + [_Role(learner, name, name) for learner in _OUTSIDE for name in ("own", "npt")]
 
 # %% ../../nbs/study/ablation.ipynb #40a146c2
 def _controls_text() -> str:

@@ -134,7 +134,7 @@ def test_a_cruder_way_changes_one_thing(learner):
 def test_the_grid_of_the_controls_is_the_one_that_the_code_writes():
     assert (GRIDS / "controls.yaml").read_text() == _controls_text()
     tasks = [task.settings for task in expand(read_grid(GRIDS / "controls.yaml"))]
-    assert len(tasks) == 12 * (len(_CRUDER) * len(_LEARNERS) + 2 * 4 * len(_OUTSIDE)) and {one.measured_on for one in tasks} == {"test"}
+    assert len(tasks) == 12 * (len(_CRUDER) * len(_LEARNERS) + 2 * 2 * len(_OUTSIDE)) and {one.measured_on for one in tasks} == {"test"}
 
 
 def test_the_command_prints_all_grids(tmp_path, capsys):
