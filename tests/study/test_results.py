@@ -105,7 +105,7 @@ def open_world_of(runs: pd.DataFrame, results: str = "runs/some") -> dict[str, p
     "The tables of the report's sections about the open world, by title."
     cells, tables = load_notebook_node(str(ROOT / "nbs" / "report.ipynb")).cells, {}
     first, last = (next(place for place, cell in enumerate(cells) if cell.source.startswith(text)) for text in
-                   ("## One label space", "The figures are kept beside"))
+                   ("## One label space", "A run on a grid file keeps the figures"))
     namespace = dict(results=results, to_novel=kinds(runs), show=lambda table, title: tables.update({title.strip(): table}))
     for cell in [next(cell for cell in cells if "import pandas as pd" in cell.source), *cells[first:last]]:
         exec(cell.source if cell.cell_type == "code" else "", namespace)
